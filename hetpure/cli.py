@@ -1,0 +1,65 @@
+"""What the three commands share: arguments in, one clear line on bad input, exit codes."""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from omegaconf import DictConfig
+
+from hetpure.config import CONFIG_DIR, read_config, to_yaml
+from hetpure.errors import ConfigError
+
+Raw = dict[str, object]
+Config = TypeVar("Config", bound=DictConfig)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(
+    complete: Callable[[dict], DictConfig],
+    run: Callable[[DictConfig], None],
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Runs a command.
+
+    Args:
+        complete: checks a raw config and fills it in.
+        run: does the work that a complete config describes.
+        description: what ``--help`` says.
+        arguments: command line, ``sys.argv`` by default.
+
+    Returns:
+        Exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="configs: " + ", ".join(sorted(str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml"))),
+    )
+    parser.add_argument("--config", required=True, metavar="NAME.yaml", help="a file, or a bare name in configs/")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as attack.eps=8/255 or trainer.devices=2")
+    options = parser.parse_intermixed_args(arguments)
+    # Libraries' advice on things the project decided (no workers for in-memory data, say) would bury its own lines.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    try:
+        raw = read_config(options.config, options.overrides)
+        raw.setdefault("output", f"runs/{options.config.rsplit('/', 1)[-1].removesuffix('.yaml')}")
+        config = complete(raw)
+        if options.print_config:
+            print(to_yaml(config), end="")
+            return 0
+        run(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    return 0

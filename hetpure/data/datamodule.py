@@ -1,0 +1,176 @@
+"""The one datamodule: any source, the fixed subset, each process's share, reproducible training order."""
+
+import math
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hetpure.data.items import AugmentedItems, Items
+from hetpure.data.sampling import BatchStream
+from hetpure.data.sources import Source, in_memory, open_source
+from hetpure.data.subset import shard, subset_indices
+from hetpure.errors import ConfigError
+
+MEMORY_LIMIT = 2**30  # decoded training data above this many bytes stays on disk
+
+
+class ImageDataModule(LightningDataModule):
+    """Images in [0, 1] with labels and positions.
+
+    Batches are dicts: ``image`` (B, C, H, W) float32 in [0, 1], ``label`` (B,) int64, ``index`` (B,) int64, the
+    sample's position in the original split, to which all evaluation randomness is keyed.
+
+    Each process reads its own share: samples rank, rank + world, .. without padding. The Trainer must therefore be
+    given ``use_distributed_sampler=False``.
+
+    Args:
+        name: ``digits``; ``hfds/HUB_ID`` (``hfds/HUB_ID:CONFIG``); ``torch/NAME``; ``folder``. See ``open_source``.
+        root: folder of the data.
+        train_split: split to train on.
+        test_split: split to test and validate on.
+        subset: number of test samples, drawn as the paper draws its 512; None for all.
+        subset_seed: of that draw.
+        batch_size: per process.
+        workers: loader processes; 0 decodes in the main process.
+        flip: flip half of the training images.
+        crop_padding: random crops of training images padded by this; 0 for none.
+        image_size: resize the shorter side and cut the centre square; None for images as they are.
+        seed: of the training order and augmentation.
+        exclude: positions of test samples to leave out (those that have a result already).
+
+    Attributes:
+        image_shape: (C, H, W).
+        num_classes: number of classes.
+        class_names: their names, or None where unknown.
+
+    Raises:
+        ConfigError: for arguments out of range; and, from ``prepare`` or ``setup``, for data that is not there.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples left is no error
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None = None,
+        train_split: str = "train",
+        test_split: str = "test",
+        subset: int | None = None,
+        subset_seed: int = 0,
+        batch_size: int = 16,
+        workers: int = 0,
+        flip: bool = False,
+        crop_padding: int = 0,
+        image_size: int | None = None,
+        seed: int = 0,
+        exclude: Collection[int] = (),
+    ):
+        super().__init__()
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("workers", workers, 0),
+            ("crop_padding", crop_padding, 0),
+            ("image_size", image_size, 1),
+            ("subset", subset, 1),
+            ("subset_seed", subset_seed, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"data.{key}: found {value}, accepted is {least} or more")
+        self.source, self.root, self.image_size = name, root, image_size
+        self.train_split, self.test_split = train_split, test_split
+        self.subset, self.subset_seed = subset, subset_seed
+        self.batch_size, self.workers = batch_size, workers
+        self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
+        self.exclude = frozenset(exclude)
+        self._test: Source | None = None
+        self._train: Source | None = None
+
+    def prepare(self) -> "ImageDataModule":
+        """Opens the test split and draws the subset: after this the attributes are known. Cheap, and done once."""
+        if self._test is None:
+            self._test = open_source(self.source, self.root, self.test_split, self.image_size)
+            self.indices = subset_indices(len(self._test), self.subset, self.subset_seed)
+        return self
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the splits that a stage needs; small training data is decoded into memory once."""
+        self.prepare()
+        if stage in (None, "fit") and self._train is None:
+            self._train = self._open_train()
+
+    @property
+    def test_source(self) -> Source:
+        """The test split."""
+        self.prepare()
+        assert self._test is not None
+        return self._test
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.test_source.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.test_source.num_classes
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, where known."""
+        return self.test_source.class_names
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The training stream, from the step at which the Trainer stands to its ``max_steps``."""
+        self.setup("fit")
+        assert self._train is not None
+        trainer, (rank, world) = self.trainer, self._process()
+        accumulate = trainer.accumulate_grad_batches if trainer else 1
+        per_epoch = len(self._train) // (self.batch_size * world)
+        if per_epoch == 0:
+            raise ConfigError(
+                f"data.batch_size: found {self.batch_size} on {world} processes, accepted is up to the "
+                f"{len(self._train)} training samples together"
+            )
+        length = trainer.max_steps * accumulate if trainer and trainer.max_steps > 0 else per_epoch
+        return DataLoader(
+            AugmentedItems(self._train, self.seed, self.flip, self.crop_padding),
+            batch_sampler=BatchStream(
+                len(self._train),
+                self.batch_size,
+                length,
+                # The optimiser's step alone says where a resumed run stands, however its last one was cut off.
+                start=lambda: trainer.global_step * accumulate if trainer else 0,
+                seed=self.seed,
+                rank=rank,
+                world=world,
+            ),
+            num_workers=self.workers,
+        )
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """This process's share of the test subset."""
+        share = shard(self.prepare().indices, *self._process(), exclude=self.exclude)
+        return DataLoader(Items(self.test_source, share), batch_size=self.batch_size, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The test subset once more: figures shown while training, which select nothing."""
+        return self.test_dataloader()
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _open_train(self) -> Source:
+        source = open_source(self.source, self.root, self.train_split, self.image_size)
+        if source.num_classes != self.num_classes or source.image_shape[0] != self.image_shape[0]:
+            raise ConfigError(
+                f"data.train_split: {source.num_classes} classes of {source.image_shape[0]}-channel images, but "
+                f"data.test_split has {self.num_classes} of {self.image_shape[0]}"
+            )
+        if len(source) * math.prod(source.image_shape) > MEMORY_LIMIT:
+            return source
+        return in_memory(source, lambda items: tqdm(items, "decoding", leave=False, disable=not sys.stderr.isatty()))

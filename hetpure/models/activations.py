@@ -1,0 +1,115 @@
+"""A classifier's block activations A_m (eq. 2): timm's own feature interface where it has one, hooks elsewhere."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetpure.models.classifiers import Classifier
+
+Block = int | str
+
+DEFAULT_STAGES = 4
+"""A timm model's last four stages: the paper's four blocks of a ResNet (its stem is no block)."""
+
+
+def default_blocks(classifier: Classifier) -> list[Block]:
+    """The blocks that are used where none are named.
+
+    Raises:
+        ValueError: for a network without timm's feature interface, whose blocks must be named.
+    """
+    stages = len(_feature_info(classifier.network))
+    if not stages:
+        raise ValueError(
+            f"blocks must be named for {type(classifier.network).__name__}, which has no timm feature interface; "
+            f"accepted are its modules: {_some_modules(classifier.network)}"
+        )
+    return list(range(max(stages - DEFAULT_STAGES, 0), stages))
+
+
+def check_blocks(classifier: Classifier, blocks: Sequence[Block]) -> None:
+    """Raises ValueError for a block that the classifier does not have, or a mixture of indices and names."""
+    if not blocks:
+        raise ValueError("blocks must name at least one block")
+    if len({type(block) for block in blocks}) > 1:
+        raise ValueError(f"blocks = {list(blocks)} mixes stage indices and module names; use one kind")
+    stages = len(_feature_info(classifier.network))
+    modules = dict(classifier.network.named_modules())
+    for block in blocks:
+        if isinstance(block, int) and not -stages <= block < stages:
+            raise ValueError(f"blocks: stage {block} does not exist; the network has {stages} timm feature stages")
+        if isinstance(block, str) and block not in modules:
+            raise ValueError(f"blocks: {block!r} is no module of the network; accepted are {_some_modules(classifier.network)}")
+
+
+def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """Activations of the named blocks for images x.
+
+    Args:
+        classifier: the classifier that is asked where it looks.
+        x: (B, C, H, W) in [0, 1].
+        blocks: timm stage indices, or module names.
+
+    Returns:
+        One (B, C_m, H_m, W_m) tensor a block; transformer tokens are laid out on their grid, prefix tokens left out.
+    """
+    network = classifier.network
+    z = classifier.normalize(x)
+    names = [str(b) for b in blocks]
+    if isinstance(blocks[0], int):
+        info = _feature_info(network)
+        indices = [b % len(info) for b in blocks if isinstance(b, int)]
+        forward = getattr(network, "forward_intermediates", None)
+        if forward is not None:
+            found = forward(z, indices=sorted(set(indices)), intermediates_only=True, output_fmt="NCHW")
+            by_index = dict(zip(sorted(set(indices)), found, strict=True))
+            return [by_index[i] for i in indices]
+        names = [info[i]["module"] for i in indices]
+    with _recording(network, names) as outputs:
+        network(z)
+    return [_as_map(outputs[name], name) for name in names]
+
+
+@contextmanager
+def _recording(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Records the outputs of modules while it is open; its hooks are gone afterwards, whatever happens."""
+    outputs: dict[str, Any] = {}
+    modules = dict(network.named_modules())
+    handles = []
+    try:
+        for name in set(names):
+            handles.append(modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out})))
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _as_map(output: Any, name: str) -> Tensor:
+    """A module's output as (B, C, H, W)."""
+    if isinstance(output, tuple | list):
+        output = output[0]
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"blocks: {name!r} gives {found}; accepted are (B, C, H, W) maps and (B, N, C) tokens")
+    if output.ndim == 4:
+        return output
+    tokens = output.shape[1]
+    side = math.isqrt(tokens)  # a square grid behind a few prefix tokens (class, registers)
+    grid = output[:, tokens - side * side :].transpose(1, 2)
+    return grid.reshape(len(output), -1, side, side)
+
+
+def _feature_info(network: nn.Module) -> list[dict[str, Any]]:
+    info = getattr(network, "feature_info", None)
+    return list(getattr(info, "info", info) or [])
+
+
+def _some_modules(network: nn.Module) -> str:
+    names = [name for name, _ in network.named_modules() if name]
+    names.sort(key=lambda name: name.count("."))
+    return ", ".join(names[:12]) + (" .." if len(names) > 12 else "")

@@ -1,0 +1,194 @@
+"""Classifiers: any timm model, any importable nn.Module, with its own normalisation inside.
+
+Everything outside speaks images in [0, 1].
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+import hetpure.models.resnet  # noqa: F401  registers its models with timm
+from hetpure.config import resolve_path
+from hetpure.errors import ConfigError
+
+
+class Classifier(nn.Module):
+    """A network with the preprocessing it was trained with: image in [0, 1] to logits.
+
+    Args:
+        network: (B, C, H, W) normalised images to (B, K) logits.
+        mean: per channel, subtracted.
+        std: per channel, divided by.
+        image_size: side that images are resized to first (bilinear, antialiased); None leaves them as they are.
+    """
+
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], image_size: int | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.image_size = image_size
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The network's own view of images x (B, C, H, W) in [0, 1]."""
+        if self.image_size and x.shape[-2:] != (self.image_size, self.image_size):
+            x = functional.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return (x - self.mean) / self.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        return self.network(self.normalize(x))
+
+    def check_classes(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Raises ConfigError where the network does not give ``num_classes`` logits for such images."""
+        try:
+            with torch.no_grad():
+                found = tuple(self.eval()(torch.zeros(1, *image_shape)).shape)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            shape = "x".join(map(str, image_shape))
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"classifier.name: the network does not take the data's {shape} images: {reason}") from None
+        if found != (1, num_classes):
+            raise ConfigError(f"classifier: gives {found[-1]} class scores, the data have {num_classes} classes")
+
+
+def build_classifier(
+    name: str,
+    weights: str | None = None,
+    *,
+    pretrained: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+) -> Classifier:
+    """Builds a classifier, frozen and in evaluation mode.
+
+    Args:
+        name: timm model name; ``package.module:Class``; or ``path/to/file.py:Class``.
+        weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``).
+        pretrained: let timm fetch its own weights.
+        arguments: for the network's constructor, such as ``num_classes``.
+        mean: normalisation; timm's own for a timm model, else 0.
+        std: normalisation; timm's own for a timm model, else 1.
+        image_size: side to resize images to first.
+
+    Raises:
+        ConfigError: for a name, arguments or weights that cannot be used.
+    """
+    network = build_network(name, pretrained=pretrained, arguments=arguments)
+    if weights is not None:
+        load_weights(network, weights)
+    default_mean, default_std = normalization_of(network)
+    classifier = Classifier(network, mean or default_mean, std or default_std, image_size)
+    return classifier.eval().requires_grad_(False)
+
+
+def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """The bare network of ``build_classifier``, trainable."""
+    kwargs = dict(arguments or {})
+    if ":" not in name:
+        if not timm.is_model(name):
+            close = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise ConfigError(f"classifier.name: {name!r} is no timm model, and no package.module:Class{hint}")
+        try:
+            return timm.create_model(name, pretrained=pretrained, **kwargs)
+        except (TypeError, RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(f"classifier.name: timm cannot create {name}: {' '.join(str(error).split())[:300]}") from None
+    if pretrained:
+        raise ConfigError("classifier.pretrained: only timm models can be; give classifier.weights")
+    try:
+        return _import_class(name)(**kwargs)
+    except TypeError as error:
+        raise ConfigError(f"classifier.arguments: {name} does not take {kwargs}: {error}") from None
+
+
+def normalization_of(network: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that a timm model states; 0 and 1 for any other."""
+    stated = getattr(network, "pretrained_cfg", None) or {}
+    return stated.get("mean", (0.0,)), stated.get("std", (1.0,))
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Loads a state dict into a network, every key matching.
+
+    Raises:
+        ConfigError: where the file is missing or unreadable, or keys or shapes differ.
+    """
+    state = read_state_dict(resolve_path(path), key="classifier.weights")
+    state = {k.removeprefix("module."): v for k, v in state.items()}
+    own = network.state_dict()
+    different = [f"{k}: file {list(state[k].shape)}, network {list(own[k].shape)}" for k in own.keys() & state.keys()
+                 if state[k].shape != own[k].shape]  # fmt: skip
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    # Counters of batches seen were not always saved and change no output.
+    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+    if different or missing or unexpected:
+        parts = [f"{what} {', '.join(keys[:3])}{' ..' if len(keys) > 3 else ''}" for what, keys in
+                 (("other shapes", different), ("missing", missing), ("unexpected", unexpected)) if keys]  # fmt: skip
+        raise ConfigError(f"classifier.weights: {path} does not fit the network: {'; '.join(parts)}")
+    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
+
+
+def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors or ``torch.save`` file; no code in it is run.
+
+    Args:
+        path: the file.
+        key: config key for messages.
+
+    Raises:
+        ConfigError: where the file is missing or is no state dict.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{key}: {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{key}: {path}: cannot be read as a state dict: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # torch raises pickle.UnpicklingError for code in the file
+        raise ConfigError(f"{key}: {path}: refused, it holds more than tensors: {' '.join(str(error).split())[:120]}") from None
+    for wrapper in ("state_dict", "model"):
+        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(f"{key}: {path}: holds no state dict")
+    return state
+
+
+def _import_class(name: str) -> type[nn.Module]:
+    module_name, _, class_name = name.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            path = resolve_path(module_name)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)
+            spec.loader.exec_module(module)
+        else:
+            if str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(module_name)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ConfigError(f"classifier.name: {name}: cannot import {module_name}: {error}") from None
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"classifier.name: {name}: {module_name} has no nn.Module class {class_name}")
+    return found

@@ -1,0 +1,166 @@
+"""Denoisers: networks that predict the noise in an image on the VP schedule, whatever checkpoint they come from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hetpure.config import resolve_path
+from hetpure.errors import ConfigError
+from hetpure.schedule import Schedule
+
+
+class Denoiser(nn.Module, ABC):
+    """Predicts the noise in x(t).
+
+    Attributes:
+        channels: image channels C.
+        image_size: side of the square images the network was made for, or None where any multiple of ``multiple`` will do.
+        multiple: the side must be a multiple of this.
+    """
+
+    channels: int
+    image_size: int | None = None
+    multiple: int = 1
+
+    @abstractmethod
+    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        """The noise in x(t).
+
+        Args:
+            x: (B, C, H, W), the diffused image, on images scaled to [-1, 1].
+            t: timestep 0..T-1 of the VP schedule, the same for the batch.
+
+        Returns:
+            (B, C, H, W), contiguous.
+        """
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        """``predict_noise``."""
+        return self.predict_noise(x, t)
+
+    def check_image_shape(self, shape: tuple[int, int, int]) -> None:
+        """Raises ConfigError where images of (C, H, W) cannot go through this denoiser."""
+        channels, height, width = shape
+        sizes = f"{self.image_size}x{self.image_size}" if self.image_size else f"sides that are multiples of {self.multiple}"
+        fits = (height, width) == (self.image_size, self.image_size) if self.image_size else True
+        if channels != self.channels or not fits or height % self.multiple or width % self.multiple:
+            raise ConfigError(
+                f"denoiser: takes {self.channels} channels and {sizes}, the data's images are "
+                f"{channels}x{height}x{width}; set data.image_size or choose another denoiser.path"
+            )
+
+
+class DiffusersDenoiser(Denoiser):
+    """diffusers' ``UNet2DModel`` with noise ("epsilon") prediction; of a learned variance only the mean is used.
+
+    Args:
+        unet: the network.
+    """
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        # Channels-last convolutions are faster on CPUs and GPUs alike; everything outside stays contiguous.
+        self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        config: Any = unet.config
+        self.channels = config.in_channels
+        size = config.sample_size
+        self.image_size = size if isinstance(size, int) or size is None else size[0]
+        self.multiple = 2 ** (len(config.block_out_channels) - 1)
+
+    @classmethod
+    def from_pretrained(cls, path: str) -> "DiffusersDenoiser":
+        """Loads a diffusers folder (of a UNet2DModel, or of a pipeline with one in ``unet/``) or a hub id.
+
+        Raises:
+            ConfigError: where it cannot be found or read, or its scheduler is not the linear VP schedule with noise
+                prediction.
+        """
+        found = resolve_path(path)
+        source = str(found) if found.exists() else path
+        if not found.exists() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+            raise ConfigError(f"denoiser.path: {path}: no such folder; accepted is a diffusers folder or a hub id OWNER/NAME")
+        subfolder = "unet" if (found / "unet" / "config.json").is_file() else None
+        if found.exists() and not (found / (subfolder or "") / "config.json").is_file():
+            raise ConfigError(f"denoiser.path: {path}: holds no config.json; accepted is a folder that diffusers saved")
+        _check_scheduler(found)
+        try:
+            unet = UNet2DModel.from_pretrained(source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        except Exception as error:  # diffusers and the hub raise dozens of types; each means: not loadable
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"denoiser.path: {path}: cannot be loaded as a diffusers UNet2DModel: {reason}") from None
+        return cls(unet)  # pyright: ignore[reportArgumentType]
+
+    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        """See ``Denoiser``."""
+        timesteps = torch.full((len(x),), t, device=x.device, dtype=torch.long)
+        out: Tensor = self.unet(x, timesteps, return_dict=False)[0]
+        return out[:, : self.channels].contiguous()
+
+
+class Recomputed(Denoiser):
+    """The same denoiser, keeping no activations for the backward pass: each call is run again there.
+
+    Memory of a gradient through many steps is then that of one step plus one image per step.
+
+    Args:
+        denoiser: the denoiser to wrap.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
+
+    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        """See ``Denoiser``."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self.denoiser.predict_noise(x, t)
+        # The network draws nothing at random (keyed noise comes from outside), so no generator state needs keeping.
+        out = checkpoint(self.denoiser.predict_noise, x, t, use_reentrant=False, preserve_rng_state=False)
+        assert isinstance(out, Tensor)
+        return out
+
+
+FORMATS: dict[str, Callable[[str], Denoiser]] = {"diffusers": DiffusersDenoiser.from_pretrained}
+"""Checkpoint formats by name: each loads a path (or hub id)."""
+
+
+def build_denoiser(path: str, format: str = "diffusers") -> Denoiser:
+    """Loads a denoiser.
+
+    Args:
+        path: file, folder or hub id of the checkpoint.
+        format: one of ``FORMATS``.
+
+    Raises:
+        ConfigError: for an unknown format, or where the checkpoint cannot be loaded.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"denoiser.format: {format!r} is unknown; accepted are {', '.join(FORMATS)}")
+    return FORMATS[format](path)
+
+
+def _check_scheduler(folder: Path) -> None:
+    """A checkpoint of another schedule would denoise, but wrongly: refuse it."""
+    files = [f for f in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json") if f.is_file()]
+    if not files:
+        return
+    found = ModelMixin._dict_from_json_file(files[0])  # pyright: ignore[reportAttributeAccessIssue]
+    ours = Schedule()
+    wanted = {
+        "prediction_type": "epsilon",
+        "beta_schedule": "linear",
+        "beta_start": ours.beta_start,
+        "beta_end": ours.beta_end,
+        "num_train_timesteps": ours.T,
+    }
+    for key, value in wanted.items():
+        if found.get(key, value) != value:
+            raise ConfigError(f"denoiser.path: {files[0]}: {key} is {found[key]!r}, accepted is {value!r}")

@@ -1,0 +1,120 @@
+"""Keyed random numbers: every draw is a pure function of (seed, process, sample, purpose, draw, step).
+
+No global state and no order of calls: a sample's numbers are the same at any batch size, on any number of processes and
+after a resume; a denoising step can be replayed in the backward pass; the attacker's numbers are never the defender's.
+
+The generator is Philox4x32-10 (Salmon et al. 2011), a counter-based one: the counter holds (position, step, draw, sample),
+the key is a hash of (seed, process, purpose). It is written with tensor operations so that all rows of a batch draw at once
+on whatever device they are on.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_WEYL = 0x9E3779B9, 0xBB67AE85
+_WORD = 0xFFFFFFFF
+
+
+def philox(counter: Sequence[Tensor | int], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four 32-bit counter words (int64 tensors that broadcast) to four random 32-bit words.
+
+    int64 products wrap, which leaves the low 64 bits right: all that the high and low words need.
+    """
+    c0, c1, c2, c3 = (torch.as_tensor(word) for word in counter)
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = ((p1 >> 32) & _WORD) ^ (c1 ^ k0), p1 & _WORD
+        c2, c3 = ((p0 >> 32) & _WORD) ^ (c3 ^ k1), p0 & _WORD
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+@lru_cache(maxsize=1024)
+def _key(seed: int, process: str, purpose: str) -> tuple[int, int]:
+    digest = hashlib.blake2b(repr((seed, process, purpose)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The keys under which N rows draw their noise.
+
+    Args:
+        seed: the run's seed.
+        process: who draws, ``"defense"`` or ``"attack"``: the two never share a number.
+        sample: (N,) int64, each row's index in its dataset split.
+        draw: (N,) int64, which of a sample's purifications the row is (ensemble member, or EOT draw of an iteration).
+    """
+
+    seed: int
+    process: str
+    sample: Tensor
+    draw: Tensor
+
+    def __post_init__(self) -> None:
+        if self.sample.shape != self.draw.shape or self.sample.ndim != 1:
+            raise ValueError(f"sample {tuple(self.sample.shape)} and draw {tuple(self.draw.shape)} must be (N,) alike")
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def rows(self, index: slice | Tensor) -> "Draws":
+        """The same keys for a selection of the rows."""
+        return replace(self, sample=self.sample[index], draw=self.draw[index])
+
+    def _words(self, purpose: str, step: int, count: int) -> tuple[Tensor, ...]:
+        position = torch.arange(count, device=self.sample.device)
+        # Element-wise kernels round alike only on alike layouts: words come out dense, whatever the batch size.
+        return philox(
+            (position[None, :], step & _WORD, self.draw[:, None], self.sample[:, None]),
+            _key(self.seed, self.process, purpose),
+        )
+
+    def uniform(self, purpose: str, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform on (0, 1), (N, *shape)."""
+        size = math.prod(shape)
+        words = torch.cat(self._words(purpose, step, -(-size // 4)), dim=1)[:, :size]
+        return ((words.double() + 0.5) * 2.0**-32).to(dtype).reshape(len(self), *shape)
+
+    def normal(self, purpose: str, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal, (N, *shape).
+
+        Args:
+            purpose: what the noise is for (``"diffuse"``, ``"resample"``, ..): purposes never share numbers.
+            step: timestep or iteration of the draw.
+            shape: shape of one row.
+            dtype: of the result; numbers are made in float64 (Box-Muller) and rounded once.
+        """
+        size = math.prod(shape)
+        w0, w1, w2, w3 = self._words(purpose, step, -(-size // 4))
+        radius = (torch.cat((w0, w2), dim=1).double() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = torch.cat((w1, w3), dim=1).double().mul_(2.0 * math.pi * 2.0**-32)
+        normals = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+        return normals[:, :size].to(dtype).reshape(len(self), *shape)
+
+    def normal_like(self, x: Tensor, purpose: str, step: int) -> Tensor:
+        """Standard normal of x's shape and dtype; x has the N rows first."""
+        return self.normal(purpose, step, x.shape[1:], x.dtype)
+
+
+def defense_draws(seed: int, sample: Tensor, size: int) -> Draws:
+    """Keys of the defender's ``size`` purifications of each sample, rows ordered sample by sample."""
+    return _draws(seed, "defense", sample, size, first=0)
+
+
+def attack_draws(seed: int, sample: Tensor, iteration: int, eot: int) -> Draws:
+    """Keys of the attacker's ``eot`` draws of each sample in one iteration, fresh in every iteration."""
+    return _draws(seed, "attack", sample, eot, first=iteration * eot)
+
+
+def _draws(seed: int, process: str, sample: Tensor, size: int, first: int) -> Draws:
+    draw = torch.arange(first, first + size, device=sample.device).repeat(len(sample))
+    return Draws(seed, process, sample.repeat_interleave(size), draw)

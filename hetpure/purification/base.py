@@ -1,0 +1,61 @@
+"""What every purifier is."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hetpure.noise import Draws
+
+
+class Purifier(nn.Module, ABC):
+    """Image in [0, 1] to purified image in [0, 1]; stochastic by its keyed draws, differentiable end to end.
+
+    Attributes:
+        stochastic: whether two draws differ; where not, one purification says it all.
+        PRESETS: named settings of the constructor's arguments.
+        ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), where the preset says so.
+    """
+
+    stochastic: ClassVar[bool] = True
+    PRESETS: ClassVar[dict[str, dict]] = {}
+    ENSEMBLE_MODES: ClassVar[dict[str, str]] = {}
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What depends on the image alone and not on the draw, computed once for all draws of an image.
+
+        It carries no gradient; what must carry one belongs in ``purify``.
+
+        Args:
+            x: (B, C, H, W) in [0, 1].
+
+        Returns:
+            Tensors with B rows, handed to ``purify`` after its draws.
+        """
+        return ()
+
+    @abstractmethod
+    def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+        """Purified images (N, C, H, W) in [0, 1], one for each row of x and of draws."""
+
+    def forward(self, x: Tensor, draws: Draws) -> Tensor:
+        """Purifies x (N, C, H, W) in [0, 1] with one draw a row."""
+        with torch.no_grad():
+            prepared = self.prepare(x)
+        return self.purify(x, draws, *prepared)
+
+    @property
+    def network_calls(self) -> int:
+        """Denoiser calls in one purification."""
+        return 0
+
+
+def to_signed(x: Tensor) -> Tensor:
+    """[0, 1] to the [-1, 1] that denoisers know."""
+    return 2.0 * x - 1.0
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], clamped: what a display, and a classifier, can receive."""
+    return ((x + 1.0) / 2.0).clamp(0.0, 1.0)

@@ -1,0 +1,150 @@
+"""Algorithm 2: the attention mask, 1 where the classifier looks.
+
+The mask comes from the classifier's own view of the image in [0, 1], through its own normalisation. (The released code
+normalises images that are already scaled to [-1, 1], with ImageNet's constants on CIFAR-10: a slip that is not repeated.)
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hetpure.models.activations import Block, block_activations, check_blocks, default_blocks
+from hetpure.models.classifiers import Classifier
+
+Normalization = Literal["minmax", "softmax"]
+Selection = Literal["threshold", "top_fraction"]
+
+
+def activation_strength(activation: Tensor, p: int, root: bool) -> Tensor:
+    """G_m of eq. (2): sum over channels of abs(A)^p, with or without the p-th root.
+
+    Args:
+        activation: A_m, (B, C_m, H_m, W_m).
+        p: the exponent.
+        root: take the p-th root, as eq. (2) prints; the released code does not.
+
+    Returns:
+        (B, 1, H_m, W_m), non-negative.
+    """
+    strength = activation.abs().pow(p).sum(dim=1, keepdim=True)
+    return strength.pow(1.0 / p) if root else strength
+
+
+def normalize_map(strength: Tensor, normalization: Normalization) -> Tensor:
+    """phi of eq. (3), over the pixels of each (B, 1, H, W) map.
+
+    ``minmax`` scales to [0, 1] (released code; a constant map has no peak and becomes 0). ``softmax`` is what the text
+    prints; its values sum to 1 over the pixels, so that a threshold near 0.8 selects nothing.
+    """
+    flat = strength.flatten(1)
+    if normalization == "softmax":
+        return flat.softmax(dim=1).view_as(strength)
+    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
+    return ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(strength)
+
+
+def attention_map(
+    activations: Sequence[Tensor], size: tuple[int, int], p: int, root: bool, normalization: Normalization
+) -> Tensor:
+    """Maximum over blocks of the attention maps AM_m of eq. (3).
+
+    A union of thresholded maps (eq. 4) is the thresholded maximum, so one map serves both selections.
+
+    Args:
+        activations: A_m of each block, (B, C_m, H_m, W_m).
+        size: (H, W) of the image; G_m is brought to it by bilinear interpolation, before phi.
+        p: see ``activation_strength``.
+        root: see ``activation_strength``.
+        normalization: see ``normalize_map``.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    maps = [
+        normalize_map(
+            functional.interpolate(activation_strength(a, p, root), size, mode="bilinear", align_corners=False),
+            normalization,
+        )
+        for a in activations
+    ]
+    return torch.stack(maps).amax(dim=0)
+
+
+def select_threshold(attention: Tensor, tau: float) -> Tensor:
+    """Eq. (4): 1 where the (B, 1, H, W) attention map reaches tau, so that tau = 1 keeps the peak."""
+    return (attention >= tau).to(attention.dtype)
+
+
+def select_top_fraction(attention: Tensor, fraction: float) -> Tensor:
+    """1 at the int(fraction * H * W) strongest pixels of each (B, 1, H, W) map (released code, ImageNet)."""
+    flat = attention.flatten(1)
+    strongest = flat.topk(int(flat.shape[1] * fraction), dim=1).indices
+    return torch.zeros_like(flat).scatter_(1, strongest, 1.0).view_as(attention)
+
+
+class AttentionMask(nn.Module):
+    """Algorithm 2 for one classifier.
+
+    Args:
+        classifier: whose attention.
+        blocks: timm stage indices or module names; None for a timm model's last four stages (Table 7 compares subsets).
+        normalization: phi, see ``normalize_map``.
+        p: exponent of eq. (2).
+        root: whether eq. (2)'s root is taken.
+        selection: ``threshold`` at tau (CIFAR-10) or ``top_fraction`` of the pixels (ImageNet).
+        tau: threshold in [0, 1].
+        top_fraction: share of pixels in (0, 1].
+
+    Raises:
+        ValueError: names the argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        blocks: Sequence[Block] | None = None,
+        normalization: Normalization = "minmax",
+        p: int = 2,
+        root: bool = False,
+        selection: Selection = "threshold",
+        tau: float = 0.9,
+        top_fraction: float = 0.15,
+    ) -> None:
+        super().__init__()
+        if p < 1:
+            raise ValueError(f"p = {p} must be at least 1")
+        if not 0.0 <= tau <= 1.0:
+            raise ValueError(f"tau = {tau} must lie in [0, 1]")
+        if not 0.0 < top_fraction <= 1.0:
+            raise ValueError(f"top_fraction = {top_fraction} must lie in (0, 1]")
+        if normalization not in ("minmax", "softmax"):
+            raise ValueError(f"normalization = {normalization!r} must be minmax or softmax")
+        if selection not in ("threshold", "top_fraction"):
+            raise ValueError(f"selection = {selection!r} must be threshold or top_fraction")
+        self.classifier = classifier
+        self.blocks = default_blocks(classifier) if blocks is None else list(blocks)
+        check_blocks(classifier, self.blocks)
+        self.normalization = normalization
+        self.p, self.root = p, root
+        self.selection = selection
+        self.tau, self.top_fraction = tau, top_fraction
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The attention map, (B, 1, H, W) in [0, 1], of images x (B, C, H, W) in [0, 1]; differentiable."""
+        activations = block_activations(self.classifier, x, self.blocks)
+        size = (x.shape[-2], x.shape[-1])
+        return attention_map(activations, size, self.p, self.root, self.normalization)
+
+    def select(self, attention: Tensor) -> Tensor:
+        """The mask of an attention map, (B, 1, H, W) of zeros and ones."""
+        if self.selection == "threshold":
+            return select_threshold(attention, self.tau)
+        return select_top_fraction(attention, self.top_fraction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mask M, (B, 1, H, W) of zeros and ones, of images x (B, C, H, W) in [0, 1]. An indicator: no gradient."""
+        with torch.no_grad():
+            return self.select(self.attention(x))

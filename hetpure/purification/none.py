@@ -1,0 +1,18 @@
+"""No purification: the undefended classifier, in the place of a purifier."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from hetpure.noise import Draws
+from hetpure.purification.base import Purifier
+
+
+class NoPurifier(Purifier):
+    """The identity."""
+
+    stochastic: ClassVar[bool] = False
+
+    def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+        """See ``Purifier``."""
+        return x

@@ -1,0 +1,48 @@
+"""What purifiers that walk down the schedule share: the grid of timesteps and one keyed step along it."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from hetpure.models.denoisers import Denoiser
+from hetpure.noise import Draws
+from hetpure.schedule import CLEAN, Schedule
+
+End = Literal["t0", "clean"]
+
+
+def grid(schedule: Schedule, t_max: float, steps: int, end: End) -> list[int]:
+    """Timesteps from t_max down to 0 (``t0``) or on to x(0) (``clean``).
+
+    Raises:
+        ValueError: see ``Schedule.timesteps``; or for an end that is neither.
+    """
+    if end not in ("t0", "clean"):
+        raise ValueError(f"end = {end!r} must be t0 or clean")
+    return schedule.timesteps(t_max, steps) + ([CLEAN] if end == "clean" else [])
+
+
+def check_level(name: str, t: float) -> None:
+    """Raises ValueError for a noise level that is no fraction of T in (0, 1)."""
+    if not 0.0 < t < 1.0:
+        raise ValueError(f"{name} = {t} must lie between 0 and 1: a fraction of the schedule's T timesteps")
+
+
+def denoise_step(
+    schedule: Schedule, denoiser: Denoiser, x: Tensor, t: int, s: int, eta: float, draws: Draws, round: int = 0
+) -> Tensor:
+    """x(t) to x(s) with one network call; its noise, if any, is keyed by t (and by the round, where a loop repeats t).
+
+    Args:
+        schedule: the schedule.
+        denoiser: the network.
+        x: x(t), (N, C, H, W), scaled to [-1, 1].
+        t: where x is.
+        s: where to go, below t.
+        eta: 0 DDIM, 1 DDPM.
+        draws: keys of the N rows.
+        round: which repetition of this timestep it is.
+    """
+    eps = denoiser.predict_noise(x, t)
+    noise = draws.normal_like(x, "step", t + round * schedule.T) if schedule.sigma(t, s, eta) > 0.0 else None
+    return schedule.ddim_step(x, eps, t, s, eta, noise)

@@ -1,0 +1,49 @@
+"""The same noise on every pixel, denoised step by step: DiffPure (Nie et al. 2022) in its discrete form."""
+
+import itertools
+
+from torch import Tensor
+
+from hetpure.models.denoisers import Denoiser
+from hetpure.noise import Draws
+from hetpure.purification.base import Purifier, to_signed, to_unit
+from hetpure.purification.steps import End, check_level, denoise_step, grid
+from hetpure.schedule import Schedule
+
+
+class UniformPurifier(Purifier):
+    """Diffuse to t, then denoise along the grid.
+
+    Args:
+        denoiser: the noise predictor.
+        t: noise level, fraction of T in (0, 1).
+        steps: grid points of the whole range (``Schedule.timesteps``).
+        eta: 0 for DDIM steps, 1 for DDPM steps.
+        end: ``t0`` stops at timestep 0's noise level as the released code does, ``clean`` takes one step more to x(0).
+
+    Raises:
+        ValueError: names the argument that cannot be.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, t: float = 0.1, steps: int = 500, eta: float = 0.0, end: End = "t0"
+    ) -> None:
+        super().__init__()
+        check_level("t", t)
+        self.denoiser = denoiser
+        self.schedule = Schedule()
+        self.eta = eta
+        self.timesteps = grid(self.schedule, t, steps, end)
+
+    @property
+    def network_calls(self) -> int:
+        """See ``Purifier``."""
+        return len(self.timesteps) - 1
+
+    def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+        """See ``Purifier``."""
+        x0, first = to_signed(x), self.timesteps[0]
+        x_t = self.schedule.diffuse(x0, first, draws.normal_like(x0, "diffuse", first))
+        for t, s in itertools.pairwise(self.timesteps):
+            x_t = denoise_step(self.schedule, self.denoiser, x_t, t, s, self.eta, draws)
+        return to_unit(x_t)
