@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from hetpure.errors import ConfigError
 
@@ -122,12 +122,19 @@ def structure(schema: type, raw: Mapping[str, Any], where: str = "") -> DictConf
     Raises:
         ConfigError: for an unknown key or a wrong type, naming the key, what was found and what is accepted.
     """
+    for field in dataclasses.fields(schema):
+        value = raw.get(field.name)
+        if dataclasses.is_dataclass(field.type) and field.name in raw and not isinstance(value, Mapping):
+            key = ".".join(filter(None, (where, field.name)))
+            raise ConfigError(f"{key}: found {value!r}, accepted is a section of keys")
     try:
         config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(raw)))
-        OmegaConf.to_container(config, resolve=True)
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         return typing.cast(DictConfig, config)
     except ConfigKeyError as error:
         raise ConfigError(_unknown_key(schema, error, where)) from None
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{'.'.join(filter(None, (where, error.full_key or '')))}: must be given") from None
     except OmegaConfBaseException as error:
         key = ".".join(filter(None, (where, error.full_key or "")))
         raise ConfigError(f"{key}: {_one_line(error)}") from None
@@ -194,17 +201,17 @@ def _read_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(result, raw)
 
 
-def _numbers(value: Any) -> Any:
+def _numbers(value: Any, key: str = "") -> Any:
     """Fractions as numbers, everywhere in a raw config."""
     if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {k: _numbers(item, f"{key}.{k}".lstrip(".")) for k, item in value.items()}
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
+        return [_numbers(item, key) for item in value]
     if isinstance(value, str) and (match := _FRACTION.fullmatch(value)):
         try:
             return float(match[1]) / float(match[2])
         except (ValueError, ZeroDivisionError):
-            raise ConfigError(f"{value!r} is no number: a fraction is written as 8/255") from None
+            raise ConfigError(f"{key}: {value!r} is no number: a fraction is written as 8/255") from None
     return value
 
 

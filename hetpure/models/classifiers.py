@@ -71,9 +71,9 @@ def build_classifier(
     weights: str | None = None,
     *,
     pretrained: bool = False,
-    arguments: Mapping[str, Any] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    arguments: dict[str, Any] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
     image_size: int | None = None,
 ) -> Classifier:
     """Builds a classifier, frozen and in evaluation mode.
@@ -93,7 +93,7 @@ def build_classifier(
     network = build_network(name, pretrained=pretrained, arguments=arguments)
     if weights is not None:
         load_weights(network, weights)
-    default_mean, default_std = normalization_of(network)
+    default_mean, default_std = normalization_of(network, (arguments or {}).get("in_chans", 3))
     classifier = Classifier(network, mean or default_mean, std or default_std, image_size)
     return classifier.eval().requires_grad_(False)
 
@@ -118,10 +118,11 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
         raise ConfigError(f"classifier.arguments: {name} does not take {kwargs}: {error}") from None
 
 
-def normalization_of(network: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation that a timm model states; 0 and 1 for any other."""
+def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that a timm model states for its channels; 0 and 1 for any other."""
     stated = getattr(network, "pretrained_cfg", None) or {}
-    return stated.get("mean", (0.0,)), stated.get("std", (1.0,))
+    mean, std = stated.get("mean", ()), stated.get("std", ())
+    return (mean, std) if len(mean) == len(std) == channels else ((0.0,), (1.0,))
 
 
 def load_weights(network: nn.Module, path: str) -> None:

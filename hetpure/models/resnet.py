@@ -164,7 +164,7 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarResNe
         CifarResNet,
         variant,
         pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+        feature_cfg={"out_indices": (0, 1, 2, 3)},
         **kwargs,
     )
 

@@ -45,6 +45,14 @@ class Purifier(nn.Module, ABC):
             prepared = self.prepare(x)
         return self.purify(x, draws, *prepared)
 
+    def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """What happens to x (N, C, H, W) on the way, by name, for people to look at.
+
+        Returns:
+            (N, C, H, W) or (N, 1, H, W) tensors in [0, 1], in the order of events; the last is ``purified``.
+        """
+        return {"purified": self(x, draws)}
+
     @property
     def network_calls(self) -> int:
         """Denoiser calls in one purification."""

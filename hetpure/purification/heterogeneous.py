@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from hetpure.models.activations import Block
@@ -177,6 +178,17 @@ class HeterogeneousPurifier(Purifier):
         """See ``Purifier``; prepared is the mask."""
         (mask,) = prepared
         return to_unit(self.denoise(to_signed(x), mask, draws))
+
+    def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """See ``Purifier``: attention map, mask, the image under heterogeneous noise (eq. 5), purified."""
+        with torch.no_grad():
+            attention = self.mask.attention(x)
+            mask = self.mask.select(attention)
+            noisy = heterogeneous_noise(
+                to_signed(x), mask, self.schedule, self.timesteps[0], int(self.t_small), draws
+            )
+            purified = self.purify(x, draws, mask)
+        return {"attention": attention, "mask": mask, "noise": to_unit(noisy), "purified": purified}
 
     def denoise(self, x0: Tensor, mask: Tensor, draws: Draws, watch: Watch | None = None) -> Tensor:
         """Algorithm 1.

@@ -42,8 +42,15 @@ class UniformPurifier(Purifier):
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         """See ``Purifier``."""
-        x0, first = to_signed(x), self.timesteps[0]
-        x_t = self.schedule.diffuse(x0, first, draws.normal_like(x0, "diffuse", first))
+        x_t = self._diffuse(to_signed(x), draws)
         for t, s in itertools.pairwise(self.timesteps):
             x_t = denoise_step(self.schedule, self.denoiser, x_t, t, s, self.eta, draws)
         return to_unit(x_t)
+
+    def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """See ``Purifier``."""
+        return {"noise": to_unit(self._diffuse(to_signed(x), draws)), **super().views(x, draws)}
+
+    def _diffuse(self, x0: Tensor, draws: Draws) -> Tensor:
+        first = self.timesteps[0]
+        return self.schedule.diffuse(x0, first, draws.normal_like(x0, "diffuse", first))

@@ -1,0 +1,15 @@
+"""Evaluate purifiers under adaptive attacks: python evaluate.py --config imagenet_pgd.yaml [key=value ...].
+
+Clean and adversarial accuracy of every row of the config, with pictures, in the folder `output` (runs/NAME by default).
+The same command again goes on where it stopped. A bare config name is looked up in configs/; --print-config shows every
+key with its value.
+"""
+
+import sys
+
+from hetpure.cli import main
+from hetpure.evaluation.config import complete
+from hetpure.evaluation.run import run
+
+if __name__ == "__main__":
+    sys.exit(main(complete, run, __doc__))

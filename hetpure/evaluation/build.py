@@ -1,0 +1,96 @@
+"""From a complete config to what runs: networks, defense and attack of every row, checked before any long work."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hetpure.attacks.gradients import ExactGradient
+from hetpure.attacks.pgd import NORMS, PGD
+from hetpure.config import merge, to_dict
+from hetpure.data.datamodule import ImageDataModule
+from hetpure.errors import ConfigError
+from hetpure.evaluation.config import row_configs
+from hetpure.evaluation.records import RecordStore
+from hetpure.models.classifiers import Classifier, build_classifier
+from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
+from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.purification.registry import build_purifier, complete_settings, needs_denoiser
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, built and checked.
+
+    Attributes:
+        name: of the method.
+        model: the defense process.
+        attack: the attack, or None.
+        gradient: the attacker's gradients through the attack process, or None.
+        store: where its records go.
+    """
+
+    name: str
+    model: PurifiedClassifier
+    attack: PGD | None
+    gradient: ExactGradient | None
+    store: RecordStore
+
+
+def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
+    """Loads the networks of every row and checks them against the data and against each other.
+
+    Raises:
+        ConfigError: names the key or file.
+    """
+    classifiers: dict[str, Classifier] = {}
+    denoisers: dict[str, Denoiser] = {}
+    rows = []
+    for name, row in row_configs(config).items():
+        where = f"rows.{name}: " if len(config.rows) else ""
+        try:
+            key = json.dumps(to_dict(row.classifier), sort_keys=True)
+            if key not in classifiers:
+                classifiers[key] = build_classifier(**to_dict(row.classifier))
+                classifiers[key].check_classes(data.image_shape, data.num_classes)
+            denoiser = None
+            if needs_denoiser(row.purifier) and row.denoiser.path is not None:
+                key_d = json.dumps(to_dict(row.denoiser), sort_keys=True)
+                if key_d not in denoisers:
+                    denoisers[key_d] = build_denoiser(**to_dict(row.denoiser))
+                    denoisers[key_d].check_image_shape(data.image_shape)
+                denoiser = denoisers[key_d]
+            rows.append(_build_row(name, row, data, classifiers[key], denoiser, Path(config.output)))
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
+    return rows
+
+
+def _build_row(
+    name: str, row: DictConfig, data: ImageDataModule, classifier: Classifier, denoiser: Denoiser | None, output: Path
+) -> Row:
+    settings = to_dict(row.purifier)
+    model = PurifiedClassifier(
+        classifier,
+        build_purifier(settings, classifier, denoiser),
+        data.num_classes,
+        row.ensemble.size,
+        row.ensemble.mode,
+        row.chunk_size,
+        row.seed,
+    )
+    store = RecordStore(output / name)
+    if row.attack.name == "none":
+        return Row(name, model, None, None, store)
+    attack = NORMS[row.attack.norm](row.attack.eps, row.attack.steps, row.attack.step_size)
+    process = complete_settings(merge(settings, to_dict(row.attack.process)), "attack.process")
+    seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
+    surrogate = PurifiedClassifier(
+        classifier,
+        build_purifier(process, classifier, seen, "attack.process"),
+        data.num_classes,
+        chunk_size=row.chunk_size,
+        seed=row.seed,
+    )
+    return Row(name, model, attack, ExactGradient(surrogate, row.attack.eot, row.seed), store)

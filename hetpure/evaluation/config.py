@@ -1,0 +1,149 @@
+"""The schema of ``evaluate.py``'s configs."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import lightning
+from omegaconf import DictConfig
+
+from hetpure.attacks.pgd import NORMS
+from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
+from hetpure.errors import ConfigError
+from hetpure.models.classifiers import build_classifier
+from hetpure.purification.registry import complete_settings, default_ensemble_mode
+
+SHARED = ("seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures")
+"""Sections that are a command's, not a row's: every row sees the same images on the same machine."""
+
+
+@dataclass
+class DenoiserConfig:
+    """Which denoiser; see ``hetpure.models.denoisers``."""
+
+    path: str | None = None
+    format: str = "diffusers"
+
+
+@dataclass
+class AttackConfig:
+    """Which attack; ``process`` changes keys of the purifier for the attacker alone (a surrogate), none by default."""
+
+    name: Literal["pgd", "none"] = "pgd"
+    norm: str = "Linf"
+    eps: float = 8 / 255
+    steps: int = 200
+    step_size: float = 0.007
+    eot: int = 20
+    recompute: bool = True
+    process: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EnsembleConfig:
+    """Algorithm 3's S and how its runs are joined; by default as the purifier's preset does."""
+
+    size: int = 20
+    mode: Literal["mean_logits", "mean_probs", "vote"] | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that an evaluation is.
+
+    ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of its
+    own. Without rows the config itself is the one row.
+    """
+
+    seed: int = 0
+    output: str = "runs/evaluate"
+    data: DataConfig = field(default_factory=DataConfig)
+    classifier: dict[str, Any] = field(default_factory=dict)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    purifier: dict[str, Any] = field(default_factory=dict)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    chunk_size: int = 64
+    threads: int | None = None
+    pictures: int = 8
+    trainer: dict[str, Any] = field(default_factory=dict)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    rows: dict[str, Any] = field(default_factory=dict)
+
+
+def complete(raw: Mapping[str, Any]) -> DictConfig:
+    """Checks a raw config and fills in every default, in every row.
+
+    Raises:
+        ConfigError: names the key, what was found and what is accepted.
+    """
+    rows = structure(EvaluateConfig, raw).rows
+    base = {k: v for k, v in raw.items() if k != "rows"}
+    complete_rows = {}
+    for name, change in rows.items():
+        change = to_dict(change) if isinstance(change, DictConfig) else change
+        if not isinstance(change, Mapping | None):
+            raise ConfigError(f"rows.{name}: found {change!r}, accepted is a section of keys")
+        for key in change or {}:
+            if key in SHARED or key == "rows":
+                raise ConfigError(f"rows.{name}.{key}: is the same for all rows; set {key} once, outside rows")
+        try:
+            row = _complete_row(merge(base, change or {}))
+        except ConfigError as error:
+            raise ConfigError(f"rows.{name}: {error}") from None
+        complete_rows[name] = {k: row[k] for k in (change or {})}
+    whole = _complete_row(base)
+    return structure(EvaluateConfig, {**whole, "rows": complete_rows})
+
+
+def row_configs(config: DictConfig) -> dict[str, DictConfig]:
+    """The complete config of each row, by name; a config without rows is one row, named after its purifier."""
+    whole = to_dict(config)
+    rows = whole.pop("rows") or {str(config.purifier.name): {}}
+    return {name: structure(EvaluateConfig, merge(whole, change)) for name, change in rows.items()}
+
+
+def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
+    config = to_dict(structure(EvaluateConfig, raw))
+    config["classifier"] = to_dict(structure(signature_schema(build_classifier, ()), config["classifier"], "classifier"))
+    config["purifier"] = complete_settings(config["purifier"])
+    attack, ensemble = config["attack"], config["ensemble"]
+    if attack["norm"] not in NORMS:
+        raise ConfigError(f"attack.norm: {attack['norm']!r} is unknown; accepted are {', '.join(NORMS)}")
+    if attack["process"]:
+        # Keys of the defense that are not changed stay as they are; what is shown is what the attacker changes.
+        complete_settings(merge(config["purifier"], attack["process"]), "attack.process")
+    if ensemble["mode"] is None:
+        ensemble["mode"] = default_ensemble_mode(config["purifier"])
+    _check_numbers(config)
+    accepted = inspect.signature(lightning.Trainer.__init__).parameters
+    for key in config["trainer"]:
+        if key not in accepted or key in ("self", "logger", "callbacks", "inference_mode"):
+            usable = [k for k in accepted if k not in ("self", "logger", "callbacks", "inference_mode")]
+            raise ConfigError(f"trainer.{key}: unknown key; accepted are Lightning's {', '.join(usable)}")
+    return config
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
+    """Values that no image, network or machine is needed to refuse."""
+    at_least = {
+        ("attack", "eps"): 0,
+        ("attack", "steps"): 1,
+        ("attack", "eot"): 1,
+        ("ensemble", "size"): 1,
+        ("data", "batch_size"): 1,
+        ("data", "workers"): 0,
+        ("chunk_size",): 1,
+        ("threads",): 1,
+        ("pictures",): 0,
+        ("seed",): 0,
+    }
+    for path, lowest in at_least.items():
+        value: Any = config
+        for key in path:
+            value = cast(dict, value)[key]
+        if value is not None and not value >= lowest:
+            raise ConfigError(f"{'.'.join(path)}: found {value}, accepted is {lowest} or more")
+    if not config["attack"]["step_size"] > 0:
+        raise ConfigError(f"attack.step_size: found {config['attack']['step_size']}, accepted is more than 0")

@@ -1,0 +1,73 @@
+"""Progress that a person can follow: images, attack iterations, running accuracies, time left."""
+
+import sys
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from hetpure.attacks.gradients import Gradient
+from hetpure.purification.classifier import PurifiedClassifier
+
+
+class EvaluationProgress(Callback):
+    """One line: how many of this process's images are done, which iteration the attack is at, accuracies so far.
+
+    Args:
+        name: of the row.
+        images: how many this process has to do.
+        iterations: attack iterations per batch, 0 without an attack.
+    """
+
+    def __init__(self, name: str, images: int, iterations: int) -> None:
+        self.name, self.images, self.iterations = name, images, iterations
+        self._bar: tqdm | None = None
+        self._batch = 0
+        self._accuracies = ""
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Opens the bar, on the first process."""
+        share = f" (process 1 of {trainer.world_size})" if trainer.world_size > 1 else ""
+        self._bar = tqdm(
+            total=self.images,
+            desc=self.name + share,
+            disable=not trainer.is_global_zero,
+            mininterval=0.2 if sys.stderr.isatty() else 15.0,
+            bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n:.0f}/{total:.0f} images, {remaining} left{postfix}",
+        )
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: dict[str, Any], *args: Any) -> None:
+        """Notes the batch's size."""
+        self._batch = len(batch["label"])
+
+    def on_attack_iteration(self, iteration: int, found: Gradient) -> None:
+        """An attack's observer: moves the bar by one iteration's share of the batch."""
+        if self._bar is None or self._bar.disable:
+            return
+        self._bar.set_postfix_str(
+            f"{self._accuracies}iteration {iteration + 1}/{self.iterations} loss {found.loss.mean():.3f}", refresh=False
+        )
+        # The defense's own runs count as one more iteration.
+        self._bar.update(self._batch / (self.iterations + 1))
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: PurifiedClassifier, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Moves the bar to the batch's end and shows the accuracies so far."""
+        if self._bar is None or self._bar.disable:
+            return
+        self._accuracies = f"standard {pl_module.standard.compute():.1%} "
+        if "adversarial" in outputs:
+            self._accuracies += f"robust {pl_module.robust.compute():.1%} "
+        self._bar.set_postfix_str(self._accuracies.strip(), refresh=False)
+        self._bar.update(self._batch / (self.iterations + 1))
+
+    def on_test_end(self, *args: Any) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_exception(self, *args: Any) -> None:
+        """Leaves the terminal clean."""
+        self.on_test_end()

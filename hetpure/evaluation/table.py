@@ -1,0 +1,104 @@
+"""The table: accuracies with their intervals, from records, in the forms that people take away."""
+
+import csv
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+from torchmetrics.classification import MulticlassAccuracy
+
+from hetpure.evaluation.records import Record, scores_of
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of samples with its 95 % Wilson interval, all in 0..1; NaN where there are no samples."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "-"
+        return f"{100 * self.value:.2f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One method's line.
+
+    Attributes:
+        method: name of the row.
+        images: samples evaluated.
+        total: samples that there are to evaluate.
+        standard: accuracy on clean images, through the defense.
+        robust: accuracy on adversarial images, through the defense.
+        seconds: computing time, attack and defense, summed over processes.
+    """
+
+    method: str
+    images: int
+    total: int
+    standard: Accuracy
+    robust: Accuracy
+    seconds: float
+
+
+def accuracy(records: list[Record], name: str) -> Accuracy:
+    """Accuracy of the records' ``clean`` or ``adversarial`` scores."""
+    scores, labels = scores_of(records, name)
+    if not len(labels):
+        return Accuracy(math.nan, math.nan, math.nan, 0)
+    metric = MulticlassAccuracy(scores.shape[1], average="micro")
+    value = float(metric(scores, labels))
+    interval = binomtest(round(value * len(labels)), len(labels)).proportion_ci(method="wilson")
+    return Accuracy(value, float(interval.low), float(interval.high), len(labels))
+
+
+def table_row(method: str, records: list[Record], total: int) -> TableRow:
+    """The line of a method's records."""
+    seconds = sum(record.seconds for record in records)
+    clean, adversarial = accuracy(records, "clean"), accuracy(records, "adversarial")
+    return TableRow(method, len(records), total, clean, adversarial, seconds)
+
+
+HEADER = ("method", "images", "standard accuracy, %", "robust accuracy, %", "seconds")
+
+
+def cells(row: TableRow) -> tuple[str, ...]:
+    """A line's cells as text, under ``HEADER``."""
+    images = str(row.images) if row.images == row.total else f"{row.images} of {row.total}"
+    return row.method, images, str(row.standard), str(row.robust), f"{row.seconds:.1f}"
+
+
+def print_table(rows: list[TableRow], title: str) -> None:
+    """The table in the terminal."""
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(width=None if Console().is_terminal else 110).print(table)
+
+
+def write_table(rows: list[TableRow], title: str, folder: Path) -> None:
+    """``results.json``, ``results.csv`` (numbers) and ``results.md`` (as people read it) in a folder."""
+    (folder / "results.json").write_text(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}, indent=2))
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["method", "images", *(f"{kind}{part}" for kind in ("standard", "robust") for part in ("", "_low", "_high")),
+             "seconds"]
+        )  # fmt: skip
+        for row in rows:
+            figures = [x for a in (row.standard, row.robust) for x in (a.value, a.low, a.high)]
+            writer.writerow([row.method, row.images, *figures, row.seconds])
+    lines = [f"{title}", "", *("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER)))]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    (folder / "results.md").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,82 @@
+"""Schemas of the two training configs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hetpure.config import DataConfig, WandbConfig
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimiser and learning rate; ``momentum`` is sgd's alone."""
+
+    name: str = "adam"
+    lr: float = 2e-4
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    schedule: str = "constant"
+    warmup_steps: int = 0
+
+
+@dataclass
+class TimestepsConfig:
+    """Which noise levels are trained more than others, and how validation cuts them."""
+
+    focus: float = 1.0
+    share: float = 0.0
+    levels: list[int] = field(default_factory=lambda: [0, 50, 100, 200, 300, 500, 1000])
+
+
+@dataclass
+class SamplesConfig:
+    """The sample grid: how many images, from how many DDIM steps."""
+
+    count: int = 16
+    steps: int = 50
+
+
+@dataclass
+class NetworkConfig:
+    """The classifier to train: a name and arguments that ``hetpure.models.classifiers`` takes, and its normalisation."""
+
+    name: str = "cifar_resnet20"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    image_size: int | None = None
+
+
+@dataclass
+class TrainDiffusionConfig:
+    """``train_diffusion.py``."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    denoiser: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
+    ema_decay: float = 0.9999
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
+    save_every: int = 500
+    export_dtype: str = "float32"
+    output: str = "runs/train_diffusion"
+
+
+@dataclass
+class TrainClassifierConfig:
+    """``train_classifier.py``."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    classifier: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, schedule="cosine")
+    )
+    label_smoothing: float = 0.0
+    trainer: dict[str, Any] = field(default_factory=dict)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
+    save_every: int = 500
+    export_dtype: str = "float32"
+    output: str = "runs/train_classifier"

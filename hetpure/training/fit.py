@@ -1,0 +1,103 @@
+"""What both training commands share: the Trainer, its loggers, resuming, the final figures."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from hetpure.errors import ConfigError
+from hetpure.training.resume import ResumeFile
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+RESERVED = ("logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_checkpointing", "max_epochs")
+
+
+def fit(
+    module: LightningModule,
+    data: LightningDataModule,
+    output: str | Path,
+    *,
+    trainer: Mapping[str, Any],
+    save_every: int,
+    wandb: WandbLogger | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Trains to ``max_steps`` (or the time limit), going on from ``output/last.ckpt`` where there is one.
+
+    Args:
+        module: what to train.
+        data: with train and validation loaders.
+        output: folder for the resume file, logs and ``metrics.json``.
+        trainer: arguments of Lightning's Trainer; ``max_steps`` is needed, and counts optimiser steps.
+        save_every: optimiser steps between two resume files.
+        wandb: logger, beside the CSV file that is always written.
+        config: to log.
+
+    Returns:
+        The final validation figures, also in ``output/metrics.json``.
+
+    Raises:
+        ConfigError: for Trainer arguments that cannot be used.
+        KeyboardInterrupt: after Ctrl-C, once the state is saved.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    resume = ResumeFile(output / "last.ckpt", save_every)
+    loggers = [CSVLogger(output, name="logs"), *([wandb] if wandb is not None else [])]
+    for logger in loggers if config else ():
+        logger.log_hyperparams(dict(config or {}))
+    runner = build_trainer(trainer, logger=loggers, callbacks=[resume], default_root_dir=str(output))
+    checkpoint = str(resume.path) if resume.path.is_file() else None
+    runner.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if resume.interrupted:
+        raise KeyboardInterrupt
+    figures = runner.validate(module, datamodule=data, verbose=False)
+    metrics = {"steps": runner.global_step, **(figures[0] if figures else {})}
+    if runner.is_global_zero:
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
+    """Lightning's Trainer, with validation counted in steps.
+
+    Args:
+        arguments: the user's ``trainer`` section.
+        fixed: arguments that the program sets.
+
+    Raises:
+        ConfigError: for an argument that the Trainer does not take, one that is set elsewhere, or no ``max_steps``.
+    """
+    accepted = set(inspect.signature(Trainer.__init__).parameters) - {"self", *RESERVED}
+    for key in arguments:
+        if key in RESERVED:
+            raise ConfigError(f"trainer.{key}: cannot be set here; a run's length is trainer.max_steps")
+        if key not in accepted:
+            raise ConfigError(f"trainer.{key}: Lightning's Trainer has no such argument")
+    steps = arguments.get("max_steps")
+    if not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"trainer.max_steps: found {steps}, accepted is the number of optimiser steps, 1 or more")
+    merged = {
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "check_val_every_n_epoch": None,
+        "val_check_interval": max(1, steps // 10) * arguments.get("accumulate_grad_batches", 1),
+        **arguments,
+        **fixed,
+    }
+    try:
+        return Trainer(**merged)
+    except (TypeError, ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException among them
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None

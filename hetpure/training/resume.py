@@ -1,0 +1,83 @@
+"""Stopping and going on: one resume file, replaced whole, and a Ctrl-C that ends at a step's end."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class ResumeFile(Callback):
+    """Saves the full training state every so many steps and when training stops for whatever reason.
+
+    Lightning's ``ModelCheckpoint`` leaves a time limit's last steps unsaved, and can be killed half-way through its
+    file. Here the file is written beside its place and moved there. A first Ctrl-C lets the current step finish, saves and
+    stops; a second one interrupts at once.
+
+    Args:
+        path: the file.
+        every: number of optimiser steps between two saves.
+    """
+
+    def __init__(self, path: str | Path, every: int):
+        self.path, self.every = Path(path), every
+        self.interrupted = False
+        self._saved_step = -1
+        self._aligned = False
+        self._previous: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listens for Ctrl-C."""
+        if stage == "fit" and threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._interrupt)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stops listening."""
+        self._listen_no_more()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stops listening."""
+        self._listen_no_more()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes note of the step that the file already holds."""
+        self._saved_step, self._aligned = trainer.global_step, False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Starts gradient accumulation anew where a run was stopped in the middle of it."""
+        if not self._aligned:
+            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            done = trainer.global_step * trainer.accumulate_grad_batches
+            progress.ready, progress.started, progress.processed, progress.completed = done + 1, done, done, done
+            self._aligned = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time."""
+        if trainer.global_step % self.every == 0 and trainer.global_step != self._saved_step:
+            self._save(trainer)
+        trainer.should_stop = trainer.strategy.broadcast(trainer.should_stop or self.interrupted)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what came since."""
+        if trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            part.replace(self.path)
+        self._saved_step = trainer.global_step
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None

@@ -1,0 +1,59 @@
+"""The work of ``train_classifier.py``: a config in, a state dict and its description out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import seed_everything
+from omegaconf import DictConfig
+
+from hetpure.config import structure, to_dict
+from hetpure.data import ImageDataModule
+from hetpure.errors import ConfigError
+from hetpure.models.classifiers import Classifier, build_network, normalization_of
+from hetpure.tracking import build_logger
+from hetpure.training.classifier import ClassifierTrainer
+from hetpure.training.config import TrainClassifierConfig
+from hetpure.training.fit import DTYPES, fit
+
+
+def complete(raw: Mapping[str, Any]) -> DictConfig:
+    """Checks a raw config and fills in its defaults."""
+    return structure(TrainClassifierConfig, raw)
+
+
+def run(config: DictConfig) -> None:
+    """Trains a classifier and writes it to ``<output>/classifier``."""
+    if config.export_dtype not in DTYPES:
+        raise ConfigError(f"export_dtype: found {config.export_dtype!r}, accepted are {', '.join(DTYPES)}")
+    plain, output = to_dict(config), Path(config.output)
+    data = ImageDataModule(**plain["data"], seed=config.seed).prepare()
+    seed_everything(config.seed, verbose=False)
+    chosen = plain["classifier"]
+    network = build_network(chosen["name"], arguments=chosen["arguments"])
+    mean, std = normalization_of(network)
+    classifier = Classifier(network, chosen["mean"] or mean, chosen["std"] or std, chosen["image_size"])
+    classifier.check_classes(data.image_shape, data.num_classes)
+    classifier.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    module = ClassifierTrainer(
+        classifier,
+        data.num_classes,
+        optimizer=config.optimizer.name,
+        lr=config.optimizer.lr,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        lr_schedule=config.optimizer.schedule,
+        warmup_steps=config.optimizer.warmup_steps,
+        label_smoothing=config.label_smoothing,
+        seed=config.seed,
+    )
+    print(f"classifier: {sum(p.numel() for p in network.parameters()):,} parameters")
+    wandb = build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode)
+    figures = fit(
+        module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain
+    )
+    if module.trainer.is_global_zero:
+        module.export(output / "classifier", chosen["name"], data.image_shape, DTYPES[config.export_dtype])
+        print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+        print(f"classifier written to {output / 'classifier'}")

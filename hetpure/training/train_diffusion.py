@@ -1,0 +1,76 @@
+"""The work of ``train_diffusion.py``: a config in, a diffusers folder out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import seed_everything
+from omegaconf import DictConfig
+
+from hetpure.config import structure, to_dict
+from hetpure.data import ImageDataModule
+from hetpure.errors import ConfigError
+from hetpure.tracking import build_logger
+from hetpure.training.config import TrainDiffusionConfig
+from hetpure.training.diffusion import DiffusionTrainer
+from hetpure.training.fit import DTYPES, fit
+
+
+def complete(raw: Mapping[str, Any]) -> DictConfig:
+    """Checks a raw config and fills in its defaults."""
+    return structure(TrainDiffusionConfig, raw)
+
+
+def run(config: DictConfig) -> None:
+    """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
+    if config.export_dtype not in DTYPES:
+        raise ConfigError(f"export_dtype: found {config.export_dtype!r}, accepted are {', '.join(DTYPES)}")
+    plain, output = to_dict(config), Path(config.output)
+    data = ImageDataModule(**plain["data"], seed=config.seed).prepare()
+    seed_everything(config.seed, verbose=False)
+    module = DiffusionTrainer(
+        unet_arguments(plain["denoiser"], data.image_shape),
+        optimizer=config.optimizer.name,
+        lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        lr_schedule=config.optimizer.schedule,
+        warmup_steps=config.optimizer.warmup_steps,
+        ema_decay=config.ema_decay,
+        focus=config.timesteps.focus,
+        focus_share=config.timesteps.share,
+        levels=plain["timesteps"]["levels"],
+        samples=config.samples.count,
+        sample_steps=config.samples.steps,
+        sample_folder=output / "samples",
+        seed=config.seed,
+    )
+    print(f"denoiser: {sum(p.numel() for p in module.denoiser.parameters()):,} parameters")
+    wandb = build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode)
+    figures = fit(
+        module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain
+    )
+    if module.trainer.is_global_zero:
+        module.export(output / "denoiser", DTYPES[config.export_dtype])
+        print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+        print(f"denoiser written to {output / 'denoiser'}")
+
+
+def unet_arguments(given: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Arguments of ``UNet2DModel`` with size and channels taken from the data where they are not given.
+
+    Raises:
+        ConfigError: where they contradict the data, or the side cannot be halved as often as the network does.
+    """
+    channels, height, width = image_shape
+    size = height if height == width else [height, width]
+    arguments = {"sample_size": size, "in_channels": channels, "out_channels": channels, **given}
+    for key, found in (("sample_size", size), ("in_channels", channels), ("out_channels", channels)):
+        if arguments[key] != found:
+            raise ConfigError(f"denoiser.{key}: found {arguments[key]}, the data's images need {found}")
+    factor = 2 ** (len(arguments.get("block_out_channels", (224, 448, 672, 896))) - 1)
+    if height % factor or width % factor:
+        raise ConfigError(
+            f"denoiser.block_out_channels: halves the image's side to 1/{factor}, "
+            f"but the data's images are {height}x{width}"
+        )
+    return arguments
