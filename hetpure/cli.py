@@ -43,7 +43,9 @@ def main(
     )
     parser.add_argument("--config", required=True, metavar="NAME.yaml", help="a file, or a bare name in configs/")
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as attack.eps=8/255 or trainer.devices=2")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as attack.eps=8/255 or trainer.devices=2"
+    )
     options = parser.parse_intermixed_args(arguments)
     # Libraries' advice on things the project decided (no workers for in-memory data, say) would bury its own lines.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Configuration: YAML files and ``key=value`` overrides, checked against dataclass schemas by OmegaConf.
 
-Only the commands know configs. They read one, build the objects of the library from it with plain arguments, and save the
-resolved config beside their results.
+Only the commands know configs. They read one, build the objects of the library from it with plain arguments, and save
+the resolved config beside their results.
 """
 
 import dataclasses
@@ -68,7 +68,9 @@ def config_file(name: str) -> Path:
 def resolve_path(path: str | Path) -> Path:
     """A path from a config: as it stands, else relative to the project (so shipped checkpoints load from anywhere)."""
     path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else PROJECT_ROOT / path if (PROJECT_ROOT / path).exists() else path
+    return (
+        path if path.is_absolute() or path.exists() else PROJECT_ROOT / path if (PROJECT_ROOT / path).exists() else path
+    )
 
 
 def read_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -158,7 +160,9 @@ def signature_schema(function: Callable[..., Any], supplied: Collection[str], **
         if name in supplied or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         fields.append((name, hints[name], _field(parameter.default)))
-    fields.sort(key=lambda f: f[2].default is dataclasses.MISSING and f[2].default_factory is dataclasses.MISSING, reverse=True)
+    fields.sort(
+        key=lambda f: f[2].default is dataclasses.MISSING and f[2].default_factory is dataclasses.MISSING, reverse=True
+    )
     return dataclasses.make_dataclass(getattr(function, "__name__", "Arguments"), fields)
 
 
@@ -197,7 +201,9 @@ def _read_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for part in parts:
         beside = path.parent / part
-        result = merge(result, _read_file(beside if beside.is_file() else config_file(part), (*including, path.resolve())))
+        result = merge(
+            result, _read_file(beside if beside.is_file() else config_file(part), (*including, path.resolve()))
+        )
     return merge(result, raw)
 
 
@@ -229,4 +235,6 @@ def _unknown_key(schema: type, error: ConfigKeyError, where: str) -> str:
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    return "; ".join(line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)[:=]", line))
+    return "; ".join(
+        line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)[:=]", line)
+    )

@@ -3,9 +3,9 @@
 No global state and no order of calls: a sample's numbers are the same at any batch size, on any number of processes and
 after a resume; a denoising step can be replayed in the backward pass; the attacker's numbers are never the defender's.
 
-The generator is Philox4x32-10 (Salmon et al. 2011), a counter-based one: the counter holds (position, step, draw, sample),
-the key is a hash of (seed, process, purpose). It is written with tensor operations so that all rows of a batch draw at once
-on whatever device they are on.
+The generator is Philox4x32-10 (Salmon et al. 2011), a counter-based one: the counter holds (position, step, draw,
+sample), the key is a hash of (seed, process, purpose). It is written with tensor operations so that all rows of a batch
+draw at once on whatever device they are on.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The VP noise schedule and the exact steps on it: diffusing forward, DDIM and DDPM steps back.
 
-Images x are scaled to [-1, 1] here. A timestep t is an integer in 0..T-1; ``CLEAN`` (-1) stands for the image before any
-noise, where abar = 1. All coefficients are Python floats computed in float64.
+Images x are scaled to [-1, 1] here. A timestep t is an integer in 0..T-1; ``CLEAN`` (-1) stands for the image before
+any noise, where abar = 1. All coefficients are Python floats computed in float64.
 """
 
 import math
@@ -65,7 +65,9 @@ class Schedule:
         abar_t, abar_s = self.alpha_bar(t), self.alpha_bar(s)
         return eta * math.sqrt((1.0 - abar_s) / (1.0 - abar_t) * (1.0 - abar_t / abar_s))
 
-    def ddim_step(self, x: Tensor, eps: Tensor, t: int, s: int, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
+    def ddim_step(
+        self, x: Tensor, eps: Tensor, t: int, s: int, eta: float = 0.0, noise: Tensor | None = None
+    ) -> Tensor:
         """One step from x(t) to x(s), s < t, given the predicted noise (eq. 11; Song et al. 2021, eq. 12).
 
         Args:
@@ -117,5 +119,7 @@ class Schedule:
         stride = self.T // steps
         last = round(t_max * self.T)
         if last < stride:
-            raise ValueError(f"steps = {steps} leaves no grid point in (0, {last}]: at least {math.ceil(self.T / last)}")
+            raise ValueError(
+                f"steps = {steps} leaves no grid point in (0, {last}]: at least {math.ceil(self.T / last)}"
+            )
         return list(range(last // stride * stride, -1, -stride))

@@ -1,4 +1,4 @@
-"""The attacker's view of the defense: gradients of the loss through the whole attack process, averaged over EOT draws."""
+"""The attacker's view of the defense: gradients through the whole attack process, averaged over EOT draws."""
 
 from dataclasses import dataclass
 from typing import Protocol

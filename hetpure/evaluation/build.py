@@ -11,7 +11,7 @@ from hetpure.attacks.pgd import NORMS, PGD
 from hetpure.config import merge, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import ConfigError
-from hetpure.evaluation.config import row_configs
+from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.records import RecordStore
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -48,7 +48,6 @@ def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
     denoisers: dict[str, Denoiser] = {}
     rows = []
     for name, row in row_configs(config).items():
-        where = f"rows.{name}: " if len(config.rows) else ""
         try:
             key = json.dumps(to_dict(row.classifier), sort_keys=True)
             if key not in classifiers:
@@ -63,7 +62,7 @@ def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
                 denoiser = denoisers[key_d]
             rows.append(_build_row(name, row, data, classifiers[key], denoiser, Path(config.output)))
         except ConfigError as error:
-            raise ConfigError(f"{where}{error}") from None
+            raise in_row(name, config.rows.get(name, {}), error) from None
     return rows
 
 

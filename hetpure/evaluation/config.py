@@ -1,6 +1,7 @@
 """The schema of ``evaluate.py``'s configs."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -52,8 +53,8 @@ class EnsembleConfig:
 class EvaluateConfig:
     """Everything that an evaluation is.
 
-    ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of its
-    own. Without rows the config itself is the one row.
+    ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of
+    its own. Without rows the config itself is the one row.
     """
 
     seed: int = 0
@@ -80,6 +81,7 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     """
     rows = structure(EvaluateConfig, raw).rows
     base = {k: v for k, v in raw.items() if k != "rows"}
+    whole = _complete_row(base)
     complete_rows = {}
     for name, change in rows.items():
         change = to_dict(change) if isinstance(change, DictConfig) else change
@@ -91,10 +93,15 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
         try:
             row = _complete_row(merge(base, change or {}))
         except ConfigError as error:
-            raise ConfigError(f"rows.{name}: {error}") from None
+            raise in_row(name, change or {}, error) from None
         complete_rows[name] = {k: row[k] for k in (change or {})}
-    whole = _complete_row(base)
     return structure(EvaluateConfig, {**whole, "rows": complete_rows})
+
+
+def in_row(name: str, change: Mapping[str, Any], error: ConfigError) -> ConfigError:
+    """The error as a row's own, where it is about a section that the row changes."""
+    section = re.split(r"[.:]", str(error), maxsplit=1)[0]
+    return ConfigError(f"rows.{name}.{error}") if section in change else error
 
 
 def row_configs(config: DictConfig) -> dict[str, DictConfig]:
@@ -106,7 +113,9 @@ def row_configs(config: DictConfig) -> dict[str, DictConfig]:
 
 def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
     config = to_dict(structure(EvaluateConfig, raw))
-    config["classifier"] = to_dict(structure(signature_schema(build_classifier, ()), config["classifier"], "classifier"))
+    config["classifier"] = to_dict(
+        structure(signature_schema(build_classifier, ()), config["classifier"], "classifier")
+    )
     config["purifier"] = complete_settings(config["purifier"])
     attack, ensemble = config["attack"], config["ensemble"]
     if attack["norm"] not in NORMS:

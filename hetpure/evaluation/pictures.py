@@ -84,6 +84,8 @@ def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file
                 axes.set(xticks=[], yticks=[])
                 if number == 0:
                     heading = TITLES.get(name, name)
-                    axes.set_title(f"{heading}\n(x{amplification:.3g})" if name == "perturbation" else heading, fontsize=9)
+                    axes.set_title(
+                        f"{heading}\n(x{amplification:.3g})" if name == "perturbation" else heading, fontsize=9
+                    )
             line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=8)
         figure.savefig(file)

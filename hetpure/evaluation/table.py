@@ -93,9 +93,18 @@ def write_table(rows: list[TableRow], title: str, folder: Path) -> None:
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["method", "images", *(f"{kind}{part}" for kind in ("standard", "robust") for part in ("", "_low", "_high")),
-             "seconds"]
-        )  # fmt: skip
+            [
+                "method",
+                "images",
+                "standard",
+                "standard_low",
+                "standard_high",
+                "robust",
+                "robust_low",
+                "robust_high",
+                "seconds",
+            ]
+        )
         for row in rows:
             figures = [x for a in (row.standard, row.robust) for x in (a.value, a.low, a.high)]
             writer.writerow([row.method, row.images, *figures, row.seconds])

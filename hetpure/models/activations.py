@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hetpure.models.classifiers import Classifier
@@ -43,7 +42,9 @@ def check_blocks(classifier: Classifier, blocks: Sequence[Block]) -> None:
         if isinstance(block, int) and not -stages <= block < stages:
             raise ValueError(f"blocks: stage {block} does not exist; the network has {stages} timm feature stages")
         if isinstance(block, str) and block not in modules:
-            raise ValueError(f"blocks: {block!r} is no module of the network; accepted are {_some_modules(classifier.network)}")
+            raise ValueError(
+                f"blocks: {block!r} is no module of the network; accepted are {_some_modules(classifier.network)}"
+            )
 
 
 def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
@@ -82,7 +83,9 @@ def _recording(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, A
     handles = []
     try:
         for name in set(names):
-            handles.append(modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out})))
+            handles.append(
+                modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
+            )
         yield outputs
     finally:
         for handle in handles:

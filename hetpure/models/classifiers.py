@@ -61,7 +61,9 @@ class Classifier(nn.Module):
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             shape = "x".join(map(str, image_shape))
             reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"classifier.name: the network does not take the data's {shape} images: {reason}") from None
+            raise ConfigError(
+                f"classifier.name: the network does not take the data's {shape} images: {reason}"
+            ) from None
         if found != (1, num_classes):
             raise ConfigError(f"classifier: gives {found[-1]} class scores, the data have {num_classes} classes")
 
@@ -109,7 +111,9 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
         try:
             return timm.create_model(name, pretrained=pretrained, **kwargs)
         except (TypeError, RuntimeError, ValueError, OSError) as error:
-            raise ConfigError(f"classifier.name: timm cannot create {name}: {' '.join(str(error).split())[:300]}") from None
+            raise ConfigError(
+                f"classifier.name: timm cannot create {name}: {' '.join(str(error).split())[:300]}"
+            ) from None
     if pretrained:
         raise ConfigError("classifier.pretrained: only timm models can be; give classifier.weights")
     try:
@@ -163,9 +167,13 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{key}: {path}: cannot be read as a state dict: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(
+            f"{key}: {path}: cannot be read as a state dict: {' '.join(str(error).split())[:200]}"
+        ) from None
     except Exception as error:  # torch raises pickle.UnpicklingError for code in the file
-        raise ConfigError(f"{key}: {path}: refused, it holds more than tensors: {' '.join(str(error).split())[:120]}") from None
+        raise ConfigError(
+            f"{key}: {path}: refused, it holds more than tensors: {' '.join(str(error).split())[:120]}"
+        ) from None
     for wrapper in ("state_dict", "model"):
         state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

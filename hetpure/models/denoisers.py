@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,7 +21,7 @@ class Denoiser(nn.Module, ABC):
 
     Attributes:
         channels: image channels C.
-        image_size: side of the square images the network was made for, or None where any multiple of ``multiple`` will do.
+        image_size: side of the square images the network was made for; None where any multiple of ``multiple`` will do.
         multiple: the side must be a multiple of this.
     """
 
@@ -48,7 +48,11 @@ class Denoiser(nn.Module, ABC):
     def check_image_shape(self, shape: tuple[int, int, int]) -> None:
         """Raises ConfigError where images of (C, H, W) cannot go through this denoiser."""
         channels, height, width = shape
-        sizes = f"{self.image_size}x{self.image_size}" if self.image_size else f"sides that are multiples of {self.multiple}"
+        sizes = (
+            f"{self.image_size}x{self.image_size}"
+            if self.image_size
+            else f"sides that are multiples of {self.multiple}"
+        )
         fits = (height, width) == (self.image_size, self.image_size) if self.image_size else True
         if channels != self.channels or not fits or height % self.multiple or width % self.multiple:
             raise ConfigError(
@@ -85,13 +89,17 @@ class DiffusersDenoiser(Denoiser):
         found = resolve_path(path)
         source = str(found) if found.exists() else path
         if not found.exists() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-            raise ConfigError(f"denoiser.path: {path}: no such folder; accepted is a diffusers folder or a hub id OWNER/NAME")
+            raise ConfigError(
+                f"denoiser.path: {path}: no such folder; accepted is a diffusers folder or a hub id OWNER/NAME"
+            )
         subfolder = "unet" if (found / "unet" / "config.json").is_file() else None
         if found.exists() and not (found / (subfolder or "") / "config.json").is_file():
             raise ConfigError(f"denoiser.path: {path}: holds no config.json; accepted is a folder that diffusers saved")
         _check_scheduler(found)
         try:
-            unet = UNet2DModel.from_pretrained(source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+            unet = UNet2DModel.from_pretrained(
+                source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            )
         except Exception as error:  # diffusers and the hub raise dozens of types; each means: not loadable
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(f"denoiser.path: {path}: cannot be loaded as a diffusers UNet2DModel: {reason}") from None
@@ -149,7 +157,9 @@ def build_denoiser(path: str, format: str = "diffusers") -> Denoiser:
 
 def _check_scheduler(folder: Path) -> None:
     """A checkpoint of another schedule would denoise, but wrongly: refuse it."""
-    files = [f for f in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json") if f.is_file()]
+    files = [
+        f for f in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json") if f.is_file()
+    ]
     if not files:
         return
     found = ModelMixin._dict_from_json_file(files[0])  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def chunk_indices(count: int, size: int, device: torch.device | None = None) -> Iterator[tuple[Tensor, int]]:
-    """Row numbers of each chunk, always ``size`` of them, and how many are real; the rest repeat the chunk's first row."""
+    """Row numbers of each chunk, always ``size`` of them, and how many are real: the rest repeat its first row."""
     for start in range(0, count, size):
         real = min(size, count - start)
         index = torch.full((size,), start, dtype=torch.long, device=device)

@@ -125,7 +125,7 @@ class PurifiedClassifier(lightning.LightningModule):
         return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
     def chunks(self, x: Tensor, draws: Draws) -> Iterator[Chunk]:
-        """The rows of draws (a multiple of B) over images x (B, C, H, W), in chunks of one shape, with what is prepared."""
+        """The rows of draws (a multiple of B) over images x (B, C, H, W), with what is prepared, in equal chunks."""
         prepared = self.prepare(x)
         owner = torch.arange(len(x), device=x.device).repeat_interleave(len(draws) // len(x))
         for rows, real in chunk_indices(len(draws), self.chunk_size, x.device):
@@ -136,7 +136,7 @@ class PurifiedClassifier(lightning.LightningModule):
         """Scores of a batch's clean images and, where an attack callback left them, of its adversarial ones.
 
         Args:
-            batch: ``image`` (B, C, H, W) in [0, 1], ``label`` (B,), ``index`` (B,), and perhaps ``adversarial`` like image.
+            batch: ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` (B,), perhaps ``adversarial`` like image.
             batch_idx: Lightning's.
 
         Returns:

@@ -1,11 +1,11 @@
 """Heterogeneous noise (section 3) and its two-stage denoising: Algorithm 1.
 
-Where the classifier looks (mask M = 1), pixels get strong noise, t_large; elsewhere weak noise, t_small. Between the two
-levels, stage 1 treats the inside of the mask as a hole to be inpainted: it is generated ("unknown"), while the outside is
-the input noised to the current level ("known"). Below t_small, stage 2 is plain sampling.
+Where the classifier looks (mask M = 1), pixels get strong noise, t_large; elsewhere weak noise, t_small. Between the
+two levels, stage 1 treats the inside of the mask as a hole to be inpainted: it is generated ("unknown"), while the
+outside is the input noised to the current level ("known"). Below t_small, stage 2 is plain sampling.
 
-Eq. (8) and Algorithm 1 print M * known + (1 - M) * unknown, which would regenerate what is to be preserved. Eq. (5), the
-text of section 3.2 and the released code all have it the other way, and so does ``compose``.
+Eq. (8) and Algorithm 1 print M * known + (1 - M) * unknown, which would regenerate what is to be preserved. Eq. (5),
+the text of section 3.2 and the released code all have it the other way, and so does ``compose``.
 """
 
 import itertools
@@ -30,7 +30,7 @@ Watch = Callable[[int, Tensor], None]
 
 
 def compose(mask: Tensor, unknown: Tensor, known: Tensor) -> Tensor:
-    """x = M * unknown + (1 - M) * known: eq. (8) as the text means it (see the module's docstring)."""
+    """X = M * unknown + (1 - M) * known: eq. (8) as the text means it (see the module's docstring)."""
     return mask * unknown + (1.0 - mask) * known
 
 
@@ -184,9 +184,7 @@ class HeterogeneousPurifier(Purifier):
         with torch.no_grad():
             attention = self.mask.attention(x)
             mask = self.mask.select(attention)
-            noisy = heterogeneous_noise(
-                to_signed(x), mask, self.schedule, self.timesteps[0], int(self.t_small), draws
-            )
+            noisy = heterogeneous_noise(to_signed(x), mask, self.schedule, self.timesteps[0], int(self.t_small), draws)
             purified = self.purify(x, draws, mask)
         return {"attention": attention, "mask": mask, "noise": to_unit(noisy), "purified": purified}
 
@@ -232,7 +230,9 @@ class HeterogeneousPurifier(Purifier):
             return self._noise_up(x, s, s + self.U, draws), s + self.U
         return x, s
 
-    def _stage_1_released(self, x: Tensor, t: int, s: int, x0: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, int]:
+    def _stage_1_released(
+        self, x: Tensor, t: int, s: int, x0: Tensor, mask: Tensor, draws: Draws
+    ) -> tuple[Tensor, int]:
         """x(t) to x(s): compose at t, resample, step."""
         for u in range(self.U if self.resampling == "repaint" else 1):
             if u > 0:

@@ -1,7 +1,7 @@
 """Algorithm 2: the attention mask, 1 where the classifier looks.
 
 The mask comes from the classifier's own view of the image in [0, 1], through its own normalisation. (The released code
-normalises images that are already scaled to [-1, 1], with ImageNet's constants on CIFAR-10: a slip that is not repeated.)
+normalises images that are already scaled to [-1, 1], with ImageNet's constants on CIFAR-10: a slip not repeated.)
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def activation_strength(activation: Tensor, p: int, root: bool) -> Tensor:
 
 
 def normalize_map(strength: Tensor, normalization: Normalization) -> Tensor:
-    """phi of eq. (3), over the pixels of each (B, 1, H, W) map.
+    """Phi of eq. (3), over the pixels of each (B, 1, H, W) map.
 
     ``minmax`` scales to [0, 1] (released code; a constant map has no peak and becomes 0). ``softmax`` is what the text
     prints; its values sum to 1 over the pixels, so that a threshold near 0.8 selects nothing.
@@ -127,7 +127,7 @@ class AttentionMask(nn.Module):
         self.classifier = classifier
         self.blocks = default_blocks(classifier) if blocks is None else list(blocks)
         check_blocks(classifier, self.blocks)
-        self.normalization = normalization
+        self.normalization: Normalization = normalization
         self.p, self.root = p, root
         self.selection = selection
         self.tau, self.top_fraction = tau, top_fraction

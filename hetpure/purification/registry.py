@@ -74,4 +74,5 @@ def build_purifier(
     try:
         return cls(**{k: v for k, v in networks.items() if k in taken}, **arguments)
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        # A constructor's message starts with the argument's name.
+        raise ConfigError(f"{where}.{error}") from None

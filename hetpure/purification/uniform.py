@@ -25,9 +25,7 @@ class UniformPurifier(Purifier):
         ValueError: names the argument that cannot be.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, t: float = 0.1, steps: int = 500, eta: float = 0.0, end: End = "t0"
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, t: float = 0.1, steps: int = 500, eta: float = 0.0, end: End = "t0") -> None:
         super().__init__()
         check_level("t", t)
         self.denoiser = denoiser
