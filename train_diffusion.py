@@ -6,4 +6,6 @@ from hetpure.cli import main
 from hetpure.training.train_diffusion import complete, run
 
 if __name__ == "__main__":
-    sys.exit(main(complete, run, "Train a denoiser: noise prediction on a diffusers UNet, with an average of its weights."))
+    sys.exit(
+        main(complete, run, "Train a denoiser: noise prediction on a diffusers UNet, with an average of its weights.")
+    )

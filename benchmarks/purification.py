@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--denoiser", help="diffusers folder; by default a random 32x32 UNet of lab size")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=50, help="network calls of the purification; divides 200")
-    parser.add_argument("--gradient-steps", type=int, default=4, help="network calls of the timed gradient; divides 200")
+    parser.add_argument(
+        "--gradient-steps", type=int, default=4, help="network calls of the timed gradient; divides 200"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     denoiser, classifier, x = setting(arguments)

@@ -11,8 +11,6 @@ from lightning.pytorch.loggers import WandbLogger
 
 from hetpure.errors import ConfigError
 
-Mode = Literal["auto", "online", "offline", "disabled"]
-
 
 def build_logger(project: str, name: str | None, directory: str | Path, mode: str = "auto") -> WandbLogger | None:
     """A quiet W&B logger.
@@ -38,7 +36,7 @@ def build_logger(project: str, name: str | None, directory: str | Path, mode: st
     if mode == "disabled":
         return None
     Path(directory).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(silent=True, console="off", mode=cast(Mode, mode))
+    settings = wandb.Settings(silent=True, console="off", mode=cast(Literal["online", "offline"], mode))
     logger = WandbLogger(
         project=project, name=name, save_dir=str(directory), offline=mode != "online", settings=settings
     )

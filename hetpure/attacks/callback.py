@@ -6,8 +6,8 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from hetpure.attacks.base import Attack, Observer
 from hetpure.attacks.gradients import ExactGradient, Gradient
-from hetpure.attacks.pgd import PGD, Observer
 
 
 class AdversarialAttack(Callback):
@@ -16,10 +16,10 @@ class AdversarialAttack(Callback):
     Args:
         attack: the attack.
         gradient: gradients through the attack process, which is moved to the module's device.
-        observe: called after every iteration; see ``PGD``.
+        observe: called after every iteration; see ``Attack``.
     """
 
-    def __init__(self, attack: PGD, gradient: ExactGradient, observe: Observer | None = None) -> None:
+    def __init__(self, attack: Attack, gradient: ExactGradient, observe: Observer | None = None) -> None:
         self.attack, self.gradient, self.observe = attack, gradient, observe
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -165,7 +165,7 @@ class ImageDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _open_train(self) -> Source:
-        source = open_source(self.source, self.root, self.train_split, self.image_size)
+        source = open_source(self.source, self.root, self.train_split, self.image_size, "data.train_split")
         if source.num_classes != self.num_classes or source.image_shape[0] != self.image_shape[0]:
             raise ConfigError(
                 f"data.train_split: {source.num_classes} classes of {source.image_shape[0]}-channel images, but "

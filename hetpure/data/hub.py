@@ -1,5 +1,6 @@
 """Datasets in the Hugging Face hub's layout, from the hub or from a local folder, through timm's reader."""
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +26,14 @@ class ConfiguredReader(ReaderHfds):
         self.target_keys, self.remap_class, self.additional_features = None, False, None
 
 
-def open_hub(identifier: str, root: str | None, split: str) -> Opened:
+def open_hub(identifier: str, root: str | None, split: str, split_key: str) -> Opened:
     """One split of a hub dataset.
 
     Args:
         identifier: hub id, with ``:CONFIG`` where the dataset has several configurations.
         root: a local folder in hub layout, which is then read instead of the hub; else where to cache downloads.
         split: name of the split.
+        split_key: config key of the split, for messages.
 
     Returns:
         Reader of one image file's bytes, labels, number of classes, class names where known.
@@ -49,6 +51,7 @@ def open_hub(identifier: str, root: str | None, split: str) -> Opened:
         )
     path, cache = (str(Path(root).expanduser().resolve()), None) if local and root else (identifier, root)
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its advice on missing dataset cards
     try:
         builder = datasets.load_dataset_builder(path, config or None, cache_dir=cache)
         image_key, label_key = _columns(builder.info.features or datasets.load_dataset(path, split=split).features)
@@ -56,7 +59,7 @@ def open_hub(identifier: str, root: str | None, split: str) -> Opened:
     except ConfigError:
         raise
     except ValueError as error:
-        key = "data split" if re.search(r"split", str(error)) else "data.name"
+        key = split_key if re.search(r"(Unknown|Bad) split", str(error)) else "data.root" if local else "data.name"
         raise ConfigError(f"{key}: {path}: {_one_line(error)}") from None
     except (OSError, DatasetsError) as error:  # not on the hub, no connection, no data files
         raise ConfigError(f"{'data.root' if local else 'data.name'}: {path}: {_one_line(error)}") from None

@@ -43,7 +43,13 @@ class Source:
         return len(self.labels)
 
 
-def open_source(name: str, root: str | None = None, split: str = "test", image_size: int | None = None) -> Source:
+def open_source(
+    name: str,
+    root: str | None = None,
+    split: str = "test",
+    image_size: int | None = None,
+    split_key: str = "data.test_split",
+) -> Source:
     """Opens one split; decodes one image to learn the shape, no more.
 
     Args:
@@ -52,21 +58,22 @@ def open_source(name: str, root: str | None = None, split: str = "test", image_s
             none, the cache to download to.
         split: name of the split.
         image_size: resize the shorter side to this and cut the centre square; None leaves images as they are.
+        split_key: config key of the split, for messages.
 
     Raises:
         ConfigError: for an unknown name or split, or data that is not there.
     """
     kind, _, rest = name.partition("/")
     if kind == "digits" and not rest:
-        source = _digits(split)
+        source = _digits(split, split_key)
     elif kind == "hfds":
-        source = _from_items(*open_hub(rest, root, split), mode="RGB", image_size=image_size)
+        source = _from_items(*open_hub(rest, root, split, split_key), mode="RGB", image_size=image_size)
     elif kind == "torch" and rest in TORCH_NAMES:
-        source = _torchvision(rest, _folder(name, root), split, image_size)
+        source = _torchvision(rest, _folder(name, root), split, image_size, split_key)
     elif kind == "torch":
         raise ConfigError(f"data.name: found {name!r}, accepted after torch/ are {', '.join(TORCH_NAMES)}")
     elif kind == "folder" and not rest:
-        source = _image_folder(_folder(name, root), split, image_size)
+        source = _image_folder(_folder(name, root), split, image_size, split_key)
     else:
         raise ConfigError(f"data.name: found {name!r}, accepted are {NAMES}")
     return source
@@ -87,7 +94,7 @@ def in_memory(source: Source, progress: Callable[[range], Any] = lambda items: i
     )
 
 
-def _digits(split: str) -> Source:
+def _digits(split: str, split_key: str) -> Source:
     """Scikit-learn's 8x8 handwritten digits, a fixed stratified split: 1,297 to train on, 500 to test on."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -96,13 +103,13 @@ def _digits(split: str) -> Source:
     parts = train_test_split(np.arange(len(data.target)), test_size=500, random_state=0, stratify=data.target)
     where = dict(zip(("train", "test"), parts, strict=True))
     if split not in where:
-        raise ConfigError(f"data split: digits has no split {split!r}, accepted are {', '.join(where)}")
+        raise ConfigError(f"{split_key}: digits has no split {split!r}, accepted are {', '.join(where)}")
     images = tensor(data.images[where[split]], dtype=uint8)[:, None]
     labels = data.target[where[split]].tolist()
     return Source(images.__getitem__, labels, (1, 8, 8), 10, [str(d) for d in range(10)], scale=16.0)
 
 
-def _torchvision(name: str, root: Path, split: str, image_size: int | None) -> Source:
+def _torchvision(name: str, root: Path, split: str, image_size: int | None, split_key: str) -> Source:
     from timm.data.dataset_factory import create_dataset
     from torchvision import datasets
 
@@ -110,7 +117,7 @@ def _torchvision(name: str, root: Path, split: str, image_size: int | None) -> S
     try:
         dataset: Any = own[name](str(root), split) if name in own else create_dataset(f"torch/{name}", str(root), split)
     except ValueError as error:
-        raise ConfigError(f"data split: torch/{name} has no split {split!r}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{split_key}: torch/{name} has no split {split!r}: {' '.join(str(error).split())}") from None
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"data.root: torch/{name} is not in {root}: {' '.join(str(error).split())}") from None
     targets = getattr(dataset, "targets", None)
@@ -122,18 +129,19 @@ def _torchvision(name: str, root: Path, split: str, image_size: int | None) -> S
     return _from_items(lambda i: dataset[i][0], labels, count, names, mode=mode, image_size=image_size)
 
 
-def _image_folder(root: Path, split: str, image_size: int | None) -> Source:
+def _image_folder(root: Path, split: str, image_size: int | None, split_key: str) -> Source:
     from timm.data.dataset_factory import create_dataset
 
     splits = sorted(p.name for p in root.iterdir() if p.is_dir())
     if split not in splits:
-        raise ConfigError(f"data split: {root} has no subfolder {split!r}, found {', '.join(splits) or 'none'}")
+        raise ConfigError(f"{split_key}: {root} has no subfolder {split!r}, found {', '.join(splits) or 'none'}")
     # A split may lack some classes; numbering all splits' classes together keeps labels alike between splits.
     names = sorted({p.name for s in splits for p in (root / s).iterdir() if p.is_dir()})
     reader: Any = create_dataset(
         "", str(root / split), search_split=False, class_map={name: index for index, name in enumerate(names)}
     )
     reader = reader.reader
+    # Images are decoded here, not by timm's dataset: that one quietly puts the next image in a broken one's place.
     labels = [int(label) for _, label in reader.samples]
     if not labels:
         raise ConfigError(f"data.root: {root / split} has no images in class subfolders")
@@ -155,7 +163,7 @@ def _from_items(
 
 
 def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:
-    """One image as (C, H, W) uint8. (timm's own dataset swaps a broken image for the next one.)"""
+    """One image as (C, H, W) uint8."""
     loaded = load(index)
     image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(mode)
     if image_size is not None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from hetpure.attacks.base import Attack
 from hetpure.attacks.gradients import ExactGradient
-from hetpure.attacks.pgd import NORMS, PGD
+from hetpure.attacks.registry import build_attack
 from hetpure.config import merge, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import ConfigError
@@ -33,7 +34,7 @@ class Row:
 
     name: str
     model: PurifiedClassifier
-    attack: PGD | None
+    attack: Attack | None
     gradient: ExactGradient | None
     store: RecordStore
 
@@ -80,9 +81,9 @@ def _build_row(
         row.seed,
     )
     store = RecordStore(output / name)
-    if row.attack.name == "none":
+    attack = build_attack(to_dict(row.attack))
+    if attack is None:
         return Row(name, model, None, None, store)
-    attack = NORMS[row.attack.norm](row.attack.eps, row.attack.steps, row.attack.step_size)
     process = complete_settings(merge(settings, to_dict(row.attack.process)), "attack.process")
     seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
     surrogate = PurifiedClassifier(

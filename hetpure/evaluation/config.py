@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import lightning
 from omegaconf import DictConfig
 
-from hetpure.attacks.pgd import NORMS
+from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import build_classifier
@@ -25,20 +25,6 @@ class DenoiserConfig:
 
     path: str | None = None
     format: str = "diffusers"
-
-
-@dataclass
-class AttackConfig:
-    """Which attack; ``process`` changes keys of the purifier for the attacker alone (a surrogate), none by default."""
-
-    name: Literal["pgd", "none"] = "pgd"
-    norm: str = "Linf"
-    eps: float = 8 / 255
-    steps: int = 200
-    step_size: float = 0.007
-    eot: int = 20
-    recompute: bool = True
-    process: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,7 +49,7 @@ class EvaluateConfig:
     classifier: dict[str, Any] = field(default_factory=dict)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     purifier: dict[str, Any] = field(default_factory=dict)
-    attack: AttackConfig = field(default_factory=AttackConfig)
+    attack: dict[str, Any] = field(default_factory=dict)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     chunk_size: int = 64
     threads: int | None = None
@@ -90,11 +76,12 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
         for key in change or {}:
             if key in SHARED or key == "rows":
                 raise ConfigError(f"rows.{name}.{key}: is the same for all rows; set {key} once, outside rows")
+        change = dict(change or {})
         try:
-            row = _complete_row(merge(base, change or {}))
+            row = _complete_row(_merge_row(base, change))
         except ConfigError as error:
-            raise in_row(name, change or {}, error) from None
-        complete_rows[name] = {k: row[k] for k in (change or {})}
+            raise in_row(name, change, error) from None
+        complete_rows[name] = {k: row[k] for k in {**change, "attack": None}}
     return structure(EvaluateConfig, {**whole, "rows": complete_rows})
 
 
@@ -108,7 +95,17 @@ def row_configs(config: DictConfig) -> dict[str, DictConfig]:
     """The complete config of each row, by name; a config without rows is one row, named after its purifier."""
     whole = to_dict(config)
     rows = whole.pop("rows") or {str(config.purifier.name): {}}
-    return {name: structure(EvaluateConfig, merge(whole, change)) for name, change in rows.items()}
+    # A completed row holds whole sections.
+    return {name: structure(EvaluateConfig, {**whole, **change}) for name, change in rows.items()}
+
+
+def _merge_row(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's raw config. Another purifier's surrogate means nothing to this one: it is dropped, or the row's own."""
+    row = merge(base, change)
+    own_name = (change.get("purifier") or {}).get("name")
+    if own_name not in (None, (base.get("purifier") or {}).get("name")) and isinstance(row.get("attack"), Mapping):
+        row["attack"] = {**row["attack"], "process": (change.get("attack") or {}).get("process", {})}
+    return row
 
 
 def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,12 +114,10 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
         structure(signature_schema(build_classifier, ()), config["classifier"], "classifier")
     )
     config["purifier"] = complete_settings(config["purifier"])
-    attack, ensemble = config["attack"], config["ensemble"]
-    if attack["norm"] not in NORMS:
-        raise ConfigError(f"attack.norm: {attack['norm']!r} is unknown; accepted are {', '.join(NORMS)}")
-    if attack["process"]:
-        # Keys of the defense that are not changed stay as they are; what is shown is what the attacker changes.
-        complete_settings(merge(config["purifier"], attack["process"]), "attack.process")
+    config["attack"] = complete_attack(config["attack"])
+    # What the attacker changes is kept as it is; the rest of the attack process is the defense's.
+    complete_settings(merge(config["purifier"], config["attack"].get("process", {})), "attack.process")
+    ensemble = config["ensemble"]
     if ensemble["mode"] is None:
         ensemble["mode"] = default_ensemble_mode(config["purifier"])
     _check_numbers(config)
@@ -137,9 +132,6 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _check_numbers(config: dict[str, Any]) -> None:
     """Values that no image, network or machine is needed to refuse."""
     at_least = {
-        ("attack", "eps"): 0,
-        ("attack", "steps"): 1,
-        ("attack", "eot"): 1,
         ("ensemble", "size"): 1,
         ("data", "batch_size"): 1,
         ("data", "workers"): 0,
@@ -154,5 +146,3 @@ def _check_numbers(config: dict[str, Any]) -> None:
             value = cast(dict, value)[key]
         if value is not None and not value >= lowest:
             raise ConfigError(f"{'.'.join(path)}: found {value}, accepted is {lowest} or more")
-    if not config["attack"]["step_size"] > 0:
-        raise ConfigError(f"attack.step_size: found {config['attack']['step_size']}, accepted is more than 0")

@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from hetpure.attacks.callback import AdversarialAttack
-from hetpure.attacks.pgd import NORMS, PGD
+from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
@@ -89,6 +89,8 @@ def evaluate_row(row: Row, trainer: lightning.Trainer, data: ImageDataModule) ->
     data.exclude = frozenset(done)
     left = len(data.indices) - len(done)
     if not left:
+        if trainer.is_global_zero:
+            print(f"{row.name}: all {len(done)} images are done already")
         return
     share = len(range(trainer.global_rank, left, trainer.world_size))
     progress = EvaluationProgress(row.name, share, row.attack.steps if row.attack else 0)
@@ -104,22 +106,12 @@ def evaluate_row(row: Row, trainer: lightning.Trainer, data: ImageDataModule) ->
         raise KeyboardInterrupt from None
 
 
-def describe_attack(attack: PGD | None) -> str:
-    """An attack in a few words."""
-    if attack is None:
-        return "no attack"
-    eps = f"{attack.eps * 255:.3g}/255" if attack.norm == "Linf" else f"{attack.eps:g}"
-    return f"PGD+EOT {attack.norm} eps {eps}, {attack.steps} steps"
-
-
 def describe(config: DictConfig) -> str:
     """What was measured, in a line."""
-    attack = config.attack
-    subset = f", {config.data.subset} images" if config.data.subset else ""
-    if attack.name == "none":
-        return f"{config.data.name}{subset}, no attack, seed {config.seed}"
-    kind = describe_attack(NORMS[attack.norm](attack.eps, attack.steps, attack.step_size))
-    return f"{config.data.name}{subset}, {kind}, EOT {attack.eot}, seed {config.seed}"
+    attack = build_attack(to_dict(config.attack))
+    images = f"{config.data.subset} images of " if config.data.subset else ""
+    kind = "no attack" if attack is None else f"{attack}, EOT {config.attack.eot}"
+    return f"{images}{config.data.name}; {kind}; S {config.ensemble.size}; seed {config.seed}"
 
 
 def _finish_row(row: Row, count: int, data: ImageDataModule, folder: Path, dashboard: Dashboard) -> None:
@@ -131,7 +123,7 @@ def _finish_row(row: Row, count: int, data: ImageDataModule, folder: Path, dashb
         dashboard.curve(row.name, torch.tensor(losses).mean(dim=0).tolist())
     pictures, amplification = _pictures(row, data, count)
     if pictures:
-        draw_pictures(pictures, amplification, f"{row.name}: {describe_attack(row.attack)}", folder / "pictures.png")
+        draw_pictures(pictures, amplification, f"{row.name}; {row.attack or 'no attack'}", folder / "pictures.png")
         dashboard.picture(row.name, folder / "pictures.png")
 
 

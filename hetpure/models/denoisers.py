@@ -1,12 +1,12 @@
 """Denoisers: networks that predict the noise in an image on the VP schedule, whatever checkpoint they come from."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -162,7 +162,12 @@ def _check_scheduler(folder: Path) -> None:
     ]
     if not files:
         return
-    found = ModelMixin._dict_from_json_file(files[0])  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        found = json.loads(files[0].read_text())
+        if not isinstance(found, dict):
+            raise ValueError("holds no keys")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"denoiser.path: {files[0]}: cannot be read as JSON: {error}") from None
     ours = Schedule()
     wanted = {
         "prediction_type": "epsilon",

@@ -1,6 +1,7 @@
 """Cross-entropy training of a classifier on images in [0, 1]."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from hetpure.models.classifiers import Classifier
 from hetpure.training.keyed import StepCounter, seed_step
-from hetpure.training.optimizers import build_optimizer, with_schedule
+from hetpure.training.optimizers import build_optimizer, check, with_schedule
 
 
 class ClassifierTrainer(LightningModule):
@@ -47,7 +48,8 @@ class ClassifierTrainer(LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        self.classifier = classifier
+        check(optimizer, lr_schedule)
+        self.classifier, self.num_classes = classifier, num_classes
         self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
         self.lr_schedule, self.warmup_steps = lr_schedule, warmup_steps
         self.label_smoothing, self.seed = label_smoothing, seed
@@ -83,13 +85,19 @@ class ClassifierTrainer(LightningModule):
         return with_schedule(optimizer, self.lr_schedule, self.warmup_steps, self.trainer.max_steps)
 
     def export(
-        self, folder: str | Path, architecture: str, input_size: tuple[int, int, int], dtype: torch.dtype
+        self,
+        folder: str | Path,
+        architecture: str,
+        arguments: Mapping[str, Any],
+        input_size: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Writes ``model.safetensors`` (the bare network's state) and ``config.json`` in timm's manner.
+        """Writes ``model.safetensors`` (the bare network's state) and ``config.json``, for timm's ``local-dir:``.
 
         Args:
             folder: made where it is missing.
             architecture: name that builds the network.
+            arguments: what it was built with.
             input_size: (C, H, W).
             dtype: of the weights on disk.
         """
@@ -101,13 +109,13 @@ class ClassifierTrainer(LightningModule):
         }
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         mean, std = self.classifier.mean.flatten().tolist(), self.classifier.std.flatten().tolist()
-        num_classes = int(self.accuracy.num_classes)
         config = {
             "architecture": architecture,
-            "num_classes": num_classes,
+            "num_classes": self.num_classes,
+            "model_args": {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")},
             "pretrained_cfg": {
                 "input_size": list(input_size),
-                "num_classes": num_classes,
+                "num_classes": self.num_classes,
                 "mean": [round(value, 6) for value in mean],
                 "std": [round(value, 6) for value in std],
             },

@@ -37,7 +37,7 @@ class SamplesConfig:
 
 @dataclass
 class NetworkConfig:
-    """The classifier to train: a name and arguments that ``hetpure.models.classifiers`` takes, and its normalisation."""
+    """The classifier to train: name, arguments and normalisation, as ``hetpure.models.classifiers`` takes them."""
 
     name: str = "cifar_resnet20"
     arguments: dict[str, Any] = field(default_factory=dict)

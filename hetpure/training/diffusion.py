@@ -1,11 +1,14 @@
 """Noise-prediction training of a diffusers UNet (Ho et al. 2020), with an EMA of its weights."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -17,14 +20,14 @@ from hetpure.noise import Draws
 from hetpure.schedule import CLEAN, Schedule
 from hetpure.training.ema import averaged
 from hetpure.training.keyed import StepCounter, seed_step
-from hetpure.training.optimizers import build_optimizer, with_schedule
+from hetpure.training.optimizers import build_optimizer, check, with_schedule
 
 
 class DiffusionTrainer(LightningModule):
     """Trains a denoiser: the mean squared error between the noise in x(t) and its prediction.
 
-    Images come in [0, 1] and are scaled to [-1, 1] here. Every draw is keyed by (seed, step, rank), so a resumed run has
-    the loss curve of an uninterrupted one.
+    Images come in [0, 1] and are scaled to [-1, 1] here. Every draw is keyed by (seed, step, rank), so a resumed run
+    has the loss curve of an uninterrupted one.
 
     Args:
         unet: constructor arguments of diffusers' ``UNet2DModel``.
@@ -68,6 +71,7 @@ class DiffusionTrainer(LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check(optimizer, lr_schedule)
         self.noise_schedule = schedule or Schedule()
         T = self.noise_schedule.T
         _check("ema_decay", ema_decay, 0.0, 1.0)
@@ -124,7 +128,7 @@ class DiffusionTrainer(LightningModule):
         """Loss of the averaged weights by noise level; each image has the same noise every time."""
         x0 = scaled(batch["image"])
         draws = Draws(self.seed, "validation", batch["index"], torch.zeros_like(batch["index"]))
-        for level, (low, high) in enumerate(zip(self.levels[:-1], self.levels[1:], strict=True)):
+        for level, (low, high) in enumerate(pairwise(self.levels)):
             t = low + (draws.uniform("timestep", level, ()) * (high - low)).long().clamp_(max=high - low - 1)
             noise = draws.normal_like(x0, "noise", level)
             errors = mse_loss(self(self._diffuse(x0, t, noise), t), noise, reduction="none").flatten(1).mean(1)
@@ -155,7 +159,7 @@ class DiffusionTrainer(LightningModule):
         x = draws.normal("start", 0, (config.in_channels, height, width))
         stride = self.noise_schedule.T // self.sample_steps
         grid = [*range(self.noise_schedule.T - stride, -1, -stride), CLEAN]
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in pairwise(grid):
             x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t)), t, s)
         return (x / 2 + 0.5).clamp(0, 1)
 
@@ -174,7 +178,8 @@ class DiffusionTrainer(LightningModule):
         unet = cast(UNet2DModel, self.ema.module)
         copy = UNet2DModel(**dict(unet.config))
         copy.load_state_dict(unet.state_dict())
-        copy.to(dtype=dtype).save_pretrained(folder)
+        cast(nn.Module, copy).to(dtype)
+        copy.save_pretrained(folder)
         schedule = self.noise_schedule
         DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)
 
@@ -190,7 +195,7 @@ def build_unet(arguments: Mapping[str, Any]) -> UNet2DModel:
     Raises:
         ConfigError: for arguments that it does not take.
     """
-    unknown = sorted(set(arguments) - set(UNet2DModel._get_init_keys(UNet2DModel)))
+    unknown = sorted(set(arguments) - set(inspect.signature(UNet2DModel.__init__).parameters))
     if unknown:
         raise ConfigError(f"denoiser.{unknown[0]}: diffusers' UNet2DModel has no such argument")
     try:

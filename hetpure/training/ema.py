@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def warmed_up_ema(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -14,10 +14,9 @@ def warmed_up_ema(decay: float) -> Callable[[Any, Any, Any], None]:
     The ramp lets a short run forget its first weights, and leaves a long one's decay as it is.
     """
 
-    @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
-        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + n) / (10 + n)))
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
 
     return update
 

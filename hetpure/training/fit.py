@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from hetpure.errors import ConfigError
+from hetpure.training.progress import StepBar
 from hetpure.training.resume import ResumeFile
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -51,7 +53,8 @@ def fit(
     loggers = [CSVLogger(output, name="logs"), *([wandb] if wandb is not None else [])]
     for logger in loggers if config else ():
         logger.log_hyperparams(dict(config or {}))
-    runner = build_trainer(trainer, logger=loggers, callbacks=[resume], default_root_dir=str(output))
+    bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
+    runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar], default_root_dir=str(output))
     checkpoint = str(resume.path) if resume.path.is_file() else None
     runner.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if resume.interrupted:
@@ -73,15 +76,8 @@ def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
     Raises:
         ConfigError: for an argument that the Trainer does not take, one that is set elsewhere, or no ``max_steps``.
     """
-    accepted = set(inspect.signature(Trainer.__init__).parameters) - {"self", *RESERVED}
-    for key in arguments:
-        if key in RESERVED:
-            raise ConfigError(f"trainer.{key}: cannot be set here; a run's length is trainer.max_steps")
-        if key not in accepted:
-            raise ConfigError(f"trainer.{key}: Lightning's Trainer has no such argument")
-    steps = arguments.get("max_steps")
-    if not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"trainer.max_steps: found {steps}, accepted is the number of optimiser steps, 1 or more")
+    check_trainer(arguments)
+    steps: int = arguments["max_steps"]
     merged = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10,
@@ -95,9 +91,29 @@ def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
     }
     try:
         return Trainer(**merged)
-    except (TypeError, ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException among them
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
-    except Exception as error:
-        if type(error).__name__ != "MisconfigurationException":
-            raise
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a key of the ``trainer`` section that cannot be used, or no ``max_steps``."""
+    accepted = set(inspect.signature(Trainer.__init__).parameters) - {"self", *RESERVED}
+    for key in arguments:
+        if key in RESERVED:
+            raise ConfigError(f"trainer.{key}: cannot be set here; a run's length is trainer.max_steps")
+        if key not in accepted:
+            raise ConfigError(f"trainer.{key}: Lightning's Trainer has no such argument")
+    steps = arguments.get("max_steps")
+    if not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"trainer.max_steps: found {steps}, accepted is the number of optimiser steps, 1 or more")
+
+
+def export_dtype(name: str) -> torch.dtype:
+    """The type of exported weights that a config names.
+
+    Raises:
+        ConfigError: for another than float32 and float16.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"export_dtype: found {name!r}, accepted are {', '.join(DTYPES)}")
+    return DTYPES[name]

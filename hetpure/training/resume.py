@@ -13,8 +13,8 @@ class ResumeFile(Callback):
     """Saves the full training state every so many steps and when training stops for whatever reason.
 
     Lightning's ``ModelCheckpoint`` leaves a time limit's last steps unsaved, and can be killed half-way through its
-    file. Here the file is written beside its place and moved there. A first Ctrl-C lets the current step finish, saves and
-    stops; a second one interrupts at once.
+    file. Here the file is written beside its place and moved there. A first Ctrl-C lets the current step finish, saves
+    and stops; a second one interrupts at once.
 
     Args:
         path: the file.
@@ -48,7 +48,7 @@ class ResumeFile(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Starts gradient accumulation anew where a run was stopped in the middle of it."""
         if not self._aligned:
-            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
             done = trainer.global_step * trainer.accumulate_grad_batches
             progress.ready, progress.started, progress.processed, progress.completed = done + 1, done, done, done
             self._aligned = True

@@ -10,12 +10,11 @@ from omegaconf import DictConfig
 
 from hetpure.config import structure, to_dict
 from hetpure.data import ImageDataModule
-from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_network, normalization_of
 from hetpure.tracking import build_logger
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.config import TrainClassifierConfig
-from hetpure.training.fit import DTYPES, fit
+from hetpure.training.fit import check_trainer, export_dtype, fit
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -25,9 +24,9 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
 
 def run(config: DictConfig) -> None:
     """Trains a classifier and writes it to ``<output>/classifier``."""
-    if config.export_dtype not in DTYPES:
-        raise ConfigError(f"export_dtype: found {config.export_dtype!r}, accepted are {', '.join(DTYPES)}")
+    dtype = export_dtype(config.export_dtype)
     plain, output = to_dict(config), Path(config.output)
+    check_trainer(plain["trainer"])
     data = ImageDataModule(**plain["data"], seed=config.seed).prepare()
     seed_everything(config.seed, verbose=False)
     chosen = plain["classifier"]
@@ -54,6 +53,6 @@ def run(config: DictConfig) -> None:
         module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain
     )
     if module.trainer.is_global_zero:
-        module.export(output / "classifier", chosen["name"], data.image_shape, DTYPES[config.export_dtype])
+        module.export(output / "classifier", chosen["name"], chosen["arguments"], data.image_shape, dtype)
         print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
         print(f"classifier written to {output / 'classifier'}")

@@ -13,7 +13,7 @@ from hetpure.errors import ConfigError
 from hetpure.tracking import build_logger
 from hetpure.training.config import TrainDiffusionConfig
 from hetpure.training.diffusion import DiffusionTrainer
-from hetpure.training.fit import DTYPES, fit
+from hetpure.training.fit import check_trainer, export_dtype, fit
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -23,9 +23,9 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
 
 def run(config: DictConfig) -> None:
     """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
-    if config.export_dtype not in DTYPES:
-        raise ConfigError(f"export_dtype: found {config.export_dtype!r}, accepted are {', '.join(DTYPES)}")
+    dtype = export_dtype(config.export_dtype)
     plain, output = to_dict(config), Path(config.output)
+    check_trainer(plain["trainer"])
     data = ImageDataModule(**plain["data"], seed=config.seed).prepare()
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
@@ -50,7 +50,7 @@ def run(config: DictConfig) -> None:
         module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain
     )
     if module.trainer.is_global_zero:
-        module.export(output / "denoiser", DTYPES[config.export_dtype])
+        module.export(output / "denoiser", dtype)
         print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
         print(f"denoiser written to {output / 'denoiser'}")
 

@@ -1,0 +1,173 @@
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from hetpure.data import ImageDataModule, open_source
+from hetpure.errors import ConfigError
+
+LAB = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
+
+
+def pixels(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> list[Image.Image]:
+    draw = np.random.default_rng(seed)
+    shape = (size, size, 3) if channels == 3 else (size, size)
+    return [Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """train: cats and dogs and owls, test: cats and owls only."""
+    for split, names in (("train", ("cat", "dog", "owl")), ("test", ("cat", "owl"))):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number, image in enumerate(pixels(4, seed=len(name) + len(split))):
+                image.save(tmp_path / split / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in hub layout with the columns of ``uoft-cs/cifar10``."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    for split, count in (("train", 12), ("test", 7)):
+        rows = {"img": pixels(count, seed=count), "label": [i % 2 for i in range(count)]}
+        table = datasets.Dataset.from_dict(rows, features=features)
+        table.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+    return tmp_path / "hub"
+
+
+def batches(data: ImageDataModule) -> dict[str, torch.Tensor]:
+    loaded = list(data.test_dataloader())
+    return {key: torch.cat([batch[key] for batch in loaded]) for key in loaded[0]}
+
+
+def test_digits():
+    data = ImageDataModule("digits", subset=20, subset_seed=1, batch_size=6).prepare()
+    assert (data.image_shape, data.num_classes) == ((1, 8, 8), 10)
+    assert (len(open_source("digits", split="train")), len(open_source("digits"))) == (1297, 500)
+    batch = batches(data)
+    assert batch["image"].dtype == torch.float32 and batch["image"].shape == (20, 1, 8, 8)
+    assert batch["image"].min() == 0.0 and batch["image"].max() == 1.0
+    assert batch["label"].dtype == batch["index"].dtype == torch.int64
+    expected = np.random.RandomState(1).choice(500, 20, replace=False)
+    assert batch["index"].tolist() == expected.tolist()  # positions in the split, not in the subset
+    source = open_source("digits")
+    assert torch.equal(batch["image"][3], source.image(int(expected[3])).float() / 16)
+    assert batch["label"].tolist() == [source.labels[i] for i in expected]
+
+
+def test_digits_split_is_stratified_and_disjoint():
+    train, test = open_source("digits", split="train"), open_source("digits", split="test")
+    counts = np.bincount(test.labels)
+    assert counts.min() >= 47 and counts.max() <= 53
+    assert np.bincount(train.labels).sum() + counts.sum() == 1797
+    assert test.labels[:8] == open_source("digits").labels[:8]
+
+
+def test_ranks_see_each_sample_once():
+    shares = []
+    for rank in range(3):
+        data = ImageDataModule("digits", subset=20, batch_size=4, exclude={5, 6}).prepare()
+        data._process = lambda rank=rank: (rank, 3)
+        shares.append(batches(data)["index"].tolist())
+    expected = set(np.random.RandomState(0).choice(500, 20, replace=False).tolist()) - {5, 6}
+    assert sorted(index for share in shares for index in share) == sorted(expected)
+
+
+def test_training_order_and_augmentation_are_keyed():
+    def epoch(workers: int) -> list[dict[str, torch.Tensor]]:
+        data = ImageDataModule("digits", batch_size=300, crop_padding=1, flip=True, seed=3, workers=workers)
+        return list(data.train_dataloader())
+
+    first, again = epoch(0), epoch(1)
+    assert len(first) == 4
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a["image"], b["image"]) and torch.equal(a["index"], b["index"])
+    assert torch.cat([batch["index"] for batch in first]).unique().numel() == 1200
+
+
+def test_folder(folder: Path):
+    data = ImageDataModule("folder", str(folder), batch_size=2).prepare()
+    assert data.class_names == ["cat", "dog", "owl"]
+    assert (data.num_classes, data.image_shape) == (3, (3, 8, 8))
+    assert set(batches(data)["label"].tolist()) == {0, 2}
+    resized = ImageDataModule("folder", str(folder), image_size=6).prepare()
+    assert resized.image_shape == (3, 6, 6)
+
+
+def test_broken_image_is_an_error_and_not_its_neighbour(folder: Path):
+    (folder / "test" / "cat" / "2.png").write_bytes(b"no image")
+    with pytest.raises(OSError):
+        batches(ImageDataModule("folder", str(folder)))
+
+
+@pytest.mark.parametrize("name", ["hfds/uoft-cs/cifar10", "hfds"])
+def test_local_folder_in_hub_layout(hub: Path, name: str):
+    data = ImageDataModule(name, str(hub), batch_size=5, subset=6).prepare()
+    assert (data.image_shape, data.num_classes, data.class_names) == ((3, 8, 8), 2, ["a", "b"])
+    batch = batches(data)
+    assert [index % 2 for index in batch["index"].tolist()] == batch["label"].tolist()
+    expected = torch.from_numpy(np.stack([np.asarray(image) for image in pixels(7, seed=7)])).permute(0, 3, 1, 2)
+    assert torch.equal(batch["image"], expected[batch["index"]].float() / 255)
+    assert len(next(iter(data.train_dataloader()))["image"]) == 5
+
+
+def test_svhn_mat_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": images, "y": np.array([[10], [1], [2], [10]])})
+    monkeypatch.setattr("torchvision.datasets.SVHN._check_integrity", lambda self: True)
+    source = open_source("torch/svhn", str(tmp_path), "test")
+    assert source.labels == [0, 1, 2, 0] and source.num_classes <= 10
+    assert torch.equal(source.image(1), torch.from_numpy(images[..., 1]).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "imagenet"}, r"data\.name: found 'imagenet', accepted are digits, hfds/"),
+        ({"name": "torch/nothing"}, r"data\.name: found 'torch/nothing', accepted after torch/ are cifar10"),
+        ({"name": "torch/cifar10"}, r"data\.root: torch/cifar10 needs a folder, found none"),
+        ({"name": "torch/cifar10", "root": "."}, r"data\.root: torch/cifar10 is not in \.: "),
+        ({"name": "folder", "root": "/nowhere"}, r"data\.root: found '/nowhere', which is no folder"),
+        ({"name": "hfds", "root": "/nowhere"}, r"data\.root: found '/nowhere', which is no folder"),
+        ({"name": "hfds"}, r"data\.name: hfds needs a hub id"),
+        ({"name": "digits", "subset": 501}, r"data\.subset: found 501, accepted is 1\.\.500"),
+        ({"name": "digits", "test_split": "val"}, r"data\.test_split: digits has no split 'val', accepted are"),
+        ({"name": "digits", "batch_size": 0}, r"data\.batch_size: found 0, accepted is 1 or more"),
+    ],
+)
+def test_one_clear_line(arguments: dict, message: str):
+    with pytest.raises(ConfigError, match=message) as error:
+        ImageDataModule(**arguments).prepare()
+    assert "\n" not in str(error.value)
+
+
+def test_missing_splits(folder: Path, hub: Path):
+    with pytest.raises(ConfigError, match=r"data\.test_split: .* no subfolder 'val', found .*test, train"):
+        ImageDataModule("folder", str(folder), test_split="val").prepare()
+    with pytest.raises(ConfigError, match=r"data\.test_split: .*Unknown split \"val\""):
+        ImageDataModule("hfds", str(hub), test_split="val").prepare()
+    with pytest.raises(ConfigError, match=r"data\.train_split: digits has no split 'extra'"):
+        ImageDataModule("digits", train_split="extra").setup("fit")
+
+
+def test_more_in_a_batch_than_there_is():
+    with pytest.raises(ConfigError, match=r"data\.batch_size: found 2000 on 1 processes"):
+        ImageDataModule("digits", batch_size=2000).train_dataloader()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not LAB.is_dir(), reason=f"needs CIFAR-10 (JPEG) in {LAB}")
+def test_cifar10_jpeg():
+    data = ImageDataModule("hfds/uoft-cs/cifar10", str(LAB), subset=64, batch_size=32).prepare()
+    assert (data.image_shape, data.num_classes) == ((3, 32, 32), 10)
+    assert data.class_names is not None and data.class_names[0] == "airplane"
+    batch = batches(data)
+    assert 0.3 < float(batch["image"].mean()) < 0.6 and batch["label"].unique().numel() == 10

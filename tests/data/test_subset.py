@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from hetpure.data.subset import shard, subset_indices
+from hetpure.errors import ConfigError
+
+
+def test_subset_is_the_papers_draw():
+    expected = np.random.RandomState(0).choice(10_000, 512, replace=False)
+    assert subset_indices(10_000, 512, 0) == expected.tolist()
+    assert subset_indices(5, None) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("size", [0, 11])
+def test_subset_out_of_range(size):
+    with pytest.raises(ConfigError, match=r"data\.subset: found \d+, accepted is 1\.\.10"):
+        subset_indices(10, size)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shards_are_uneven_disjoint_and_complete(world):
+    indices = subset_indices(100, 20, 3)
+    left_out = set(indices[4:7])
+    shares = [shard(indices, rank, world, exclude=left_out) for rank in range(world)]
+    together = [index for share in shares for index in share]
+    assert sorted(together) == sorted(set(indices) - left_out)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert shares[0] == [index for index in indices if index not in left_out][::world]

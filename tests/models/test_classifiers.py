@@ -1,0 +1,196 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+from hetpure.errors import ConfigError
+from hetpure.models.classifiers import Classifier, build_classifier, load_weights, normalization_of, read_state_dict
+from tests.toys import TinyNetwork, images
+
+THIRD_PARTY = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, width=4, classes=10):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, width, 3, padding=1)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(x)).mean((2, 3)))
+
+def not_a_class():
+    pass
+
+class NotAModule:
+    pass
+"""
+
+
+@pytest.fixture
+def third_party(tmp_path: Path) -> str:
+    (tmp_path / "their_code.py").write_text(THIRD_PARTY)
+    return str(tmp_path / "their_code.py")
+
+
+def test_normalisation_belongs_to_the_classifier() -> None:
+    class Same(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)
+
+    x = torch.tensor([[[[0.5]], [[0.25]]]])  # two channels of one pixel
+    classifier = Classifier(Same(), mean=[0.5, 0.75], std=[0.1, 0.25])
+    torch.testing.assert_close(classifier(x), torch.tensor([[0.0, -2.0]]))
+
+
+def test_images_are_resized_first_where_a_size_is_set() -> None:
+    x = images(2, 1, 8)
+    classifier = Classifier(nn.Identity(), [0.2], [0.5], image_size=12)
+    expected = functional.interpolate(x, (12, 12), mode="bilinear", antialias=True)
+    torch.testing.assert_close(classifier(x), (expected - 0.2) / 0.5)
+    assert Classifier(nn.Identity(), [0.2], [0.5])(x).shape == x.shape
+
+
+def test_a_timm_model_has_its_own_normalisation() -> None:
+    classifier = build_classifier("resnet10t", arguments={"num_classes": 7})
+    cfg = timm.get_pretrained_cfg("resnet10t")
+    assert classifier.mean.flatten().tolist() == pytest.approx(cfg.mean)
+    assert classifier.std.flatten().tolist() == pytest.approx(cfg.std)
+    x = images(2, 3, 32)
+    expected = classifier.network((x - torch.tensor(cfg.mean).view(3, 1, 1)) / torch.tensor(cfg.std).view(3, 1, 1))
+    torch.testing.assert_close(classifier(x), expected)
+    assert classifier(x).shape == (2, 7)
+
+
+def test_a_given_normalisation_wins() -> None:
+    classifier = build_classifier("cifar_resnet8", arguments={"in_chans": 1}, mean=[0.3], std=[0.4])
+    assert (classifier.mean.item(), classifier.std.item()) == pytest.approx((0.3, 0.4))
+    assert normalization_of(nn.Identity(), 1) == ((0.0,), (1.0,))
+
+
+def test_classifiers_are_frozen_and_in_evaluation_mode() -> None:
+    classifier = build_classifier("cifar_resnet8")
+    assert not any(module.training for module in classifier.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_third_party_class_with_its_own_state_dict(third_party: str, tmp_path: Path, suffix: str) -> None:
+    name = f"{third_party}:Net"
+    torch.manual_seed(5)
+    trained = build_classifier(name, arguments={"width": 6, "classes": 3}).network
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, file)
+    else:
+        save_file(trained.state_dict(), file)
+    torch.manual_seed(6)
+    loaded = build_classifier(name, str(file), arguments={"width": 6, "classes": 3})
+    x = images(2)
+    assert torch.equal(loaded(x), trained(x))
+
+
+def test_an_importable_class() -> None:
+    classifier = build_classifier("tests.toys:TinyNetwork", arguments={"classes": 4})
+    assert isinstance(classifier.network, TinyNetwork)
+    assert classifier(images(2)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "key"),
+    [
+        ("resnet_no_such", None, "classifier.name"),
+        ("no.such.module:Net", None, "classifier.name"),
+        ("{file}:NoSuchClass", None, "classifier.name"),
+        ("{file}:not_a_class", None, "classifier.name"),
+        ("{file}:NotAModule", None, "classifier.name"),
+        ("/no/such/file.py:Net", None, "classifier.name"),
+        ("{file}:Net", {"depth": 3}, "classifier.arguments"),
+        ("cifar_resnet8", {"no_such_argument": 3}, "classifier.name"),
+    ],
+)
+def test_bad_networks_are_refused(third_party: str, name: str, arguments: dict | None, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_classifier(name.format(file=third_party), arguments=arguments)
+    assert str(caught.value).startswith(key) and "\n" not in str(caught.value)
+
+
+def test_code_that_does_not_import_is_refused(tmp_path: Path) -> None:
+    for text in ("def (", "import no_such_module"):
+        (tmp_path / "broken.py").write_text(text)
+        with pytest.raises(ConfigError, match=r"classifier\.name"):
+            build_classifier(f"{tmp_path}/broken.py:Net")
+
+
+class Touch:
+    """Pickles as a call that leaves a file behind."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+def test_no_code_in_a_weights_file_is_run(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    torch.save({"conv.weight": torch.zeros(1), "extra": Touch(mark)}, tmp_path / "bad.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Touch(mark)))
+    for name in ("bad.pt", "bare.pt"):
+        with pytest.raises(ConfigError) as caught:
+            read_state_dict(tmp_path / name, "classifier.weights")
+        assert str(caught.value).startswith("classifier.weights") and "\n" not in str(caught.value)
+    assert not mark.exists()
+    pickle.loads((tmp_path / "bare.pt").read_bytes())
+    assert mark.exists(), "the bait does not work"
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt", "empty.safetensors", "empty.pt", "text.pt", "list.pt"])
+def test_unreadable_weights_are_refused_on_one_line(tmp_path: Path, name: str) -> None:
+    network, file = TinyNetwork(), tmp_path / name
+    kind, suffix = name.split(".")
+    save = save_file if suffix == "safetensors" else torch.save
+    if kind == "cut":
+        save(network.state_dict(), file)
+        file.write_bytes(file.read_bytes()[:-200])
+    elif kind == "list":
+        torch.save([torch.zeros(1)], file)
+    else:
+        file.write_text("" if kind == "empty" else "no weights here")
+    with pytest.raises(ConfigError) as caught:
+        load_weights(network, str(file))
+    assert str(caught.value).startswith("classifier.weights") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "other shapes"])
+def test_state_dicts_must_fit_exactly(tmp_path: Path, fault: str) -> None:
+    network = TinyNetwork()
+    state = dict(network.state_dict())
+    if fault == "missing":
+        del state["head.bias"]
+    elif fault == "unexpected":
+        state["neck.bias"] = torch.zeros(2)
+    else:
+        state["head.bias"] = torch.zeros(11)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=rf"{fault}.*(head|neck)\.bias"):
+        load_weights(network, str(tmp_path / "w.safetensors"))
+
+
+def test_missing_weights_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_weights(TinyNetwork(), "/no/such/file.safetensors")
+
+
+def test_class_counts_and_image_shapes_are_checked() -> None:
+    classifier = build_classifier("tests.toys:TinyNetwork")
+    classifier.check_classes((1, 8, 8), 10)
+    with pytest.raises(ConfigError, match="10 class scores, the data have 7"):
+        classifier.check_classes((1, 8, 8), 7)
+    with pytest.raises(ConfigError, match="3x8x8"):
+        classifier.check_classes((3, 8, 8), 10)

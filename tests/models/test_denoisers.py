@@ -1,0 +1,180 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+
+from hetpure.errors import ConfigError
+from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
+from tests.toys import ToyDenoiser, images, tiny_unet
+
+
+def test_predict_noise_is_the_network_at_that_timestep() -> None:
+    unet = tiny_unet().eval()
+    x = images(3)
+    with torch.no_grad():
+        expected = unet(x, torch.tensor([7, 7, 7])).sample
+        other = unet(x, torch.tensor([8, 8, 8])).sample
+    found = DiffusersDenoiser(unet).predict_noise(x, 7)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # channels-last kernels round differently
+    assert (found - other).abs().max() > 1e-3
+    assert found.is_contiguous()
+
+
+def test_of_a_learned_variance_only_the_mean_is_used() -> None:
+    unet = tiny_unet()
+    torch.manual_seed(0)
+    unet.conv_out = torch.nn.Conv2d(8, 2, 3, padding=1)
+    x = images(2)
+    with torch.no_grad():
+        expected = unet(x, torch.tensor([7, 7])).sample[:, :1]
+    found = DiffusersDenoiser(unet).predict_noise(x, 7)
+    assert found.shape == x.shape and found.is_contiguous()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_networks_are_frozen_and_in_evaluation_mode() -> None:
+    denoiser = DiffusersDenoiser(tiny_unet().train())
+    assert not any(module.training for module in denoiser.unet.modules())
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+
+
+@pytest.mark.parametrize("form", ["unet", "pipeline"])
+def test_diffusers_folders_load(tmp_path: Path, form: str) -> None:
+    unet = tiny_unet()
+    if form == "unet":
+        unet.save_pretrained(tmp_path)
+    else:
+        DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)  # DDPM's defaults are this very schedule
+    denoiser = build_denoiser(str(tmp_path))
+    assert (denoiser.channels, denoiser.image_size, denoiser.multiple) == (1, 8, 2)
+    x = images(2)
+    assert torch.equal(denoiser.predict_noise(x, 3), DiffusersDenoiser(tiny_unet()).predict_noise(x, 3))
+
+
+def test_half_precision_weights_compute_in_float32(tmp_path: Path) -> None:
+    tiny_unet().half().save_pretrained(tmp_path)
+    denoiser = build_denoiser(str(tmp_path))
+    assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
+    assert denoiser.predict_noise(images(1), 3).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prediction_type", "v_prediction"),
+        ("beta_schedule", "squaredcos_cap_v2"),
+        ("beta_end", 0.012),
+        ("beta_start", 0.00085),
+        ("num_train_timesteps", 4000),
+    ],
+)
+def test_another_schedule_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    DDPMPipeline(tiny_unet(), DDPMScheduler()).save_pretrained(tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(ConfigError, match=key):
+        build_denoiser(str(tmp_path))
+
+
+def empty(folder: Path) -> None:
+    pass
+
+
+def other_class(folder: Path) -> None:
+    (folder / "config.json").write_text('{"_class_name": "UNet2DModel", "sample_size": "large"}')
+
+
+def no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def no_weights(folder: Path) -> None:
+    tiny_unet().save_pretrained(folder)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def cut_off(folder: Path) -> None:
+    tiny_unet().save_pretrained(folder)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def scheduler_no_json(folder: Path) -> None:
+    tiny_unet().save_pretrained(folder)
+    (folder / "scheduler_config.json").write_text("not json")
+
+
+@pytest.mark.parametrize("spoil", [empty, other_class, no_json, no_weights, cut_off, scheduler_no_json])
+def test_unreadable_folders_are_refused_on_one_line(tmp_path: Path, spoil) -> None:
+    spoil(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        build_denoiser(str(tmp_path))
+    assert str(caught.value).startswith("denoiser.path") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "no-such-folder", "./a/b", "a/b/c", "nobody/no-such-model"])
+def test_missing_checkpoints_are_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"denoiser\.path"):
+        build_denoiser(path)
+
+
+def test_unknown_formats_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"denoiser\.format.*diffusers"):
+        build_denoiser("x", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "fits"),
+    [
+        (8, (1, 8, 8), True),
+        (8, (3, 8, 8), False),
+        (8, (1, 16, 16), False),
+        (8, (1, 8, 16), False),
+        (None, (1, 32, 16), True),
+        (None, (1, 32, 15), False),
+    ],
+)
+def test_image_shapes_are_checked(size: int | None, shape: tuple[int, int, int], fits: bool) -> None:
+    denoiser = DiffusersDenoiser(tiny_unet())
+    denoiser.image_size = size
+    if fits:
+        denoiser.check_image_shape(shape)
+    else:
+        with pytest.raises(ConfigError, match="x".join(map(str, shape))):
+            denoiser.check_image_shape(shape)
+
+
+def test_recomputed_gives_the_same_output_and_gradient_bit_for_bit(denoiser: DiffusersDenoiser) -> None:
+    gradients = []
+    for network in (denoiser, Recomputed(denoiser)):
+        x = images(2).requires_grad_()
+        out = network.predict_noise(x, 100)
+        (gradient,) = torch.autograd.grad((out**2).sum(), x)
+        gradients.append((out.detach(), gradient))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    assert torch.equal(gradients[0][1], gradients[1][1])
+
+
+def test_recomputed_calls_the_network_again_in_the_backward_pass_only() -> None:
+    toy = ToyDenoiser()
+    recomputed = Recomputed(toy)
+    recomputed.predict_noise(images(1), 5)  # no gradient wanted
+    assert toy.asked == [5]
+    x = images(1).requires_grad_()
+    out = recomputed.predict_noise(x, 6)
+    assert toy.asked == [5, 6]
+    out.sum().backward()
+    assert toy.asked == [5, 6, 6]
+
+
+def test_recomputed_keeps_no_activations(denoiser: DiffusersDenoiser) -> None:
+    def saved(network) -> int:
+        sizes: list[int] = []
+        x = images(2).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            network.predict_noise(x, 10)
+        return sum(sizes)
+
+    assert saved(denoiser) > 50 * saved(Recomputed(denoiser))

@@ -1,0 +1,35 @@
+import json
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+
+from hetpure.cli import main
+from hetpure.training.train_classifier import complete, run
+
+
+def command(output: Path, *overrides: str) -> int:
+    arguments = ["--config", "digits_classifier.yaml", f"output={output}", "trainer.enable_progress_bar=false"]
+    return main(complete, run, "", [*arguments, "data.batch_size=32", "trainer.accelerator=cpu", *overrides])
+
+
+def test_learns_exports_and_goes_on(tmp_path: Path, capsys):
+    assert command(tmp_path, "trainer.max_steps=60", "trainer.val_check_interval=60") == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["steps"] == 60 and metrics["val/accuracy"] > 0.6
+
+    state = load_file(tmp_path / "classifier" / "model.safetensors")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", in_chans=1).eval()
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in state.items())
+    assert loaded.pretrained_cfg["mean"] == (0.3,) or list(loaded.pretrained_cfg["mean"]) == [0.3]
+    assert loaded.num_classes == 10 and loaded.conv1.in_channels == 1
+
+    assert command(tmp_path, "trainer.max_steps=70", "trainer.val_check_interval=60") == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 70
+    assert capsys.readouterr().err == ""
+
+
+def test_class_count_must_match(tmp_path: Path, capsys):
+    assert command(tmp_path, "classifier.arguments.num_classes=7") == 2
+    assert "gives 7 class scores, the data have 10 classes" in capsys.readouterr().err
