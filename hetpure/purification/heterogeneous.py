@@ -21,7 +21,7 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.mask import AttentionMask, Normalization, Selection
-from hetpure.purification.steps import End, check_level, denoise_step, grid
+from hetpure.purification.steps import End, check_eta, check_level, denoise_step, grid
 from hetpure.schedule import Schedule
 
 Resampling = Literal["none", "single", "fused", "repaint"]
@@ -143,8 +143,7 @@ class HeterogeneousPurifier(Purifier):
         check_level("t_small", t_small)
         if t_small >= t_large:
             raise ValueError(f"t_small = {t_small} must lie below t_large = {t_large}")
-        if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta = {eta} must lie in [0, 1]")
+        check_eta(eta)
         if order not in ("released", "paper"):
             raise ValueError(f"order = {order!r} must be released or paper")
         if resampling not in ("none", "single", "fused", "repaint"):

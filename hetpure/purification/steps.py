@@ -28,6 +28,18 @@ def check_level(name: str, t: float) -> None:
         raise ValueError(f"{name} = {t} must lie between 0 and 1: a fraction of the schedule's T timesteps")
 
 
+def check_eta(eta: float) -> None:
+    """Raises ValueError for an eta that is neither DDIM (0), DDPM (1) nor between."""
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta = {eta} must lie in [0, 1]")
+
+
+def check_eta(eta: float) -> None:
+    """Raises ValueError for an eta outside [0, 1]."""
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta = {eta} must lie in [0, 1]")
+
+
 def denoise_step(
     schedule: Schedule, denoiser: Denoiser, x: Tensor, t: int, s: int, eta: float, draws: Draws, round: int = 0
 ) -> Tensor:

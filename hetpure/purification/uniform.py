@@ -7,7 +7,7 @@ from torch import Tensor
 from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
-from hetpure.purification.steps import End, check_level, denoise_step, grid
+from hetpure.purification.steps import End, check_eta, check_level, denoise_step, grid
 from hetpure.schedule import Schedule
 
 
@@ -28,6 +28,8 @@ class UniformPurifier(Purifier):
     def __init__(self, denoiser: Denoiser, t: float = 0.1, steps: int = 500, eta: float = 0.0, end: End = "t0") -> None:
         super().__init__()
         check_level("t", t)
+        check_eta(eta)
+        check_eta(eta)
         self.denoiser = denoiser
         self.schedule = Schedule()
         self.eta = eta

@@ -119,10 +119,10 @@ class DiffusionTrainer(LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Follows the weights, once per optimiser step."""
-        if self.trainer.global_step > int(self.ema.n_averaged):
-            self.ema.update_parameters(self.denoiser)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the step; the average follows at once, so that no state is ever saved between the two."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update_parameters(self.denoiser)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Loss of the averaged weights by noise level; each image has the same noise every time."""
@@ -178,7 +178,7 @@ class DiffusionTrainer(LightningModule):
         unet = cast(UNet2DModel, self.ema.module)
         copy = UNet2DModel(**dict(unet.config))
         copy.load_state_dict(unet.state_dict())
-        cast(nn.Module, copy).to(dtype)
+        nn.Module.to(cast(nn.Module, copy), dtype)
         copy.save_pretrained(folder)
         schedule = self.noise_schedule
         DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)

@@ -25,7 +25,6 @@ class ResumeFile(Callback):
         self.path, self.every = Path(path), every
         self.interrupted = False
         self._saved_step = -1
-        self._aligned = False
         self._previous: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,15 +42,19 @@ class ResumeFile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes note of the step that the file already holds."""
-        self._saved_step, self._aligned = trainer.global_step, False
+        self._saved_step = trainer.global_step
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Starts gradient accumulation anew where a run was stopped in the middle of it."""
-        if not self._aligned:
-            progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-            done = trainer.global_step * trainer.accumulate_grad_batches
-            progress.ready, progress.started, progress.processed, progress.completed = done + 1, done, done, done
-            self._aligned = True
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Has Lightning count batches from the optimiser's steps, as the loader does.
+
+        Its own count depends on where in a step, or in the accumulation of a gradient, the last run was cut off.
+        """
+        loop, steps = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
+        batches = steps * trainer.accumulate_grad_batches
+        for progress in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
+            progress.update(ready=batches, started=batches, processed=batches, completed=batches)
+        loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

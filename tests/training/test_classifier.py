@@ -20,7 +20,7 @@ def test_learns_exports_and_goes_on(tmp_path: Path, capsys):
     assert metrics["steps"] == 60 and metrics["val/accuracy"] > 0.6
 
     state = load_file(tmp_path / "classifier" / "model.safetensors")
-    loaded = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", in_chans=1).eval()
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", pretrained=True, in_chans=1).eval()
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in state.items())
     assert loaded.pretrained_cfg["mean"] == (0.3,) or list(loaded.pretrained_cfg["mean"]) == [0.3]
     assert loaded.num_classes == 10 and loaded.conv1.in_channels == 1

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,21 +122,23 @@ def test_learns_a_tiny_batch():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_export_is_the_average(tmp_path: Path, monkeypatch):
     _, module = train(tmp_path, monkeypatch, steps=4)
     module.export(tmp_path / "denoiser")
-    loaded = UNet2DModel.from_pretrained(tmp_path / "denoiser").eval()
+    loaded = UNet2DModel.from_pretrained(tmp_path / "denoiser", low_cpu_mem_usage=False).eval()
     assert sorted(p.suffix for p in (tmp_path / "denoiser").iterdir()) == [".json", ".json", ".safetensors"]
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    average = module.ema.module.state_dict()
+    assert all(torch.equal(value, average[key]) for key, value in loaded.state_dict().items())
+    assert not torch.equal(loaded.conv_in.weight, module.denoiser.conv_in.weight)
     with torch.no_grad():
-        assert torch.equal(loaded(x, t).sample, module.ema.module(x.contiguous(), t).sample)
-        assert not torch.equal(module.denoiser.eval()(x, t).sample, loaded(x, t).sample)
+        assert torch.allclose(loaded(x, t).sample, module(x, t), atol=1e-6)
     module.export(tmp_path / "half", torch.float16)
-    half = UNet2DModel.from_pretrained(tmp_path / "half", torch_dtype=torch.float32)
+    half = UNet2DModel.from_pretrained(tmp_path / "half", torch_dtype=torch.float32, low_cpu_mem_usage=False)
     for key, value in half.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key].half().float())
 
@@ -223,9 +223,3 @@ def test_svhn_config_builds_its_network():
         unet = UNet2DModel(**arguments)
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(35.7e6, rel=0.01)  # DDPM's CIFAR-10 network
     assert unet.config["dropout"] == 0.1
-
-
-def test_help_of_the_script():
-    root = Path(__file__).parents[2]
-    result = subprocess.run([sys.executable, root / "train_diffusion.py", "--help"], capture_output=True, text=True)
-    assert result.returncode == 0 and "--print-config" in result.stdout
