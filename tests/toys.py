@@ -45,14 +45,14 @@ class LinearDenoiser(Denoiser):
         return self.k * x
 
 
-def tiny_unet(channels: int = 1, size: int = 8, seed: int = 0) -> UNet2DModel:
+def tiny_unet(channels: int = 1, size: int = 8, width: int = 8, seed: int = 0) -> UNet2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UNet2DModel(
             sample_size=size,
             in_channels=channels,
             out_channels=channels,
-            block_out_channels=(8, 16),
+            block_out_channels=(width, 2 * width),
             down_block_types=("DownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "UpBlock2D"),
             layers_per_block=1,

@@ -48,5 +48,6 @@ class PGD(Attack):
 
     def __str__(self) -> str:
         """See ``Attack``."""
-        eps = f"{self.eps * 255:.3g}/255" if self.norm == "Linf" else f"{self.eps:g}"
+        levels = self.eps * 255
+        eps = f"{levels:.0f}/255" if self.norm == "Linf" and abs(levels - round(levels)) < 1e-6 else f"{self.eps:g}"
         return f"PGD {self.norm} eps {eps}, {self.steps} steps of {self.step_size:g}"

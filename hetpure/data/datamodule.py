@@ -46,6 +46,7 @@ class ImageDataModule(LightningDataModule):
         image_shape: (C, H, W).
         num_classes: number of classes.
         class_names: their names, or None where unknown.
+        indices: positions of the test subset, in the order of its draw; filled by ``prepare``.
 
     Raises:
         ConfigError: for arguments out of range; and, from ``prepare`` or ``setup``, for data that is not there.
@@ -86,6 +87,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.workers = batch_size, workers
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.exclude = frozenset(exclude)
+        self.indices: list[int] = []
         self._test: Source | None = None
         self._train: Source | None = None
 

@@ -39,14 +39,13 @@ class RecordStore:
     """The records of one row in a folder.
 
     Args:
-        folder: where; made if needed.
+        folder: where; made with the first batch.
         rank: this process's number, which names its file.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder
         self.file = folder / f"samples-{rank:03d}.jsonl"
-        (folder / "adversarial").mkdir(parents=True, exist_ok=True)
 
     def append(self, records: list[Record], adversarial: Tensor | None) -> None:
         """Writes a batch: images first, then its lines at once, so that a line never lacks its image.
@@ -55,6 +54,7 @@ class RecordStore:
             records: a batch's records.
             adversarial: their adversarial images (B, C, H, W), if there was an attack.
         """
+        (self.folder / "adversarial").mkdir(parents=True, exist_ok=True)
         if adversarial is not None:
             for record, image in zip(records, adversarial.cpu(), strict=True):
                 target = self._image_file(record.index)

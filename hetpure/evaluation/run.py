@@ -16,12 +16,12 @@ from hetpure.data.items import item
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.dashboard import Dashboard
-from hetpure.evaluation.output import claim_output
 from hetpure.evaluation.pictures import PictureRow, draw_pictures, picture_rows
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.table import print_table, table_row, write_table
+from hetpure.run_folder import claim
 
 
 def run(config: DictConfig) -> None:
@@ -38,12 +38,13 @@ def run(config: DictConfig) -> None:
     trainers = [build_trainer(to_dict(config.trainer)) for _ in rows]
     first = trainers[0].is_global_zero
     output = Path(config.output)
-    claim_output(output, config)
+    claim(output, config, free=("pictures",))
     dashboard = Dashboard(to_dict(config), output) if first else None
     try:
         for row, trainer in zip(rows, trainers, strict=True):
             evaluate_row(row, trainer, data)
             if dashboard is not None:
+                row.model.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
                 _finish_row(row, config.pictures, data, output / row.name, dashboard)
     finally:
         # Also after Ctrl-C or a failure: the table of what there is.

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -56,9 +57,9 @@ def accuracy(records: list[Record], name: str) -> Accuracy:
     if not len(labels):
         return Accuracy(math.nan, math.nan, math.nan, 0)
     metric = MulticlassAccuracy(scores.shape[1], average="micro")
-    value = float(metric(scores, labels))
-    interval = binomtest(round(value * len(labels)), len(labels)).proportion_ci(method="wilson")
-    return Accuracy(value, float(interval.low), float(interval.high), len(labels))
+    right, count = round(float(metric(scores, labels)) * len(labels)), len(labels)
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    return Accuracy(right / count, float(interval.low), float(interval.high), count)
 
 
 def table_row(method: str, records: list[Record], total: int) -> TableRow:
@@ -89,7 +90,8 @@ def print_table(rows: list[TableRow], title: str) -> None:
 
 def write_table(rows: list[TableRow], title: str, folder: Path) -> None:
     """``results.json``, ``results.csv`` (numbers) and ``results.md`` (as people read it) in a folder."""
-    (folder / "results.json").write_text(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}, indent=2))
+    plain = {"title": title, "rows": [_without_nan(asdict(row)) for row in rows]}
+    (folder / "results.json").write_text(json.dumps(plain, indent=2, allow_nan=False))
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -111,3 +113,9 @@ def write_table(rows: list[TableRow], title: str, folder: Path) -> None:
     lines = [f"{title}", "", *("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER)))]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     (folder / "results.md").write_text("\n".join(lines) + "\n")
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what was not measured is null."""
+    plain = {key: _without_nan(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: None if value != value else value for key, value in plain.items()}

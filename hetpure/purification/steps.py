@@ -34,12 +34,6 @@ def check_eta(eta: float) -> None:
         raise ValueError(f"eta = {eta} must lie in [0, 1]")
 
 
-def check_eta(eta: float) -> None:
-    """Raises ValueError for an eta outside [0, 1]."""
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta = {eta} must lie in [0, 1]")
-
-
 def denoise_step(
     schedule: Schedule, denoiser: Denoiser, x: Tensor, t: int, s: int, eta: float, draws: Draws, round: int = 0
 ) -> Tensor:

@@ -29,7 +29,6 @@ class UniformPurifier(Purifier):
         super().__init__()
         check_level("t", t)
         check_eta(eta)
-        check_eta(eta)
         self.denoiser = denoiser
         self.schedule = Schedule()
         self.eta = eta

@@ -10,6 +10,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from hetpure.errors import ConfigError
 from hetpure.training.progress import StepBar
@@ -56,7 +57,8 @@ def fit(
     bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
     runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar], default_root_dir=str(output))
     checkpoint = str(resume.path) if resume.path.is_file() else None
-    runner.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with resume.listening():
+        runner.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if resume.interrupted:
         raise KeyboardInterrupt
     figures = runner.validate(module, datamodule=data, verbose=False)
@@ -106,6 +108,12 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
     steps = arguments.get("max_steps")
     if not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"trainer.max_steps: found {steps}, accepted is the number of optimiser steps, 1 or more")
+
+
+@rank_zero_only
+def rank_zero_print(line: str) -> None:
+    """Prints on the first process alone."""
+    print(line)
 
 
 def export_dtype(name: str) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,20 +27,24 @@ class ResumeFile(Callback):
         self.path, self.every = Path(path), every
         self.interrupted = False
         self._saved_step = -1
-        self._previous: Any = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listens for Ctrl-C."""
-        if stage == "fit" and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._interrupt)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catches the first Ctrl-C. Not done in hooks: Lightning puts handlers back as it found them in between."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stops listening."""
-        self._listen_no_more()
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stops listening."""
-        self._listen_no_more()
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes note of the step that the file already holds."""
@@ -75,12 +81,3 @@ class ResumeFile(Callback):
         if trainer.is_global_zero:
             part.replace(self.path)
         self._saved_step = trainer.global_step
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
-        self._listen_no_more()
-
-    def _listen_no_more(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None

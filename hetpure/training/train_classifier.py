@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 from hetpure.config import structure, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.models.classifiers import Classifier, build_network, normalization_of
+from hetpure.run_folder import claim
 from hetpure.tracking import build_logger
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.config import TrainClassifierConfig
-from hetpure.training.fit import check_trainer, export_dtype, fit
+from hetpure.training.fit import check_trainer, export_dtype, fit, rank_zero_print
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -31,7 +32,7 @@ def run(config: DictConfig) -> None:
     seed_everything(config.seed, verbose=False)
     chosen = plain["classifier"]
     network = build_network(chosen["name"], arguments=chosen["arguments"])
-    mean, std = normalization_of(network)
+    mean, std = normalization_of(network, data.image_shape[0])
     classifier = Classifier(network, chosen["mean"] or mean, chosen["std"] or std, chosen["image_size"])
     classifier.check_classes(data.image_shape, data.num_classes)
     classifier.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -47,7 +48,8 @@ def run(config: DictConfig) -> None:
         label_smoothing=config.label_smoothing,
         seed=config.seed,
     )
-    print(f"classifier: {sum(p.numel() for p in network.parameters()):,} parameters")
+    rank_zero_print(f"classifier: {sum(p.numel() for p in network.parameters()):,} parameters")
+    claim(output, config, free=("save_every", "export_dtype"))
     wandb = build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode)
     figures = fit(
         module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain

@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 from hetpure.config import structure, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
+from hetpure.run_folder import claim
 from hetpure.tracking import build_logger
 from hetpure.training.config import TrainDiffusionConfig
 from hetpure.training.diffusion import DiffusionTrainer
-from hetpure.training.fit import check_trainer, export_dtype, fit
+from hetpure.training.fit import check_trainer, export_dtype, fit, rank_zero_print
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -44,7 +45,8 @@ def run(config: DictConfig) -> None:
         sample_folder=output / "samples",
         seed=config.seed,
     )
-    print(f"denoiser: {sum(p.numel() for p in module.denoiser.parameters()):,} parameters")
+    rank_zero_print(f"denoiser: {sum(p.numel() for p in module.denoiser.parameters()):,} parameters")
+    claim(output, config, free=("save_every", "export_dtype"))
     wandb = build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode)
     figures = fit(
         module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from hetpure.attacks.callback import AdversarialAttack
 from hetpure.attacks.gradients import ExactGradient
-from hetpure.attacks.pgd import LinfPGD
+from hetpure.attacks.pgd import PGD
 from hetpure.models.denoisers import Recomputed
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.uniform import UniformPurifier
@@ -38,7 +38,7 @@ def gradient(denoiser, classifier) -> ExactGradient:
 def test_every_test_batch_is_attacked_through_the_attack_process(defense, gradient) -> None:
     x, label, index = images(5), torch.tensor([1, 2, 3, 4, 5]), torch.tensor([9, 7, 5, 3, 100])
     items = [{"image": x[i], "label": label[i], "index": index[i]} for i in range(5)]
-    attack, observed, keep = LinfPGD(0.1, 3, 0.04), [], Keep()
+    attack, observed, keep = PGD("Linf", 0.1, 3, 0.04), [], Keep()
     trainer = lightning.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False, inference_mode=False,

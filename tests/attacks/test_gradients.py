@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_iter
 
 import hetpure.noise
 from hetpure.attacks.gradients import ExactGradient
-from hetpure.models.denoisers import Denoiser, Recomputed
+from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed
 from hetpure.noise import Draws
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
-from tests.toys import ToyDenoiser, images, tiny_denoiser
+from tests.toys import ToyDenoiser, images, tiny_unet
 
 HETEROGENEOUS = {"steps": 50, "tau": 0.7, "blocks": ["block1", "block2"]}
 RELEASED = {**HETEROGENEOUS, "t_small": 0.1}
@@ -35,8 +35,11 @@ def process_of(denoiser: Denoiser, classifier, settings: dict | None, chunk_size
     return PurifiedClassifier(classifier, purifier, 10, chunk_size=chunk_size)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("settings", [None, RELEASED, PAPER, REPAINT], ids=["uniform", "released", "paper", "repaint"])
+@pytest.mark.parametrize(
+    ("settings", "recompute"),
+    [(None, False), (RELEASED, True), (PAPER, True), (REPAINT, False)],
+    ids=["uniform", "released", "paper", "repaint"],
+)
 def test_the_gradient_is_the_losss_finite_difference(denoiser64, classifier64, settings, recompute: bool) -> None:
     """Through ten and more denoising steps in float64, along random directions and single pixels: relative error < 1e-4.
 
@@ -51,8 +54,8 @@ def test_the_gradient_is_the_losss_finite_difference(denoiser64, classifier64, s
     masks = process.prepare(x)
 
     torch.manual_seed(0)
-    directions = [torch.randn_like(x) for _ in range(4)]
-    for pixel in (0, 27, 63):
+    directions = [torch.randn_like(x) for _ in range(2)]
+    for pixel in (0, 27):
         one = torch.zeros(2, 64, dtype=torch.float64)
         one[:, pixel] = 1.0
         directions.append(one.view_as(x))
@@ -247,11 +250,11 @@ def peak_of_a_gradient(denoiser: Denoiser, classifier, steps: int, settings: dic
         purifier: Any = UniformPurifier(denoiser, 0.2, steps, eta=1.0)
     else:
         purifier = HeterogeneousPurifier(denoiser, classifier, **{**settings, "steps": steps})
-    gradient = ExactGradient(PurifiedClassifier(classifier, purifier, 10, chunk_size=2), 1, 0)
-    x = images(2)
+    gradient = ExactGradient(PurifiedClassifier(classifier, purifier, 10, chunk_size=1), 1, 0)
+    x = images(1)
     gc.collect()
     with LiveBytes() as counted:
-        gradient(x, LABEL, SAMPLE, 0)
+        gradient(x, LABEL[:1], SAMPLE[:1], 0)
     return counted.peak
 
 
@@ -262,7 +265,7 @@ FEW, MANY = 25, 500
 @pytest.mark.parametrize("settings", [None, RELEASED], ids=["uniform", "released"])
 def test_memory_of_a_gradient_is_flat_in_the_number_of_steps(classifier, settings) -> None:
     """100 steps take at most 1.3 times the memory of 5; keeping the graph takes many times as much."""
-    unet = tiny_denoiser()
+    unet = DiffusersDenoiser(tiny_unet(width=16))
     recomputed = Recomputed(unet)
     few, many = (peak_of_a_gradient(recomputed, classifier, steps, settings) for steps in (FEW, MANY))
     assert many <= 1.3 * few

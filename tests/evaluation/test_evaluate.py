@@ -1,0 +1,562 @@
+"""``evaluate.py`` end to end, on the embedded digits with random networks that come from outside the project."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from hetpure.attacks.gradients import ExactGradient
+from hetpure.attacks.pgd import PGD
+from hetpure.cli import main
+from hetpure.config import PROJECT_ROOT, read_config
+from hetpure.data import ImageDataModule
+from hetpure.evaluation.build import build_rows
+from hetpure.evaluation.config import complete
+from hetpure.evaluation.records import Record, RecordStore
+from hetpure.evaluation.run import run
+from hetpure.models.classifiers import build_classifier
+from hetpure.models.denoisers import DiffusersDenoiser
+from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from tests.models.test_classifiers import Touch
+from tests.toys import tiny_unet
+
+THEIR_CODE = """
+import torch
+from torch import nn
+
+class TheirNet(nn.Module):
+    def __init__(self, width=6, classes=10):
+        super().__init__()
+        self.block1 = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU())
+        self.block2 = nn.Sequential(nn.Conv2d(width, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.block2(self.block1(x)).mean((2, 3)))
+"""
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder from elsewhere: code, a state dict in safetensors, diffusers folders, a config."""
+    folder = tmp_path_factory.mktemp("theirs")
+    (folder / "their_code.py").write_text(THEIR_CODE)
+    torch.manual_seed(8)
+    network = build_classifier(f"{folder}/their_code.py:TheirNet").network
+    state = {k: v * 12.0 if k == "head.weight" else v for k, v in network.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    tiny_unet().save_pretrained(folder / "denoiser")
+    tiny_unet(size=16).save_pretrained(folder / "denoiser16")
+    tiny_unet(channels=3).save_pretrained(folder / "denoiser_rgb")
+    config = {
+        "data": {"name": "digits", "subset": 6, "batch_size": 4},
+        "classifier": {
+            "name": f"{folder}/their_code.py:TheirNet",
+            "weights": f"{folder}/weights.safetensors",
+            "mean": [0.3],
+            "std": [0.4],
+        },
+        "denoiser": {"path": f"{folder}/denoiser"},
+        "purifier": {"name": "heterogeneous", "steps": 20, "blocks": ["block1", "block2"], "tau": 0.5},
+        "attack": {"name": "pgd", "norm": "Linf", "eps": "1/10", "steps": 3, "step_size": 0.04, "eot": 2},
+        "ensemble": {"size": 3, "mode": "mean_logits"},
+        "chunk_size": 8,
+        "threads": 1,
+        "pictures": 0,
+        "trainer": {"accelerator": "cpu"},
+        "wandb": {"mode": "disabled"},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def evaluate(theirs: Path, output: Path, *overrides: str) -> int:
+    return main(complete, run, "Evaluate.", ["--config", str(theirs / "job.yaml"), f"output={output}", *overrides])
+
+
+def command(theirs: Path, output: Path, *overrides: str) -> list[str]:
+    script = str(PROJECT_ROOT / "evaluate.py")
+    return [sys.executable, script, "--config", str(theirs / "job.yaml"), f"output={output}", *overrides]
+
+
+def outcome(output: Path, row: str = "heterogeneous") -> dict[int, tuple]:
+    """Everything of every sample but the time it took, and the bits of its adversarial image."""
+    store = RecordStore(output / row)
+    found = {}
+    for r in store.read():
+        image = store.adversarial(r.index)
+        bits = None if image is None else image.numpy().tobytes()
+        found[r.index] = (r.label, r.clean, r.adversarial, r.attack_loss, bits)
+    return found
+
+
+def lines(output: Path, row: str = "heterogeneous") -> list[int]:
+    """The index of every line, as often as it stands there."""
+    return [
+        json.loads(line)["index"]
+        for file in sorted((output / row).glob("samples-*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
+
+
+def indices(subset: int) -> list[int]:
+    """The paper's subset, from numpy itself."""
+    import numpy as np
+
+    return sorted(np.random.RandomState(0).choice(500, subset, replace=False).tolist())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(theirs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert evaluate(theirs, output) == 0
+    return output
+
+
+# ---- what a run leaves
+
+
+def test_a_third_partys_networks_from_a_config_alone(theirs: Path, undisturbed: Path) -> None:
+    """The same by hand: their class, their weights, their denoiser, one attack and one defense on the same subset."""
+    sys.path.insert(0, str(theirs))
+    try:
+        from their_code import TheirNet  # pyright: ignore
+    finally:
+        sys.path.remove(str(theirs))
+    network = TheirNet()
+    network.load_state_dict(load_file(theirs / "weights.safetensors"))
+    from hetpure.models.classifiers import Classifier
+
+    classifier = Classifier(network, [0.3], [0.4]).eval().requires_grad_(False)
+    purifier = HeterogeneousPurifier(
+        DiffusersDenoiser(tiny_unet()), classifier, steps=20, blocks=["block1", "block2"], tau=0.5
+    )
+    defense = PurifiedClassifier(classifier, purifier, 10, ensemble_size=3, chunk_size=8)
+    data = ImageDataModule("digits", subset=6).prepare()
+    items = [data.test_dataloader().dataset[i] for i in range(6)]
+    x, label, index = (torch.stack([torch.as_tensor(i[key]) for i in items]) for key in ("image", "label", "index"))
+    adversarial = PGD("Linf", 0.1, 3, 0.04)(ExactGradient(defense, 2, 0), x, label, index)
+    clean, robust = defense(x, index), defense(adversarial, index)
+
+    found = outcome(undisturbed)
+    assert sorted(found) == sorted(index.tolist()) == indices(6)
+    store = RecordStore(undisturbed / "heterogeneous")
+    for i, k in enumerate(index.tolist()):
+        image = store.adversarial(k)
+        assert image is not None
+        torch.testing.assert_close(image, adversarial[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(found[k][1]), clean[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(found[k][2]), robust[i], rtol=1e-4, atol=1e-4)
+        assert found[k][0] == label[i]
+        assert len(found[k][3]) == 3
+    results = json.loads((undisturbed / "results.json").read_text())["rows"]
+    assert [(r["method"], r["images"], r["total"]) for r in results] == [("heterogeneous", 6, 6)]
+    assert results[0]["standard"]["value"] == pytest.approx((clean.argmax(1) == label).double().mean().item())
+    assert results[0]["robust"]["value"] == pytest.approx((robust.argmax(1) == label).double().mean().item())
+
+
+def test_adversarial_images_are_in_the_ball_and_the_box(undisturbed: Path) -> None:
+    source = ImageDataModule("digits").prepare().test_source
+    for k in outcome(undisturbed):
+        image = RecordStore(undisturbed / "heterogeneous").adversarial(k)
+        assert image is not None
+        clean = source.image(k).float() / source.scale
+        assert 0.03 < (image - clean).abs().max() <= 0.1 + 1e-6
+        assert image.min() >= 0 and image.max() <= 1
+
+
+def test_rows_pictures_tables_and_config(theirs: Path, tmp_path: Path, capsys) -> None:
+    rows = "rows={undefended: {purifier: {name: none}}, clean: {attack: {name: none}}, uniform: {purifier: {name: uniform, t: 0.1, steps: 20}}}"
+    output = tmp_path / "run"
+    assert evaluate(theirs, output, rows, "data.subset=3", "pictures=2", "attack.steps=1") == 0
+    printed = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())["rows"]
+    assert [r["method"] for r in results] == ["undefended", "clean", "uniform"]
+    for row in results:
+        folder = output / row["method"]
+        assert (folder / "pictures.png").read_bytes().startswith(b"\x89PNG")
+        assert sorted(outcome(output, row["method"])) == indices(3)
+        assert row["method"] in printed
+    assert (results[1]["robust"]["count"], results[2]["robust"]["count"]) == (0, 3)
+    for name in ("results.csv", "results.md"):
+        assert "uniform" in (output / name).read_text()
+    assert yaml.safe_load((output / "config.yaml").read_text())["attack"]["eps"] == 0.1
+    assert not list(output.rglob("*.part"))
+
+
+def test_the_attack_process_can_be_a_surrogate(theirs: Path) -> None:
+    raw = read_config(str(theirs / "job.yaml"), ["attack.process={steps: 10, t_small: 0.05}", "attack.recompute=false"])
+    config = complete({**raw, "output": "unused"})
+    (row,) = build_rows(config, ImageDataModule("digits", subset=2).prepare())
+    assert row.gradient is not None
+    assert row.model.purifier.timesteps == [200, 150, 100, 50, 0]
+    assert row.gradient.process.purifier.timesteps == [200, 100, 0]
+    assert not Path("unused").exists()
+
+
+# ---- the same draws, the same bits
+
+
+@pytest.mark.parametrize("overrides", [("data.batch_size=1",), ("data.batch_size=16", "data.workers=1")], ids=["1", "16"])
+def test_loader_batch_sizes_agree_bit_for_bit(theirs: Path, undisturbed: Path, tmp_path: Path, overrides: tuple) -> None:
+    """Against batches of 4: adversarial images, scores and losses, with chunk size and threads fixed."""
+    assert evaluate(theirs, tmp_path / "run", *overrides) == 0
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
+
+
+def test_another_seed_is_another_run(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert evaluate(theirs, tmp_path / "run", "seed=1", "data.subset=2") == 0
+    for k, found in outcome(tmp_path / "run").items():
+        # The digits are the same ones: numpy's first two of six are not its two of two, so only shared ones compare.
+        if k in outcome(undisturbed):
+            assert found[1] != outcome(undisturbed)[k][1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_processes_agree_with_one_bit_for_bit(theirs: Path, tmp_path: Path) -> None:
+    """Seven samples on two processes (gloo), two rows: every sample once, in neither more nor fewer lines than one."""
+    settings = [
+        "data.subset=7",
+        "data.batch_size=2",
+        "attack.steps=2",
+        "rows={heterogeneous: {}, uniform: {purifier: {name: uniform, t: 0.1, steps: 20}, attack: {norm: L2, eps: 0.5}}}",
+    ]
+    ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
+    done = subprocess.run(
+        command(theirs, tmp_path / "two", *settings, *ddp), capture_output=True, text=True, timeout=200, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert evaluate(theirs, tmp_path / "one", *settings) == 0
+    for row in ("heterogeneous", "uniform"):
+        assert sorted(lines(tmp_path / "two", row)) == sorted(lines(tmp_path / "one", row)) == indices(7)
+        shares = [len(f.read_text().splitlines()) for f in sorted((tmp_path / "two" / row).glob("samples-*.jsonl"))]
+        assert shares == [4, 3]
+        assert outcome(tmp_path / "two", row) == outcome(tmp_path / "one", row)
+    tables = [json.loads((tmp_path / n / "results.json").read_text())["rows"] for n in ("one", "two")]
+    for a, b in zip(*tables, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+# ---- resuming
+
+
+def copy(source: Path, target: Path) -> Path:
+    import shutil
+
+    shutil.copytree(source, target)
+    return target
+
+
+def test_a_finished_run_is_not_computed_again(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = copy(undisturbed, tmp_path / "run")
+    before = {f: f.read_bytes() for f in output.rglob("*") if f.suffix in (".jsonl", ".safetensors")}
+    assert evaluate(theirs, output, "data.batch_size=2", "trainer.max_epochs=3") == 0  # keys that change no result
+    assert {f: f.read_bytes() for f in before} == before
+
+
+def test_a_run_cut_off_in_a_line_goes_on_with_what_is_missing(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = copy(undisturbed, tmp_path / "run")
+    (file,) = (output / "heterogeneous").glob("samples-*.jsonl")
+    text = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(text[:3]) + text[3][: len(text[3]) // 2])
+    (output / "results.json").unlink()
+    assert evaluate(theirs, output) == 0
+    assert outcome(output) == outcome(undisturbed)
+    assert json.loads((output / "results.json").read_text())["rows"][0]["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("attack.eps=0.2", "attack.eps"),
+        ("seed=1", "seed"),
+        ("purifier.tau=0.6", "purifier.tau"),
+        ("data.subset=7", "data.subset"),
+        ("chunk_size=4", "chunk_size"),
+    ],
+)
+def test_a_folder_of_another_config_is_refused(
+    theirs: Path, undisturbed: Path, capfd, override: str, key: str
+) -> None:
+    before = (undisturbed / "config.yaml").read_text()
+    assert_refused(theirs, undisturbed, capfd, [override], key, fresh=False)
+    assert (undisturbed / "config.yaml").read_text() == before
+
+
+def interrupt(process: subprocess.Popen, file: Path, count: int) -> None:
+    """Ctrl-C as soon as the file holds so many lines."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if file.is_file() and file.read_bytes().count(b"\n") >= count:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_ctrl_c_leaves_finished_batches_and_the_same_command_goes_on(theirs: Path, tmp_path: Path) -> None:
+    settings = ["data.subset=16", "data.batch_size=2", "attack.steps=8"]
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        command(theirs, output, *settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    interrupt(process, output / "heterogeneous" / "samples-000.jsonl", 4)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors and "interrupted" in errors
+    kept = outcome(output)
+    assert 4 <= len(kept) < 16 and all(found[4] is not None for found in kept.values())
+    (row,) = json.loads((output / "results.json").read_text())["rows"]
+    assert (row["images"], row["total"]) == (len(kept), 16)
+    assert f"{len(kept)} of 16" in printed
+
+    assert evaluate(theirs, output, *settings) == 0
+    assert evaluate(theirs, tmp_path / "undisturbed", *settings) == 0
+    assert outcome(output) == outcome(tmp_path / "undisturbed")
+    assert sorted(lines(output)) == indices(16)
+    assert {k: outcome(output)[k] for k in kept} == kept
+
+
+# ---- bad input
+
+
+def assert_refused(
+    theirs: Path, output: Path, capfd, overrides: list[str], expected: str, config: str | None = None, fresh: bool = True
+) -> None:
+    """Exit code 2, one line on stderr that starts with ``error:`` and names the thing, nothing left behind."""
+    capfd.readouterr()
+    code = main(complete, run, "", ["--config", config or str(theirs / "job.yaml"), f"output={output}", *overrides])
+    errors = capfd.readouterr().err
+    assert code == 2, errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n"), errors
+    assert expected in errors
+    assert len(errors) < 1000
+    if fresh:
+        assert not output.exists()
+
+
+BAD = [
+    # wrong keys
+    ("classifer.name=x", "classifer: unknown key"),
+    ("attack.epsilon=0.1", "attack.epsilon: unknown key"),
+    ("purifier.t_smal=0.1", "did you mean t_small"),
+    ("purifier.denoiser=x", "purifier.denoiser: unknown key"),
+    ("classifier.weight=x", "did you mean weights"),
+    ("denoiser.name=x", "denoiser.name: unknown key"),
+    ("data.batchsize=3", "did you mean batch_size"),
+    ("ensemble.s=3", "ensemble.s: unknown key"),
+    ("trainer.device=2", "trainer.device: unknown key"),
+    ("attack.process.t_smal=0.05", "attack.process.t_smal: unknown key"),
+    ("rows={a: {purifier: {t_smal: 0.05}}}", "rows.a.purifier.t_smal"),
+    ("rows={a: {seed: 3}}", "rows.a.seed"),
+    # wrong types
+    ("attack.steps=many", "attack.steps"),
+    ("attack.steps=2.5", "attack.steps"),
+    ("attack.eps=large", "attack.eps"),
+    ("attack.eps=8/0", "attack.eps"),
+    ("attack=pgd", "attack"),
+    ("purifier=3", "purifier"),
+    ("purifier.steps=[1, 2]", "purifier.steps"),
+    ("purifier.root=perhaps", "purifier.root"),
+    ("purifier.blocks=block1", "purifier.blocks"),
+    ("purifier.name=[uniform]", "purifier.name"),
+    ("attack.name={a: 1}", "attack.name"),
+    ("data.subset=1.5", "data.subset"),
+    ("data=digits", "data"),
+    ("seed=first", "seed"),
+    ("classifier.mean=0.5", "classifier.mean"),
+    ("classifier.mean=[dark]", "classifier.mean"),
+    ("classifier.arguments=[1]", "classifier.arguments"),
+    ("rows={a: 3}", "rows.a"),
+    ("rows=[a, b]", "rows"),
+    ("trainer=2", "trainer"),
+    # missing files
+    ("classifier.weights=/no/such.safetensors", "/no/such.safetensors: no such file"),
+    ("classifier.name=/no/such.py:Net", "/no/such.py"),
+    ("classifier.name=no_such_model", "no_such_model"),
+    ("denoiser.path=/no/such/folder", "/no/such/folder"),
+    ("denoiser.path=null", "denoiser.path"),
+    ("data.name=folder", "data.root"),
+    ("data={name: folder, root: /no/such}", "/no/such"),
+    ("data={name: torch/cifar10, root: .}", "torch/cifar10"),
+    # impossible values
+    ("purifier.t_small=0.3", "purifier.t_small = 0.3 must lie below t_large = 0.2"),
+    ("purifier.t_small=0.2", "purifier.t_small"),
+    ("purifier.t_small=-0.1", "purifier.t_small"),
+    ("purifier.t_large=1.2", "purifier.t_large"),
+    ("purifier.tau=1.5", "purifier.tau"),
+    ("purifier.tau=-0.1", "purifier.tau"),
+    ("purifier.tau=.nan", "purifier.tau"),
+    ("purifier.top_fraction=0", "purifier.top_fraction"),
+    ("purifier.eta=2", "purifier.eta"),
+    ("purifier={name: uniform, eta: -1}", "purifier.eta"),
+    ("purifier={name: uniform, t: 0}", "purifier.t"),
+    ("purifier.steps=7", "purifier.steps"),
+    ("purifier.steps=0", "purifier.steps"),
+    ("purifier.steps=4", "purifier.steps"),
+    ("purifier.U=0", "purifier.U"),
+    ("purifier.p=0", "purifier.p"),
+    ("purifier.order=mine", "purifier.order"),
+    ("purifier.resampling=double", "purifier.resampling"),
+    ("purifier.name=magic", "purifier.name"),
+    ("purifier.preset=magic", "purifier.preset"),
+    ("purifier.blocks=[no_such]", "purifier.blocks"),
+    ("purifier.blocks=[head]", "purifier.blocks"),
+    ("purifier.blocks=[0, 1]", "purifier.blocks"),
+    ("purifier.blocks=null", "purifier.blocks"),
+    ("attack.eps=-0.1", "attack.eps"),
+    ("attack.eps=.nan", "attack.eps"),
+    ("attack.steps=0", "attack.steps"),
+    ("attack.step_size=0", "attack.step_size"),
+    ("attack.eot=0", "attack.eot"),
+    ("attack.norm=L1", "attack.norm"),
+    ("attack.name=magic", "attack.name"),
+    ("attack.process.t_small=0.5", "attack.process.t_small"),
+    ("attack.process.name=magic", "attack.process.name"),
+    ("ensemble.size=0", "ensemble.size"),
+    ("ensemble.mode=max", "ensemble.mode"),
+    ("data.subset=501", "data.subset"),
+    ("data.subset=0", "data.subset"),
+    ("data.batch_size=0", "data.batch_size"),
+    ("data.name=magic", "data.name"),
+    ("data.test_split=magic", "magic"),
+    ("data.image_size=0", "data.image_size"),
+    ("chunk_size=0", "chunk_size"),
+    ("threads=0", "threads"),
+    ("pictures=-1", "pictures"),
+    ("seed=-1", "seed"),
+    ("trainer.accelerator=magic", "trainer"),
+    ("trainer.precision=3", "trainer"),
+    ("wandb.mode=loud", "wandb.mode"),
+    # what does not fit together
+    ("denoiser.path={theirs}/denoiser16", "16x16"),
+    ("denoiser.path={theirs}/denoiser_rgb", "3 channels"),
+    ("classifier={name: tests.toys:TinyNetwork, arguments: {classes: 7}}", "gives 7 class scores, the data have 10"),
+    ("classifier={name: tests.toys:TinyNetwork, arguments: {channels: 3}}", "1x8x8"),
+    ("classifier.arguments.width=7", "other shapes"),
+    ("classifier.arguments.depth=7", "classifier.arguments"),
+    ("classifier.pretrained=true", "classifier.pretrained"),
+    # no override
+    ("attack.eps", "'attack.eps' is not an override"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), BAD, ids=[bad for bad, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(theirs: Path, tmp_path: Path, capfd, override: str, expected: str) -> None:
+    assert_refused(theirs, tmp_path / "run", capfd, [override.replace("{theirs}", str(theirs))], expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("data: [1", "cannot be read as YAML"), ("- a\n- b\n", "mapping"), ("a: b: c\n", "cannot be read as YAML")],
+)
+def test_bad_config_files(theirs: Path, tmp_path: Path, capfd, text: str, expected: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert_refused(theirs, tmp_path / "run", capfd, [], expected, config=str(tmp_path / "bad.yaml"))
+
+
+def test_a_missing_config_file(theirs: Path, tmp_path: Path, capfd) -> None:
+    assert_refused(theirs, tmp_path / "run", capfd, [], "demoo.yaml: no such file", config="demoo.yaml")
+
+
+def test_bad_weights_files(theirs: Path, tmp_path: Path, capfd) -> None:
+    whole = (theirs / "weights.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut")
+    torch.save({"head.bias": torch.zeros(10), "extra": Touch(tmp_path / "ran")}, tmp_path / "code.pt")
+    for name in ("cut.safetensors", "cut.pt", "code.pt"):
+        assert_refused(theirs, tmp_path / "run", capfd, [f"classifier.weights={tmp_path / name}"], "classifier.weights")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bad_denoiser_folders(theirs: Path, tmp_path: Path, capfd) -> None:
+    folder = copy(theirs / "denoiser", tmp_path / "cut")
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    (tmp_path / "empty").mkdir()
+    for name in ("cut", "empty"):
+        assert_refused(theirs, tmp_path / "run", capfd, [f"denoiser.path={tmp_path / name}"], "denoiser.path")
+
+
+def test_an_output_that_is_a_file(theirs: Path, tmp_path: Path, capfd) -> None:
+    (tmp_path / "taken").touch()
+    assert_refused(theirs, tmp_path / "taken", capfd, [], "output", fresh=False)
+    assert_refused(theirs, tmp_path / "taken" / "below", capfd, [], "output")
+
+
+@pytest.mark.slow
+def test_bad_input_as_a_person_meets_it(theirs: Path, tmp_path: Path) -> None:
+    """The command itself, with everything that imports print on the way."""
+    file = tmp_path / "code.pt"
+    torch.save({"head.bias": torch.zeros(10), "extra": Touch(tmp_path / "ran")}, file)
+    for override, expected in ((f"classifier.weights={file}", "classifier.weights"), ("purifier.tau=2", "purifier.tau")):
+        done = subprocess.run(
+            command(theirs, tmp_path / "run", override), capture_output=True, text=True, timeout=120, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: [^\n]*\n", done.stderr) and expected in done.stderr
+        assert done.stdout == "" and not (tmp_path / "run").exists() and not (tmp_path / "ran").exists()
+
+
+# ---- looking before leaping
+
+
+def test_print_config_shows_everything_and_runs_nothing(theirs: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--config", str(theirs / "job.yaml"), "--print-config", f"output={tmp_path / 'run'}", "attack.eps=8/255"]
+    assert main(complete, run, "", arguments) == 0
+    text = capsys.readouterr().out
+    shown: dict[str, Any] = yaml.safe_load(text)
+    assert shown["attack"]["eps"] == pytest.approx(8 / 255, rel=1e-15)
+    assert shown["purifier"]["preset"] == "released" and shown["purifier"]["t_large"] == 0.2
+    assert not (tmp_path / "run").exists()
+    # What is shown is a config that says the same.
+    (tmp_path / "again.yaml").write_text(text)
+    assert main(complete, run, "", ["--config", str(tmp_path / "again.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.yaml")))
+def test_shipped_evaluation_configs_are_complete(name: str) -> None:
+    raw = read_config(name, [])
+    if "attack" not in raw and "rows" not in raw:
+        pytest.skip("a training config")
+    assert complete({**raw, "output": "unused"}).attack.name
+
+
+def test_the_paper_preset_from_a_config(theirs: Path) -> None:
+    raw = read_config(str(theirs / "job.yaml"), [])
+    raw["purifier"] = {"name": "heterogeneous", "preset": "paper", "tau": 0.7}
+    del raw["ensemble"]["mode"]
+    config = complete({**raw, "output": "unused"})
+    assert (config.purifier.order, config.purifier.U, config.purifier.tau) == ("paper", 10, 0.7)
+    assert config.ensemble.mode == "mean_logits"
+    raw["purifier"]["preset"] = "released"
+    assert complete({**raw, "output": "unused"}).ensemble.mode == "vote"
+
+
+def test_help_explains(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(complete, run, "What it does.", ["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "What it does." in shown and "--print-config" in shown and "demo.yaml" in shown
+
+
+def test_a_record_is_what_the_store_says() -> None:
+    """The fields that readers of the files rely on."""
+    assert list(Record.__dataclass_fields__) == ["index", "label", "clean", "adversarial", "attack_loss", "seconds"]
+    assert os.environ["WANDB_MODE"] == "disabled"
