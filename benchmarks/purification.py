@@ -76,7 +76,7 @@ def peak_memory(arguments: argparse.Namespace, steps: int, recompute: bool) -> f
 
 def _peak_memory(arguments: argparse.Namespace, steps: int, recompute: bool) -> float:
     denoiser, classifier, x = setting(arguments)
-    gradient_of(denoiser, classifier, 1, x[:1], recompute)()  # libraries' own first-use memory is not the graph's
+    gradient_of(denoiser, classifier, 2, x[:1], recompute)()  # libraries' own first-use memory is not the graph's
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     gradient_of(denoiser, classifier, steps, x, recompute)()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

@@ -140,6 +140,11 @@ def structure(schema: type, raw: Mapping[str, Any], where: str = "") -> DictConf
     except OmegaConfBaseException as error:
         key = ".".join(filter(None, (where, error.full_key or "")))
         raise ConfigError(f"{key}: {_one_line(error)}") from None
+    except TypeError:  # a list where keys are meant, or keys where a list is meant
+        name, value = next((k, v) for k, v in raw.items() if not _merges(schema, {k: v}))
+        key = ".".join(filter(None, (where, name)))
+        accepted = "a list" if isinstance(value, Mapping) else "a section of keys"
+        raise ConfigError(f"{key}: found {value!r}, accepted is {accepted}") from None
 
 
 def signature_schema(function: Callable[..., Any], supplied: Collection[str], **extra: tuple[Any, Any]) -> type:
@@ -175,6 +180,14 @@ def to_yaml(config: Mapping[str, Any] | DictConfig) -> str:
     """A resolved config as YAML text, keys in the schema's order."""
     plain = to_dict(config) if isinstance(config, DictConfig) else dict(config)
     return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+
+
+def _merges(schema: type, raw: Mapping[str, Any]) -> bool:
+    try:
+        OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(raw)))
+    except TypeError:
+        return False
+    return True
 
 
 def _field(default: Any) -> Any:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
 
-ALWAYS_FREE = ("output", "wandb", "trainer", "data.batch_size", "data.workers")
+ALWAYS_FREE = ("output", "wandb", "trainer", "data.workers")
 
 
 def claim(folder: Path, config: DictConfig, free: Collection[str] = ()) -> None:

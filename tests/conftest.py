@@ -3,6 +3,8 @@ import os
 # No test may reach for a network or an account.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+# Idle threads sleep instead of spinning, as in the commands (hetpure.cli).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tests.toys import tiny_classifier, tiny_denoiser
 
 @pytest.fixture(autouse=True)
 def _global_state():
-    """Every test starts from the same generator state, on one thread: tiny networks only wait for each other's threads."""
+    """Every test starts from the same generator state, and on one thread: tiny networks gain nothing from more."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
 

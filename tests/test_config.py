@@ -33,6 +33,7 @@ class Outer:
     name: str | None = None
     inner: Inner = field(default_factory=Inner)
     free: dict[str, Any] = field(default_factory=dict)
+    many: list[int] | None = None
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -133,7 +134,7 @@ def test_a_section_that_changes_its_name_starts_afresh(change: dict, expected: d
 
 def test_structure_fills_in_defaults() -> None:
     config = structure(Outer, {"inner": {"rate": 2}})
-    assert to_dict(config) == {"count": 3, "name": None, "inner": {"rate": 2.0, "kind": "a"}, "free": {}}
+    assert to_dict(config) == {"count": 3, "name": None, "inner": {"rate": 2.0, "kind": "a"}, "free": {}, "many": None}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,8 @@ def test_structure_fills_in_defaults() -> None:
         ({"inner": 3}, ["part.inner", "3"]),
         ({"inner": None}, ["part.inner"]),
         ({"name": ["a"]}, ["part.name"]),
+        ({"free": ["a"]}, ["part.free", "['a']", "section of keys"]),
+        ({"many": {"a": 1}}, ["part.many", "{'a': 1}", "a list"]),
     ],
 )
 def test_structure_names_the_key_what_was_found_and_what_is_accepted(raw: dict, parts: list[str]) -> None:
@@ -171,9 +174,9 @@ def test_a_constructors_signature_is_its_schema() -> None:
         "rate": 0.5,
         "kinds": ["a"],
     }
-    with pytest.raises(ConfigError, match="thing.size"):
+    with pytest.raises(ConfigError, match=r"thing\.size"):
         structure(schema, {}, "thing")
-    with pytest.raises(ConfigError, match="thing.network: unknown"):
+    with pytest.raises(ConfigError, match=r"thing\.network: unknown"):
         structure(schema, {"size": 1, "network": 1}, "thing")
 
 

@@ -120,7 +120,7 @@ def test_ddpm_step_is_algorithm_1_as_printed(schedule: Schedule, t: int) -> None
 
 
 def test_a_perfect_prediction_leads_down_the_diffusion_path(schedule: Schedule) -> None:
-    """With the true noise, deterministic DDIM lands on the same image diffused with the same noise to the lower level."""
+    """With the true noise, deterministic DDIM lands on the same image with the same noise at the lower level."""
     x0, noise = normal(0), normal(1)
     x = schedule.diffuse(x0, 400, noise)
     torch.testing.assert_close(

@@ -22,7 +22,7 @@ def alpha(t: int) -> float:
 
 
 class ToyDenoiser(Denoiser):
-    """eps = a(t) * tanh(x shifted by a pixel + x): mixes pixels and depends on t; remembers the timesteps it was asked."""
+    """eps = a(t) * tanh(x + x shifted by a pixel): mixes pixels, depends on t, remembers the timesteps asked."""
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
@@ -78,7 +78,9 @@ class TinyNetwork(nn.Module):
         return self.head(self.block2(self.block1(x)).mean(dim=(2, 3)))
 
 
-def tiny_classifier(channels: int = 1, classes: int = 10, dtype: torch.dtype = torch.float32, seed: int = 1) -> Classifier:
+def tiny_classifier(
+    channels: int = 1, classes: int = 10, dtype: torch.dtype = torch.float32, seed: int = 1
+) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = TinyNetwork(channels, classes)

@@ -29,7 +29,7 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = settings.get("name", "pgd")
     if name == "none":
         return {"name": "none"}
-    if name not in ATTACKS:
+    if not isinstance(name, str) or name not in ATTACKS:
         raise ConfigError(f"attack.name: {name!r} is unknown; accepted are {', '.join(ATTACKS)}, none")
     schema = signature_schema(ATTACKS[name], (), **{**COMMON, "name": (str, name)})
     completed = to_dict(structure(schema, settings, "attack"))

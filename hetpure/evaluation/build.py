@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from hetpure.attacks.base import Attack
@@ -16,6 +17,7 @@ from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.records import RecordStore
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
+from hetpure.purification.base import Purifier
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.registry import build_purifier, complete_settings, needs_denoiser
 
@@ -73,7 +75,7 @@ def _build_row(
     settings = to_dict(row.purifier)
     model = PurifiedClassifier(
         classifier,
-        build_purifier(settings, classifier, denoiser),
+        _tried(build_purifier(settings, classifier, denoiser), data, "purifier"),
         data.num_classes,
         row.ensemble.size,
         row.ensemble.mode,
@@ -88,9 +90,19 @@ def _build_row(
     seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
     surrogate = PurifiedClassifier(
         classifier,
-        build_purifier(process, classifier, seen, "attack.process"),
+        _tried(build_purifier(process, classifier, seen, "attack.process"), data, "attack.process"),
         data.num_classes,
         chunk_size=row.chunk_size,
         seed=row.seed,
     )
     return Row(name, model, attack, ExactGradient(surrogate, row.attack.eot, row.seed), store)
+
+
+def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:
+    """The purifier, after its per-image work has gone through once: only a run tells whether blocks give maps."""
+    try:
+        with torch.no_grad():
+            purifier.prepare(torch.zeros(1, *data.image_shape))
+    except ValueError as error:
+        raise ConfigError(f"{where}.{error}") from None
+    return purifier

@@ -13,15 +13,8 @@ from torch import Tensor
 from hetpure.noise import defense_draws
 from hetpure.purification.classifier import PurifiedClassifier
 
-TITLES = {
-    "clean": "clean",
-    "adversarial": "adversarial",
-    "perturbation": "perturbation",
-    "attention": "attention map",
-    "mask": "mask",
-    "noise": "noise added",
-    "purified": "purified",
-}
+SCALAR = ("attention map", "mask")
+"""Panels that are maps over the image, not images."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +71,12 @@ def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file
         for number, (line, row) in enumerate(zip(grid, rows, strict=True)):
             for axes, name in zip(line, names, strict=True):
                 panel = row.panels[name]
-                scalar = name in ("attention", "mask")
+                scalar = name in SCALAR
                 image = panel[0] if len(panel) == 1 else panel.movedim(0, -1)
                 axes.imshow(image, cmap="viridis" if scalar else "gray", vmin=0, vmax=1, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 if number == 0:
-                    heading = TITLES.get(name, name)
-                    axes.set_title(
-                        f"{heading}\n(x{amplification:.3g})" if name == "perturbation" else heading, fontsize=9
-                    )
+                    heading = f"perturbation x{amplification:.3g}" if name == "perturbation" else name
+                    axes.set_title(heading.replace(" ", "\n", 1), fontsize=9)
             line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=8)
         figure.savefig(file)

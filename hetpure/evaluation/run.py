@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
     trainers = [build_trainer(to_dict(config.trainer)) for _ in rows]
     first = trainers[0].is_global_zero
     output = Path(config.output)
-    claim(output, config, free=("pictures",))
+    claim(output, config, free=("pictures", "data.batch_size"))
     dashboard = Dashboard(to_dict(config), output) if first else None
     try:
         for row, trainer in zip(rows, trainers, strict=True):

@@ -72,6 +72,8 @@ def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]
         names = [info[i]["module"] for i in indices]
     with _recording(network, names) as outputs:
         network(z)
+    if unused := [name for name in names if name not in outputs]:
+        raise ValueError(f"blocks: {', '.join(unused)} took no part in the network's forward pass")
     return [_as_map(outputs[name], name) for name in names]
 
 

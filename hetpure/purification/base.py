@@ -46,7 +46,7 @@ class Purifier(nn.Module, ABC):
         return self.purify(x, draws, *prepared)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """What happens to x (N, C, H, W) on the way, by name, for people to look at.
+        """What happens to x (N, C, H, W) on the way, by heading, for people to look at.
 
         Returns:
             (N, C, H, W) or (N, 1, H, W) tensors in [0, 1], in the order of events; the last is ``purified``.

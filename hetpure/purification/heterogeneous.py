@@ -185,7 +185,12 @@ class HeterogeneousPurifier(Purifier):
             mask = self.mask.select(attention)
             noisy = heterogeneous_noise(to_signed(x), mask, self.schedule, self.timesteps[0], int(self.t_small), draws)
             purified = self.purify(x, draws, mask)
-        return {"attention": attention, "mask": mask, "noise": to_unit(noisy), "purified": purified}
+        return {
+            "attention map": attention,
+            "mask": mask,
+            "heterogeneous noise": to_unit(noisy),
+            "purified": purified,
+        }
 
     def denoise(self, x0: Tensor, mask: Tensor, draws: Draws, watch: Watch | None = None) -> Tensor:
         """Algorithm 1.

@@ -33,11 +33,11 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
         ConfigError: for an unknown purifier, preset or key, or a wrong type.
     """
     name = settings.get("name", "heterogeneous")
-    if name not in PURIFIERS:
+    if not isinstance(name, str) or name not in PURIFIERS:
         raise ConfigError(f"{where}.name: {name!r} is unknown; accepted are {', '.join(PURIFIERS)}")
     cls = PURIFIERS[name]
     preset = settings.get("preset", next(iter(cls.PRESETS), None))
-    if preset is not None and preset not in cls.PRESETS:
+    if preset is not None and (not isinstance(preset, str) or preset not in cls.PRESETS):
         accepted = ", ".join(cls.PRESETS) or f"none: {name} has no presets"
         raise ConfigError(f"{where}.preset: {preset!r} is unknown; accepted are {accepted}")
     extra: dict[str, Any] = {"name": (str, name)}

@@ -37,7 +37,9 @@ def check_eta(eta: float) -> None:
 def denoise_step(
     schedule: Schedule, denoiser: Denoiser, x: Tensor, t: int, s: int, eta: float, draws: Draws, round: int = 0
 ) -> Tensor:
-    """x(t) to x(s) with one network call; its noise, if any, is keyed by t (and by the round, where a loop repeats t).
+    """x(t) to x(s) with one network call; its noise, if any, is keyed by s (and by the round, where a loop repeats s).
+
+    By s, because a walk reaches each s once a round, while resampling may bring it to the same t twice.
 
     Args:
         schedule: the schedule.
@@ -50,5 +52,5 @@ def denoise_step(
         round: which repetition of this timestep it is.
     """
     eps = denoiser.predict_noise(x, t)
-    noise = draws.normal_like(x, "step", t + round * schedule.T) if schedule.sigma(t, s, eta) > 0.0 else None
+    noise = draws.normal_like(x, "step", s + round * schedule.T) if schedule.sigma(t, s, eta) > 0.0 else None
     return schedule.ddim_step(x, eps, t, s, eta, noise)

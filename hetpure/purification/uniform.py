@@ -48,7 +48,7 @@ class UniformPurifier(Purifier):
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
         """See ``Purifier``."""
-        return {"noise": to_unit(self._diffuse(to_signed(x), draws)), **super().views(x, draws)}
+        return {"uniform noise": to_unit(self._diffuse(to_signed(x), draws)), **super().views(x, draws)}
 
     def _diffuse(self, x0: Tensor, draws: Draws) -> Tensor:
         first = self.timesteps[0]

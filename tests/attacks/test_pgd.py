@@ -32,7 +32,9 @@ def linear(shape: tuple[int, int, int], seed: int = 0) -> tuple[ExactGradient, T
     torch.manual_seed(seed)
     size = shape[0] * shape[1] * shape[2]
     network = nn.Sequential(nn.Flatten(), nn.Linear(size, 2))
-    model = PurifiedClassifier(Classifier(network, [0.0], [1.0]).eval().requires_grad_(False), NoPurifier(), 2, chunk_size=4)
+    model = PurifiedClassifier(
+        Classifier(network, [0.0], [1.0]).eval().requires_grad_(False), NoPurifier(), 2, chunk_size=4
+    )
     weight = network[1].weight
     return ExactGradient(model, eot=1, seed=0), (weight[1] - weight[0]).view(shape).detach()  # pyright: ignore
 

@@ -1,4 +1,3 @@
-
 import pytest
 import timm
 import torch
@@ -20,7 +19,9 @@ def hooked(network: nn.Module, z: Tensor, names: list[str]) -> list[Tensor]:
     """The reference: plain forward hooks."""
     seen: dict[str, Tensor] = {}
     handles = [
-        network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.clone()}))
+        network.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: seen.update({name: out.clone()})
+        )
         for name in names
     ]
     with torch.no_grad():
@@ -58,7 +59,8 @@ def test_a_timm_cnn_by_its_own_interface(resnet: Classifier) -> None:
 def test_stages_come_in_the_order_asked_and_count_from_the_end(resnet: Classifier) -> None:
     x = images(1, 3, 32)
     all_four = block_activations(resnet, x, [1, 2, 3, 4])
-    for found, expected in zip(block_activations(resnet, x, [-1, 2, 2]), (all_four[3], all_four[1], all_four[1])):
+    again = (all_four[3], all_four[1], all_four[1])
+    for found, expected in zip(block_activations(resnet, x, [-1, 2, 2]), again, strict=True):
         torch.testing.assert_close(found, expected)
 
 
@@ -146,8 +148,6 @@ def test_gradients_flow_through_activations(classifier64: Classifier) -> None:
     assert gradient.abs().max() > 0
 
 
-
-
 @pytest.mark.parametrize(
     "blocks", [[], [5], [-6], ["no_such"], [1, "layer1"]], ids=["none", "too high", "too low", "no name", "mixed"]
 )
@@ -166,3 +166,10 @@ def test_stages_of_a_plain_module_must_be_named() -> None:
 def test_outputs_that_are_no_maps_are_refused() -> None:
     with pytest.raises(ValueError, match="'head' gives"):
         block_activations(tiny_classifier(), images(1), ["head"])
+
+
+def test_blocks_that_the_forward_pass_does_not_visit_are_refused() -> None:
+    network = TinyNetwork()
+    network.spare = nn.Identity()
+    with pytest.raises(ValueError, match="spare took no part"):
+        block_activations(Classifier(network, [0.4], [0.3]), images(1), ["block1", "spare"])

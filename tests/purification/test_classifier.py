@@ -39,7 +39,7 @@ def test_ensemble_scores_by_hand() -> None:
 
 
 def test_the_modes_can_disagree() -> None:
-    """Two purifications lean to class 0, the third is sure of class 1: averages and votes part, as DESIGN's point 6 says."""
+    """Two purifications lean to class 0, the third is sure of class 1: averages and votes part."""
     logits = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 9.0]]])
     assert ensemble_scores(logits, "vote").argmax() == 0
     assert ensemble_scores(logits, "mean_logits").argmax() == 1
@@ -174,7 +174,11 @@ def test_test_step_counts_clean_and_adversarial(classifier) -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("ensemble.size", {"ensemble_size": 0}), ("chunk_size", {"chunk_size": 0}), ("ensemble.mode", {"ensemble_mode": "max"})],
+    [
+        ("ensemble.size", {"ensemble_size": 0}),
+        ("chunk_size", {"chunk_size": 0}),
+        ("ensemble.mode", {"ensemble_mode": "max"}),
+    ],
 )
 def test_impossible_arguments_are_refused_by_name(classifier, name: str, settings: dict) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):

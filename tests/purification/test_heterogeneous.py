@@ -119,7 +119,7 @@ def test_a_mask_of_zeros_is_plain_purification_from_below_t_small(
 
 @pytest.mark.parametrize("order", ["paper", "released"])
 def test_outside_the_mask_stage_1_keeps_the_known_values(net: Classifier, order: str) -> None:
-    """Seen by ``watch``: in the paper's order x is composed at the timestep reached, so outside it is the noised input."""
+    """In the paper's order x is composed at the timestep reached: outside, ``watch`` sees the noised input there."""
     x0, mask, draws = signed(), half_mask(), rows(2)
     seen: dict[int, Tensor] = {}
     purifier = purifier_of(net, steps=100, order=order, resampling="none")
@@ -139,7 +139,9 @@ def test_outside_the_mask_stage_1_keeps_the_known_values(net: Classifier, order:
 # ---- Algorithm 1, by independent loops
 
 
-def released_loop(x0: Tensor, mask: Tensor, grid: list[int], t_small: float, U: int, denoiser, draws: QueueDraws) -> Tensor:
+def released_loop(
+    x0: Tensor, mask: Tensor, grid: list[int], t_small: float, U: int, denoiser, draws: QueueDraws
+) -> Tensor:
     """The released loop, straight: diffuse; while the next grid point is not below t_small, compose at t, noise U times
     from t, and take the grid's DDIM step (eta 0) from t + U; below it, plain DDIM steps.
     """
@@ -173,7 +175,7 @@ def test_the_released_preset_is_the_released_loop(net: Classifier) -> None:
 
 
 def algorithm_1(x0: Tensor, mask: Tensor, t_large: int, t_small: int, U: int, denoiser, draws: QueueDraws) -> Tensor:
-    """Algorithm 1 as printed, with eq. (8)'s orientation mended and resampling in stage 1; t - 1 = -1 is the clean image."""
+    """Algorithm 1 as printed, eq. (8)'s orientation mended, resampling in stage 1; t - 1 = -1 is the clean image."""
     calls = {"diffuse": itertools.count(1), "step": itertools.count(), "single": itertools.count()}
 
     def noise(purpose: str) -> Tensor:
@@ -209,7 +211,7 @@ def test_the_paper_preset_is_algorithm_1(net: Classifier) -> None:
     assert draws.count == {"diffuse": 152, "step": 351, "resample": 151}
 
 
-def test_the_presets_are_the_designs_numbers() -> None:
+def test_the_presets_numbers() -> None:
     shared = {"normalization": "minmax", "p": 2, "selection": "threshold", "t_large": 0.2}
     released, paper = preset("released"), preset("paper")
     assert released == {
@@ -235,9 +237,7 @@ def test_the_defaults_are_the_released_preset(net: Classifier) -> None:
 def one_stage_1_step(net: Classifier, mode: str, order: str, k: float, eta: float, U: int) -> HeterogeneousPurifier:
     """Grid 200, 100, 0 with one step in stage 1."""
     t_small = 0.15 if order == "paper" else 0.05
-    return purifier_of(
-        net, LinearDenoiser(k), steps=10, t_small=t_small, order=order, resampling=mode, U=U, eta=eta
-    )
+    return purifier_of(net, LinearDenoiser(k), steps=10, t_small=t_small, order=order, resampling=mode, U=U, eta=eta)
 
 
 def linear_step(k: float, t: int, s: int, eta: float) -> tuple[float, float]:
@@ -361,9 +361,11 @@ def test_the_papers_counts_of_network_calls(net: Classifier) -> None:
 
 
 @pytest.mark.parametrize(("mode", "order"), itertools.product(MODES, ("paper", "released")))
-def test_no_draw_is_used_twice(net: Classifier, mode: str, order: str) -> None:
+@pytest.mark.parametrize("U", [4, 10, 20])
+def test_no_draw_is_used_twice(net: Classifier, mode: str, order: str, U: int) -> None:
+    """Also where noising up lands on other points of the grid, whose stride is 10."""
     draws = RecordingDraws(rows(2))
-    purifier = purifier_of(net, steps=100, order=order, resampling=mode, U=4, eta=1.0, end="clean")
+    purifier = purifier_of(net, steps=100, order=order, resampling=mode, U=U, eta=1.0, end="clean")
     purifier.denoise(signed(), half_mask(), draws)  # pyright: ignore
     keys = draws.keys
     if order == "released":
@@ -407,11 +409,11 @@ def test_views_show_the_way(net: Classifier) -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
     purifier = purifier_of(net, steps=50, tau=0.7)
     views = purifier.views(x, draws)
-    assert list(views) == ["attention", "mask", "noise", "purified"]
-    assert torch.equal(views["mask"], (views["attention"] >= 0.7).double())
+    assert list(views) == ["attention map", "mask", "heterogeneous noise", "purified"]
+    assert torch.equal(views["mask"], (views["attention map"] >= 0.7).double())
     assert torch.equal(views["purified"], purifier(x, draws))
     noisy = heterogeneous_noise(2 * x - 1, views["mask"], Schedule(), 200, 100, draws)
-    torch.testing.assert_close(views["noise"], ((noisy + 1) / 2).clamp(0, 1))
+    torch.testing.assert_close(views["heterogeneous noise"], ((noisy + 1) / 2).clamp(0, 1))
     assert all(view.min() >= 0 and view.max() <= 1 for view in views.values())
 
 

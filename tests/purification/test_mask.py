@@ -77,7 +77,9 @@ def test_strength_is_eq_2(p: int, root: bool, expected: list[list[float]]) -> No
 
 
 def test_minmax_and_softmax() -> None:
-    torch.testing.assert_close(normalize_map(square([[25.0, 0.0], [4.0, 1.0]]), "minmax"), square([[1, 0], [0.16, 0.04]]))
+    torch.testing.assert_close(
+        normalize_map(square([[25.0, 0.0], [4.0, 1.0]]), "minmax"), square([[1, 0], [0.16, 0.04]])
+    )
     # An offset is taken off: (5 - 1) / (9 - 1).
     torch.testing.assert_close(normalize_map(square([[1.0, 9.0], [5.0, 1.0]]), "minmax"), square([[0, 1], [0.5, 0]]))
     # e^5, e^0, e^2, e^1 over their sum 159.520497.
