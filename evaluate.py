@@ -12,4 +12,4 @@ from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import run
 
 if __name__ == "__main__":
-    sys.exit(main(complete, run, __doc__))
+    sys.exit(main(complete, run, __doc__ or ""))

@@ -44,7 +44,8 @@ def lab_sized_denoiser() -> Denoiser:
 
 def ratio(ours: Callable[[], Any], bare: Callable[[], Any], rounds: int) -> tuple[float, float]:
     """Median ratio of times, and ours in seconds."""
-    ours(), bare()
+    ours()
+    bare()
     ratios, seconds = [], []
     for _ in range(rounds):
         start = time.perf_counter()

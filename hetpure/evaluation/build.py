@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from hetpure.attacks.base import Attack
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.registry import build_attack
-from hetpure.config import merge, to_dict
+from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import in_row, row_configs
@@ -19,7 +19,7 @@ from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.classifier import PurifiedClassifier
-from hetpure.purification.registry import build_purifier, complete_settings, needs_denoiser
+from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _build_row(
     attack = build_attack(to_dict(row.attack))
     if attack is None:
         return Row(name, model, None, None, store)
-    process = complete_settings(merge(settings, to_dict(row.attack.process)), "attack.process")
+    process = surrogate_settings(settings, to_dict(row.attack.process))
     seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
     surrogate = PurifiedClassifier(
         classifier,

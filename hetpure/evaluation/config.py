@@ -13,7 +13,7 @@ from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import build_classifier
-from hetpure.purification.registry import complete_settings, default_ensemble_mode
+from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
 
 SHARED = ("seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures")
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
@@ -116,7 +116,7 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
     config["purifier"] = complete_settings(config["purifier"])
     config["attack"] = complete_attack(config["attack"])
     # What the attacker changes is kept as it is; the rest of the attack process is the defense's.
-    complete_settings(merge(config["purifier"], config["attack"].get("process", {})), "attack.process")
+    surrogate_settings(config["purifier"], config["attack"].get("process", {}))
     ensemble = config["ensemble"]
     if ensemble["mode"] is None:
         ensemble["mode"] = default_ensemble_mode(config["purifier"])

@@ -45,10 +45,11 @@ def picture_rows(
     change = adversarial - clean
     amplification = 0.5 / max(float(change.abs().amax()), 1e-6)
     columns = {"clean": clean, "adversarial": adversarial, "perturbation": 0.5 + amplification * change, **views}
-    before, after = model(clean, sample).argmax(1), model(adversarial, sample).argmax(1)
+    truth = label.tolist()
+    before, after = (model(x, sample).argmax(dim=1).tolist() for x in (clean, adversarial))
     rows = []
     for i in range(len(clean)):
-        caption = f"{names[label[i]]}\nclean: {names[before[i]]}\nattacked: {names[after[i]]}"
+        caption = f"{names[truth[i]]}\nclean: {names[before[i]]}\nattacked: {names[after[i]]}"
         rows.append(PictureRow({name: column[i].cpu() for name, column in columns.items()}, caption))
     return rows, amplification
 

@@ -8,7 +8,6 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from hetpure.attacks.gradients import Gradient
-from hetpure.purification.classifier import PurifiedClassifier
 
 
 class EvaluationProgress(Callback):
@@ -37,7 +36,9 @@ class EvaluationProgress(Callback):
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n:.0f}/{total:.0f} images, {remaining} left{postfix}",
         )
 
-    def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: dict[str, Any], *args: Any) -> None:
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Notes the batch's size."""
         self._batch = len(batch["label"])
 
@@ -52,7 +53,7 @@ class EvaluationProgress(Callback):
         self._bar.update(self._batch / (self.iterations + 1))
 
     def on_test_batch_end(
-        self, trainer: Any, pl_module: PurifiedClassifier, outputs: Any, batch: Any, *args: Any
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Moves the bar to the batch's end and shows the accuracies so far."""
         if self._bar is None or self._bar.disable:
@@ -63,11 +64,11 @@ class EvaluationProgress(Callback):
         self._bar.set_postfix_str(self._accuracies.strip(), refresh=False)
         self._bar.update(self._batch / (self.iterations + 1))
 
-    def on_test_end(self, *args: Any) -> None:
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def on_exception(self, *args: Any) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leaves the terminal clean."""
-        self.on_test_end()
+        self.on_test_end(trainer, pl_module)

@@ -3,6 +3,7 @@
 Everything outside speaks images in [0, 1].
 """
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -186,10 +187,12 @@ def _import_class(name: str) -> type[nn.Module]:
     try:
         if module_name.endswith(".py"):
             path = resolve_path(module_name)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
+            # A name of its own: a user's net.py must not pass for a package called net, or for another folder's net.py.
+            unique = f"hetpure_user_{hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+            spec = importlib.util.spec_from_file_location(unique, path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, module)
+            sys.modules[unique] = module
             spec.loader.exec_module(module)
         else:
             if str(Path.cwd()) not in sys.path:

@@ -31,7 +31,8 @@ Watch = Callable[[int, Tensor], None]
 
 def compose(mask: Tensor, unknown: Tensor, known: Tensor) -> Tensor:
     """X = M * unknown + (1 - M) * known: eq. (8) as the text means it (see the module's docstring)."""
-    return mask * unknown + (1.0 - mask) * known
+    # lerp is exact at 0 and 1, and keeps nothing but the mask for the backward pass.
+    return torch.lerp(known, unknown, mask)
 
 
 def heterogeneous_noise(

@@ -47,6 +47,19 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     return to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
 
 
+def surrogate_settings(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A completed attack process: the defense's settings with some changed.
+
+    A change that names another purifier or preset starts from that one, not from the defense.
+
+    Raises:
+        ConfigError: see ``complete_settings``.
+    """
+    afresh = change.get("name", settings["name"]) != settings["name"] or "preset" in change
+    base = {"name": settings["name"]} if afresh else settings
+    return complete_settings({**base, **change}, "attack.process")
+
+
 def default_ensemble_mode(settings: Mapping[str, Any]) -> str:
     """How a purifier's preset joins its purifications; the mean of logits where it does not say."""
     return PURIFIERS[settings["name"]].ENSEMBLE_MODES.get(settings.get("preset", ""), "mean_logits")
