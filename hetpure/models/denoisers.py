@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
+from hetpure.models.ddpm import load_ddpm
 from hetpure.schedule import Schedule
 
 
@@ -136,7 +137,10 @@ class Recomputed(Denoiser):
         return out
 
 
-FORMATS: dict[str, Callable[[str], Denoiser]] = {"diffusers": DiffusersDenoiser.from_pretrained}
+FORMATS: dict[str, Callable[[str], Denoiser]] = {
+    "diffusers": DiffusersDenoiser.from_pretrained,
+    "ddpm": lambda path: DiffusersDenoiser(load_ddpm(path)),
+}
 """Checkpoint formats by name: each loads a path (or hub id)."""
 
 
