@@ -16,6 +16,7 @@ from hetpure.errors import ConfigError
 from hetpure.models.ddpm import load_ddpm
 from hetpure.models.ddpmpp import Conditioning, DDPMpp
 from hetpure.models.edm import load_edm
+from hetpure.models.guided_diffusion import load_guided_diffusion
 from hetpure.models.score_sde import load_score_sde
 from hetpure.schedule import Schedule
 
@@ -168,6 +169,7 @@ FORMATS: dict[str, Callable[[str], Denoiser]] = {
     "diffusers": DiffusersDenoiser.from_pretrained,
     "ddpm": lambda path: DiffusersDenoiser(load_ddpm(path)),
     "edm": lambda path: ContinuousDenoiser(*load_edm(path)),
+    "guided_diffusion": lambda path: DiffusersDenoiser(load_guided_diffusion(path)),
     "score_sde": lambda path: ContinuousDenoiser(*load_score_sde(path)),
     "score_sde_matched": lambda path: ContinuousDenoiser(*load_score_sde(path, matched=True)),
 }

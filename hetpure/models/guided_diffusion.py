@@ -1,0 +1,133 @@
+"""openai/guided-diffusion's unconditional networks (``256x256_diffusion_uncond.pt``), as diffusers' ``UNet2DModel``.
+
+The two are the same network under different names: residual blocks that also resample and are scaled and shifted by the
+timestep, attention heads of 64 channels, cosines first in the embedding. The last convolution gives a mean and a variance;
+only the mean is used. That project computes in half precision (``--use_fp16 True``), this one in single. Facts:
+``guided_diffusion/unet.py`` and the README's flags in https://github.com/openai/guided-diffusion.
+"""
+
+import re
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import Tensor
+
+from hetpure.config import resolve_path
+from hetpure.errors import ConfigError
+from hetpure.models.checkpoints import State, load_exactly, read_file, weights_in
+
+HEAD_CHANNELS = 64
+"""Of that project's unconditional networks (``--num_head_channels 64``); the weights do not tell."""
+
+ATTENTION_SIZE = 32
+"""Side of the largest feature maps with attention (``--attention_resolutions 32,16,8``); tells the image size."""
+
+_RESIDUAL = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_ENDS = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+
+
+def load_guided_diffusion(path: str) -> UNet2DModel:
+    """Loads such a state dict.
+
+    Args:
+        path: the ``.pt`` file.
+
+    Returns:
+        The network, with mean and variance as output; its widths, blocks and attention are read off the weights.
+
+    Raises:
+        ConfigError: where the file cannot be read or holds another network.
+    """
+    file = resolve_path(path)
+    state = weights_in(read_file(file), file)
+    if "label_emb.weight" in state:
+        raise ConfigError(f"denoiser.path: {file}: is class-conditional; accepted are unconditional networks")
+    unknown = f"denoiser.path: {file}: holds no unconditional guided-diffusion network with --resblock_updown True"
+    # The last block of each level of the way up but the top one ends with a residual block that upsamples.
+    outputs = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("output_blocks.")), default=-1)
+    ups = {name.split(".")[1] for name in state if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)}
+    levels = len(ups) + 1
+    blocks = outputs // levels - 1
+    firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
+    try:
+        if blocks < 1:
+            raise ConfigError(unknown)
+        attention = [f"{first}.1.qkv.weight" in state for first in firsts]
+        widths = tuple(state[f"{first}.0.out_layers.3.weight"].shape[0] for first in firsts)
+        embedding = state[f"{firsts[0]}.0.emb_layers.1.weight"].shape[0]
+        with torch.device("meta"):
+            unet = UNet2DModel(
+                sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
+                in_channels=state["input_blocks.0.0.weight"].shape[1],
+                out_channels=state["out.2.weight"].shape[0],
+                block_out_channels=widths,
+                down_block_types=tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attention),
+                up_block_types=tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attention)),
+                layers_per_block=blocks,
+                downsample_type="resnet",
+                upsample_type="resnet",
+                resnet_time_scale_shift="scale_shift" if embedding == 2 * widths[0] else "default",
+                attn_norm_num_groups=32,
+                attention_head_dim=HEAD_CHANNELS,
+            )
+    except (KeyError, ValueError):
+        raise ConfigError(unknown) from None
+    load_exactly(unet, _to_diffusers(state, levels, blocks), file)
+    return unet
+
+
+def _to_diffusers(state: State, levels: int, blocks: int) -> State:
+    renamed: State = {}
+    for name, value in state.items():
+        module, _, kind = name.rpartition(".")
+        if module in _ENDS:
+            renamed[f"{_ENDS[module]}.{kind}"] = value
+            continue
+        part, rest = name.split(".", 1)
+        number, rest = (0, rest) if part == "middle_block" else (int(rest.split(".")[0]), rest.split(".", 1)[1])
+        layer, rest = int(rest.split(".")[0]), rest.split(".", 1)[1].rpartition(".")[0]
+        residual = rest in _RESIDUAL
+        if part == "middle_block":
+            place = f"mid_block.{'resnets' if residual else 'attentions'}.{layer // 2 if residual else 0}"
+        elif part == "input_blocks":
+            # After the first convolution: each level's blocks, then one that downsamples.
+            level, block = divmod(number - 1, blocks + 1)
+            kind_of_block = "downsamplers.0" if block == blocks else f"{'resnets' if residual else 'attentions'}.{block}"
+            place = f"down_blocks.{level}.{kind_of_block}"
+        elif part == "output_blocks":
+            level, block = divmod(number, blocks + 1)
+            place = f"up_blocks.{level}.{'resnets' if residual else 'attentions'}.{block}"
+            if residual and layer > 0:
+                place = f"up_blocks.{level}.upsamplers.0"
+        else:
+            place = f"{part}.{number}.{layer}"  # unknown: reported as unexpected
+        if residual:
+            renamed[f"{place}.{_RESIDUAL[rest]}.{kind}"] = value
+        elif rest == "qkv":
+            for letter, projection in zip("qkv", _split_heads(value), strict=True):
+                renamed[f"{place}.to_{letter}.{kind}"] = projection
+        else:
+            layer_name = {"norm": "group_norm", "proj_out": "to_out.0"}.get(rest, rest)
+            renamed[f"{place}.{layer_name}.{kind}"] = value.flatten(1) if rest == "proj_out" and value.ndim == 3 else value
+    return renamed
+
+
+def _split_heads(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a joint projection whose rows come head by head: (3 C, ..) to three (C, C)."""
+    rows = value.flatten(1) if value.ndim == 3 else value
+    heads = rows.reshape(-1, 3, min(HEAD_CHANNELS, len(rows) // 3), *rows.shape[1:])
+    q, k, v = (heads[:, j].flatten(0, 1) for j in range(3))
+    return q, k, v
