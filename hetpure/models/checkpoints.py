@@ -1,4 +1,4 @@
-"""Reading other projects' checkpoint files without running anything in them, and fitting what they hold to a network."""
+"""Reading other projects' checkpoints without running anything in them, and fitting what they hold to a network."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -44,8 +44,8 @@ def weights_in(content: Any, path: Path, buffers: Collection[str] = ()) -> State
     """The weights that a training checkpoint means to be sampled with: its moving average where it holds one.
 
     Known are a bare state dict; ``{"state_dict": ..}``; ``{"model": .., "ema": ..}`` (score_sde_pytorch); and
-    ``[model, optimizer, epoch, step, ema]`` (ermongroup/ddim). The average is a state dict, or ``shadow_params``: a list
-    in the order of the model's parameters. DataParallel's ``module.`` is taken off.
+    ``[model, optimizer, epoch, step, ema]`` (ermongroup/ddim). The average is a state dict, or ``shadow_params``: a
+    list in the order of the model's parameters. DataParallel's ``module.`` is taken off.
 
     Args:
         content: of the file.
@@ -108,8 +108,9 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], path: str | Pa
         ConfigError: where keys or shapes differ.
     """
     own = network.state_dict()
-    different = sorted(f"{k}: file {list(state[k].shape)}, network {list(own[k].shape)}" for k in own.keys() & state.keys()
-                       if state[k].shape != own[k].shape)  # fmt: skip
+    shared = sorted(own.keys() & state.keys())
+    different = [f"{k}: file {list(state[k].shape)}, network {list(own[k].shape)}" for k in shared
+                 if state[k].shape != own[k].shape]  # fmt: skip
     # Counters of batches seen were not always saved and change no output.
     missing = sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked"))
     unexpected = sorted(state.keys() - own.keys())
@@ -117,8 +118,9 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], path: str | Pa
         parts = [f"{what} {', '.join(keys[:3])}{' ..' if len(keys) > 3 else ''}" for what, keys in
                  (("other shapes", different), ("missing", missing), ("unexpected", unexpected)) if keys]  # fmt: skip
         raise ConfigError(f"{key}: {path} does not fit the network: {'; '.join(parts)}")
+    # Copies, laid out alike: kernels round differently where a tensor is a view, or a file's bytes are not aligned.
     network.load_state_dict(
-        {k: v.to(own[k].dtype) for k, v in state.items()},
+        {k: v.to(own[k].dtype, copy=True).contiguous() for k, v in state.items()},
         strict=False,
         assign=any(value.is_meta for value in own.values()),
     )

@@ -1,7 +1,7 @@
 """DDPM++ (Song et al. 2021, appendix H), the network of both score_sde's and EDM's CIFAR-10 checkpoints.
 
-diffusers' ``UNet2DModel`` cannot represent it (residual sums are divided by sqrt(2), the way up has one attention layer a
-level), but its blocks can: this file only puts them together. ``edm.py`` and ``score_sde.py`` read the two layouts.
+diffusers' ``UNet2DModel`` cannot represent it (residual sums are divided by sqrt(2), the way up has one attention layer
+a level), but its blocks can: this file only puts them together. ``edm.py`` and ``score_sde.py`` read the two layouts.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def _groups(channels: int) -> int:
     return min(channels // 4, 32)
 
 
-def _residual(before: int, after: int, embedding: int, **resample: bool) -> ResnetBlock2D:
+def _residual(before: int, after: int, embedding: int, up: bool = False, down: bool = False) -> ResnetBlock2D:
     return ResnetBlock2D(
         in_channels=before,
         out_channels=after,
@@ -71,9 +71,10 @@ def _residual(before: int, after: int, embedding: int, **resample: bool) -> Resn
         groups_out=_groups(after),
         eps=1e-6,
         output_scale_factor=SQRT2,
-        kernel="sde_vp" if resample else None,  # pyright: ignore[reportArgumentType]
-        use_in_shortcut=True if resample or before != after else None,
-        **resample,
+        kernel="sde_vp" if up or down else None,  # pyright: ignore[reportArgumentType]
+        use_in_shortcut=True if up or down or before != after else None,
+        up=up,
+        down=down,
     )
 
 
@@ -197,7 +198,7 @@ def _stages(way: Any) -> Iterator[Any]:
 
 
 def save_converted(network: DDPMpp, conditioning: Sequence[Conditioning], file: Path) -> None:
-    """Writes a network as safetensors: its weights, its geometry in the header, and ``conditioning``, (T, 4) doubles."""
+    """Writes safetensors: a network's weights, its geometry in the header, and ``conditioning``, (T, 4) doubles."""
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     tensors["conditioning"] = torch.tensor(conditioning, dtype=torch.float64)
     save_file(tensors, file, {"format": FORMAT, "geometry": json.dumps(dataclasses.asdict(network.geometry))})
@@ -216,13 +217,13 @@ def load_converted(file: Path) -> tuple[DDPMpp, list[Conditioning]]:
             header = opened.metadata() or {}
             if header.get("format") != FORMAT:
                 raise ValueError(f"its header does not say {FORMAT!r}")
-            geometry = json.loads(header["geometry"])
+            geometry: dict[str, Any] = json.loads(header["geometry"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
         conditioning = [Conditioning(*row) for row in weights.pop("conditioning").tolist()]
         if len(conditioning) != Schedule().T:
             raise ValueError(f"conditioning has {len(conditioning)} rows")
         with torch.device("meta"):
-            network = DDPMpp(Geometry(**{k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}))
+            network = DDPMpp(Geometry(**geometry))
     except Exception as error:  # a damaged file raises almost anything; each means: not loadable
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(

@@ -1,12 +1,12 @@
 """NVlabs/edm's unconditional DDPM++ pickles (``edm-cifar10-32x32-uncond-vp.pkl``, ``baseline-cifar10-..-vp.pkl``).
 
 They hold a denoiser D(y; sigma) of images with noise added, y = x(0) + sigma n: a network F inside one of two sets of
-coefficients, ``EDMPrecond`` (the proposed ones) or ``VPPrecond`` (the baseline's). On our schedule y = x(t) / sqrt(abar)
-and sigma = sqrt((1 - abar) / abar), and the noise is n = (y - D) / sigma, which is linear in x(t) and F: see
-``precondition``.
+coefficients, ``EDMPrecond`` (the proposed ones) or ``VPPrecond`` (the baseline's). On our schedule
+y = x(t) / sqrt(abar) and sigma = sqrt((1 - abar) / abar), and the noise is n = (y - D) / sigma, which is linear in x(t)
+and F: see ``precondition``.
 
-Facts: ``training/networks.py`` and ``torch_utils/persistence.py`` of https://github.com/NVlabs/edm, and the paper's table 1
-(Karras et al. 2022).
+Facts: ``training/networks.py`` and ``torch_utils/persistence.py`` of https://github.com/NVlabs/edm, and table 1 of
+Karras et al. 2022.
 """
 
 import math
@@ -53,7 +53,8 @@ def load_edm(path: str) -> tuple[DDPMpp, list[Conditioning]]:
     outer = content.get("ema") if isinstance(content, dict) else content
     model = outer.children.get("model") if isinstance(outer, Inert) else None
     if not isinstance(outer, Inert) or model is None or model.class_name != "SongUNet":
-        found = f"{outer.class_name} of {model.class_name if model else 'nothing'}" if isinstance(outer, Inert) else "none"
+        found = [module.class_name for module in (outer, model) if isinstance(module, Inert)]
+        found = " with ".join(found) or "no network"
         raise ConfigError(f"denoiser.path: {file}: found {found}; accepted is a SongUNet in VPPrecond or EDMPrecond")
     conditioning = precondition(outer.class_name, outer.state, file)
     state = model.tensors()
@@ -133,7 +134,7 @@ def _to_own_names(state: State, network: DDPMpp) -> State:
     """The layers of the two come in one order; there a block and its attention are one module."""
     modules: dict[str, State] = {}
     for name, value in state.items():
-        # Constants of the resampling (which is averaging and repeating), and labels of an augmentation that we do not use.
+        # Constants of the resampling (which is averaging and repeating); labels of an augmentation that is not used.
         if name.endswith("resample_filter") or name.startswith("map_augment."):
             continue
         depth = 2 if name.startswith(("enc.", "dec.")) else 1

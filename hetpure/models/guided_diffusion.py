@@ -1,9 +1,9 @@
 """openai/guided-diffusion's unconditional networks (``256x256_diffusion_uncond.pt``), as diffusers' ``UNet2DModel``.
 
 The two are the same network under different names: residual blocks that also resample and are scaled and shifted by the
-timestep, attention heads of 64 channels, cosines first in the embedding. The last convolution gives a mean and a variance;
-only the mean is used. That project computes in half precision (``--use_fp16 True``), this one in single. Facts:
-``guided_diffusion/unet.py`` and the README's flags in https://github.com/openai/guided-diffusion.
+timestep, attention heads of 64 channels, cosines first in the embedding. The last convolution gives a mean and a
+variance; only the mean is used. That project computes in half precision (``--use_fp16 True``), this one in single.
+Facts: ``guided_diffusion/unet.py`` and the README's flags in https://github.com/openai/guided-diffusion.
 """
 
 import re
@@ -85,43 +85,37 @@ def load_guided_diffusion(path: str) -> UNet2DModel:
             )
     except (KeyError, ValueError):
         raise ConfigError(unknown) from None
-    load_exactly(unet, _to_diffusers(state, levels, blocks), file)
+    load_exactly(unet, _to_diffusers(state, blocks), file)
     return unet
 
 
-def _to_diffusers(state: State, levels: int, blocks: int) -> State:
+def _to_diffusers(state: State, blocks: int) -> State:
     renamed: State = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
-        if module in _ENDS:
-            renamed[f"{_ENDS[module]}.{kind}"] = value
+        found = re.fullmatch(r"(input|middle|output)_blocks?\.(?:(\d+)\.)?(\d)\.(.+)", module)
+        if module in _ENDS or not found:
+            renamed[f"{_ENDS.get(module, module)}.{kind}"] = value
             continue
-        part, rest = name.split(".", 1)
-        number, rest = (0, rest) if part == "middle_block" else (int(rest.split(".")[0]), rest.split(".", 1)[1])
-        layer, rest = int(rest.split(".")[0]), rest.split(".", 1)[1].rpartition(".")[0]
-        residual = rest in _RESIDUAL
-        if part == "middle_block":
-            place = f"mid_block.{'resnets' if residual else 'attentions'}.{layer // 2 if residual else 0}"
-        elif part == "input_blocks":
-            # After the first convolution: each level's blocks, then one that downsamples.
-            level, block = divmod(number - 1, blocks + 1)
-            kind_of_block = "downsamplers.0" if block == blocks else f"{'resnets' if residual else 'attentions'}.{block}"
-            place = f"down_blocks.{level}.{kind_of_block}"
-        elif part == "output_blocks":
-            level, block = divmod(number, blocks + 1)
-            place = f"up_blocks.{level}.{'resnets' if residual else 'attentions'}.{block}"
-            if residual and layer > 0:
-                place = f"up_blocks.{level}.upsamplers.0"
+        part, number, layer, rest = found[1], int(found[2] or 0), int(found[3]), found[4]
+        list_name = "resnets" if rest in _RESIDUAL else "attentions"
+        # On both ways a level has blocks + 1 entries: down, the last downsamples; up, the last may end with upsampling.
+        level, block = divmod(number - (part == "input"), blocks + 1)
+        if part == "middle":
+            place = f"mid_block.{list_name}.{layer // 2}"
+        elif part == "input":
+            place = f"down_blocks.{level}.{'downsamplers.0' if block == blocks else f'{list_name}.{block}'}"
+        elif rest in _RESIDUAL and layer > 0:
+            place = f"up_blocks.{level}.upsamplers.0"
         else:
-            place = f"{part}.{number}.{layer}"  # unknown: reported as unexpected
-        if residual:
-            renamed[f"{place}.{_RESIDUAL[rest]}.{kind}"] = value
-        elif rest == "qkv":
+            place = f"up_blocks.{level}.{list_name}.{block}"
+        if rest == "qkv":
             for letter, projection in zip("qkv", _split_heads(value), strict=True):
                 renamed[f"{place}.to_{letter}.{kind}"] = projection
+        elif rest == "proj_out":
+            renamed[f"{place}.to_out.0.{kind}"] = value.flatten(1) if value.ndim == 3 else value
         else:
-            layer_name = {"norm": "group_norm", "proj_out": "to_out.0"}.get(rest, rest)
-            renamed[f"{place}.{layer_name}.{kind}"] = value.flatten(1) if rest == "proj_out" and value.ndim == 3 else value
+            renamed[f"{place}.{_RESIDUAL.get(rest, 'group_norm' if rest == 'norm' else rest)}.{kind}"] = value
     return renamed
 
 

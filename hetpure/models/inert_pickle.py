@@ -1,4 +1,4 @@
-"""NVlabs' network pickles read as data: no class is imported, no source in them is executed, no function of theirs called.
+"""NVlabs' network pickles read as data: nothing is imported, and no source or function in them is run.
 
 Such a pickle (``torch_utils/persistence.py`` of https://github.com/NVlabs/edm) rebuilds each network object by calling
 ``_reconstruct_persistent_obj`` with a mapping that holds the class's name, its attributes and its module's source code,
@@ -7,6 +7,7 @@ this module that only keeps the values. Any other name is refused before anythin
 """
 
 import collections
+import functools
 import io
 import pickle
 from collections.abc import Callable, Mapping
@@ -37,9 +38,6 @@ class Inert:
 
     def __setstate__(self, state: Any) -> None:
         self.state = dict(state) if isinstance(state, Mapping) else {}
-
-    def __reduce__(self) -> str:
-        raise TypeError("an inert object is not written back")
 
     @property
     def children(self) -> dict[str, "Inert"]:
@@ -92,7 +90,10 @@ class _InertUnpickler(pickle.Unpickler):
         found = _ADMITTED.get((module, name))
         if found is None:
             raise _RefusedError(f"{module}.{name}")
-        return found
+        # A pickle can set attributes of what it is given: it gets its own copy of anything that is not built in.
+        if found in (Inert, _DType):
+            return type(name, (found,), {"class_name": name})
+        return found if isinstance(found, type) else functools.partial(found)
 
     def persistent_load(self, pid: Any) -> Any:
         raise _RefusedError("a reference outside the file")
@@ -107,11 +108,14 @@ def _object(meta: Mapping[str, Any]) -> Inert:
 
 def _storage(content: bytes) -> Tensor:
     """The storage that ``torch.save`` wrote into the pickle, as a flat tensor."""
-    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise _RefusedError("or damage in the bytes of a tensor") from None
     if not isinstance(loaded, torch.TypedStorage):
         raise TypeError(f"a tensor's storage is a {type(loaded).__name__}")
     flat = torch.empty(0, dtype=loaded.dtype)
-    return flat.set_(loaded.untyped())  # pyright: ignore[reportArgumentType]
+    return flat.set_(loaded._untyped_storage)  # pyright: ignore[reportArgumentType]
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
@@ -147,8 +151,5 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _DType,
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(builtins, "set"): set for builtins in ("builtins", "__builtin__")},
-    **{
-        ("torch.nn.modules.container", name): type(name, (Inert,), {"class_name": name})
-        for name in ("ModuleDict", "ModuleList", "Sequential")
-    },
+    **{("torch.nn.modules.container", name): Inert for name in ("ModuleDict", "ModuleList", "Sequential")},
 }

@@ -3,9 +3,9 @@
 The network is NCSN++ with ``configs/vp/cifar10_ddpmpp_deep_continuous.py``. It predicts the noise (its score is the
 negative prediction over the noise's standard deviation), and is labelled with 999 times the continuous time.
 
-Which label belongs to timestep t of the discrete schedule is a matter of choice. The paper's released code passes t itself;
-so does ``score_sde``. ``score_sde_matched`` passes the label at which the continuous process, beta from 0.1 to 20, has this
-timestep's very noise level: about half a step more (0.92 at t = 0, 200.55 at t = 200).
+Which label belongs to timestep t of the discrete schedule is a matter of choice. The paper's released code passes t
+itself; so does ``score_sde``. ``score_sde_matched`` passes the label at which the continuous process, beta from 0.1 to
+20, has this timestep's very noise level: about half a step more (0.92 at t = 0, 200.55 at t = 200).
 
 Facts: ``models/ncsnpp.py``, ``models/layerspp.py``, ``models/ema.py`` of https://github.com/yang-song/score_sde_pytorch.
 """
@@ -23,7 +23,7 @@ from hetpure.models.edm import precondition
 from hetpure.schedule import Schedule
 
 ATTENTION_SIZE = 16
-"""Side of the feature maps with attention, in that project's CIFAR-10 configs; tells the image size from the weights."""
+"""Side of the feature maps with attention, in that project's CIFAR-10 configs; tells the image size."""
 
 _RESIDUAL = {
     "GroupNorm_0": "norm1",
@@ -40,7 +40,7 @@ def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Condi
     """Loads such a checkpoint's moving average (its plain weights where it holds none).
 
     Args:
-        path: the ``.pth`` file, or what ``hetpure.models.convert`` made of it (which keeps the labels it was made with).
+        path: the ``.pth`` file, or what ``hetpure.models.convert`` made of it (which keeps its labels).
         matched: label timesteps by their noise level rather than by their number.
 
     Returns:
@@ -79,11 +79,11 @@ def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Condi
 
 def _nin(kind: str, value: Tensor) -> tuple[str, Tensor]:
     """That project's 1x1 layers as linear ones."""
-    return {"W": ("weight", value.T), "b": ("bias", value)}.get(kind, (kind, value))
+    return ("weight", value.T) if kind == "W" else ("bias" if kind == "b" else kind, value)
 
 
 def _geometry(modules: dict[int, State], file: str) -> Geometry:
-    """Reads the sequence of layers: two linear ones, a convolution, then residual (R), resampling and attention blocks."""
+    """Reads the sequence of layers: two linear ones, a convolution, then residual, resampling and attention blocks."""
     unknown = ConfigError(
         f"denoiser.path: {file}: holds no DDPM++ network: accepted is score_sde_pytorch's NCSN++ with positional "
         f"embedding, BigGAN blocks and no progressive growing"

@@ -2,8 +2,9 @@
 
 timm has none of them. Three public layouts of state dicts load into one network each:
 
-* ``wrn28_10`` and ``wrn70_16``: RobustBench's ``WideResNet`` (its ``Standard`` entry), images in [0, 1] as they are; and
-  szagoruyko's functional ``params`` (SVHN, as Lee & Kim 2023 and the paper train it), the same network by other names.
+* ``wrn28_10`` and ``wrn70_16``: RobustBench's ``WideResNet`` (its ``Standard`` entry), images in [0, 1] as they are;
+  and szagoruyko's functional ``params`` (SVHN, as Lee & Kim 2023 and the paper train it), the same network by other
+  names.
 * ``dm_wrn28_10`` and ``dm_wrn70_16``: DeepMind's, of the adversarially trained entries (Gowal et al., Rebuffi et al.):
   SiLU, and where a block halves the resolution its first convolution is padded on the right and below only.
 
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
-from timm.layers.create_act import create_act_layer
+from timm.layers.create_act import get_act_layer
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs, register_model
@@ -24,6 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
 __all__ = ["WideResNet"]
+
+
+def _activation(name: str) -> nn.Module:
+    layer = get_act_layer(name)
+    if layer is None:
+        raise ValueError(f"act_layer = {name!r} is unknown to timm")
+    return layer()
 
 
 class Block(nn.Module):
@@ -45,10 +53,10 @@ class Block(nn.Module):
         self.padding = (0, 1, 0, 1) if pad_after and stride > 1 else (1, 1, 1, 1)
         self.drop_rate = drop_rate
         self.bn1 = nn.BatchNorm2d(before)
-        self.act1 = create_act_layer(act_layer)
+        self.act1 = _activation(act_layer)
         self.conv1 = nn.Conv2d(before, width, 3, stride, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.act2 = create_act_layer(act_layer)
+        self.act2 = _activation(act_layer)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(before, width, 1, stride, bias=False) if before != width else None
 
@@ -113,7 +121,7 @@ class WideResNet(nn.Module):
             last = f"layer{group + 1}.{blocks - 1}.act2"
             self.feature_info.append({"num_chs": after, "reduction": 2**group, "module": last})
         self.bn = nn.BatchNorm2d(before)
-        self.act = create_act_layer(act_layer)
+        self.act = _activation(act_layer)
         self.feature_info.append({"num_chs": before, "reduction": 4, "module": "act"})
         self.num_features = self.head_hidden_size = before
         self.reset_classifier(num_classes, global_pool)
@@ -189,7 +197,9 @@ class WideResNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) to the last activation, (B, C, H / 4, W / 4)."""
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        x = self.conv1(x)
+        for group in range(3):
+            x = self.get_submodule(f"layer{group + 1}")(x)
         return self.act(self.bn(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
