@@ -1,9 +1,10 @@
 """Reading other projects' checkpoints without running anything in them, and fitting what they hold to a network."""
 
+import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,32 @@ from torch import Tensor, nn
 from hetpure.errors import ConfigError
 
 State = dict[str, Tensor]
+Arguments = ParamSpec("Arguments")
+Loaded = TypeVar("Loaded")
+
+
+def loader_of(what: str) -> Callable[[Callable[Arguments, Loaded]], Callable[Arguments, Loaded]]:
+    """For a function that loads a network from a path: errors over unexpected names and shapes become ConfigErrors.
+
+    Args:
+        what: the network that it accepts, for the message.
+    """
+
+    def decorate(load: Callable[Arguments, Loaded]) -> Callable[Arguments, Loaded]:
+        @functools.wraps(load)
+        def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Loaded:
+            try:
+                return load(*args, **kwargs)
+            except ConfigError:
+                raise
+            except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+                reason = f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
+                path = args[0] if args else kwargs.get("path")
+                raise ConfigError(f"denoiser.path: {path}: holds no {what} ({reason})") from None
+
+        return checked
+
+    return decorate
 
 
 def read_file(path: Path, key: str = "denoiser.path") -> Any:

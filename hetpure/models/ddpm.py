@@ -9,8 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hetpure.config import resolve_path
-from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import State, load_exactly, read_file, rename, weights_in
+from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, rename, weights_in
 
 ATTENTION_SIZE = 16
 """Side of the feature maps with attention, in all of that project's configs; tells the image size from the weights."""
@@ -35,6 +34,7 @@ _BLOCKS = [
 ]
 
 
+@loader_of("DDPM network of ermongroup/ddim's layout")
 def load_ddpm(path: str) -> UNet2DModel:
     """Loads such a checkpoint: a state dict, or the list that its training saves, whose moving average is then taken.
 
@@ -50,30 +50,25 @@ def load_ddpm(path: str) -> UNet2DModel:
     file = resolve_path(path)
     state = weights_in(read_file(file), file)
     state.pop("logvar", None)  # that project's "bayesian" models learn a variance beside the network
-    if "conv_in.weight" not in state or "down.0.block.0.conv1.weight" not in state:
-        raise ConfigError(f"denoiser.path: {file}: holds no DDPM network of ermongroup/ddim's layout")
-    levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("down."))
-    blocks = 1 + max(int(name.split(".")[3]) for name in state if name.startswith("down.0.block."))
+    levels = len({name.split(".")[1] for name in state if name.startswith("down.")})
+    blocks = len({name.split(".")[3] for name in state if name.startswith("down.0.block.")})
     attention = [f"down.{level}.attn.0.q.weight" in state for level in range(levels)]
     channels = state["conv_in.weight"].shape[1]
-    try:
-        with torch.device("meta"):
-            unet = UNet2DModel(
-                sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
-                in_channels=channels,
-                out_channels=state["conv_out.weight"].shape[0],
-                block_out_channels=tuple(state[f"down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
-                down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-                up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-                layers_per_block=blocks,
-                downsample_padding=0,
-                flip_sin_to_cos=False,
-                freq_shift=1,
-                norm_eps=1e-6,
-                attention_head_dim=None,
-            )
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"denoiser.path: {file}: holds no DDPM network: {' '.join(str(error).split())}") from None
+    with torch.device("meta"):
+        unet = UNet2DModel(
+            sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
+            in_channels=channels,
+            out_channels=state["conv_out.weight"].shape[0],
+            block_out_channels=tuple(state[f"down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+            layers_per_block=blocks,
+            downsample_padding=0,
+            flip_sin_to_cos=False,
+            freq_shift=1,
+            norm_eps=1e-6,
+            attention_head_dim=None,
+        )
     load_exactly(unet, _to_diffusers(state, levels), file)
     return unet
 

@@ -19,7 +19,7 @@ import torch
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import State, load_exactly
+from hetpure.models.checkpoints import State, load_exactly, loader_of
 from hetpure.models.ddpmpp import Conditioning, DDPMpp, Geometry, load_converted
 from hetpure.models.inert_pickle import Inert, read_inert
 from hetpure.schedule import Schedule
@@ -34,6 +34,7 @@ _RESIDUAL = {
 }
 
 
+@loader_of("DDPM++ network (--arch=ddpmpp)")
 def load_edm(path: str) -> tuple[DDPMpp, list[Conditioning]]:
     """Loads such a pickle as data (see ``inert_pickle``), or what ``hetpure.models.convert`` made of it.
 
@@ -64,11 +65,8 @@ def load_edm(path: str) -> tuple[DDPMpp, list[Conditioning]]:
         name.endswith("resample_filter") and value.shape[-1] != 2 for name, value in state.items()
     ):
         raise ConfigError(f"denoiser.path: {file}: is an NCSN++ network; accepted is DDPM++ (--arch=ddpmpp)")
-    try:
-        with torch.device("meta"):
-            network = DDPMpp(_geometry(state))
-    except (KeyError, ValueError, IndexError):
-        raise ConfigError(f"denoiser.path: {file}: holds no DDPM++ network (--arch=ddpmpp)") from None
+    with torch.device("meta"):
+        network = DDPMpp(_geometry(state))
     load_exactly(network, _to_own_names(state, network), file)
     return network, conditioning
 

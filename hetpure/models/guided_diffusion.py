@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import State, load_exactly, read_file, weights_in
+from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, weights_in
 
 HEAD_CHANNELS = 64
 """Of that project's unconditional networks (``--num_head_channels 64``); the weights do not tell."""
@@ -39,6 +39,7 @@ _ENDS = {
 }
 
 
+@loader_of("unconditional guided-diffusion network with --resblock_updown True")
 def load_guided_diffusion(path: str) -> UNet2DModel:
     """Loads such a state dict.
 
@@ -55,36 +56,30 @@ def load_guided_diffusion(path: str) -> UNet2DModel:
     state = weights_in(read_file(file), file)
     if "label_emb.weight" in state:
         raise ConfigError(f"denoiser.path: {file}: is class-conditional; accepted are unconditional networks")
-    unknown = f"denoiser.path: {file}: holds no unconditional guided-diffusion network with --resblock_updown True"
     # The last block of each level of the way up but the top one ends with a residual block that upsamples.
-    outputs = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("output_blocks.")), default=-1)
+    outputs = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
     ups = {name.split(".")[1] for name in state if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)}
     levels = len(ups) + 1
     blocks = outputs // levels - 1
     firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
-    try:
-        if blocks < 1:
-            raise ConfigError(unknown)
-        attention = [f"{first}.1.qkv.weight" in state for first in firsts]
-        widths = tuple(state[f"{first}.0.out_layers.3.weight"].shape[0] for first in firsts)
-        embedding = state[f"{firsts[0]}.0.emb_layers.1.weight"].shape[0]
-        with torch.device("meta"):
-            unet = UNet2DModel(
-                sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
-                in_channels=state["input_blocks.0.0.weight"].shape[1],
-                out_channels=state["out.2.weight"].shape[0],
-                block_out_channels=widths,
-                down_block_types=tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attention),
-                up_block_types=tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attention)),
-                layers_per_block=blocks,
-                downsample_type="resnet",
-                upsample_type="resnet",
-                resnet_time_scale_shift="scale_shift" if embedding == 2 * widths[0] else "default",
-                attn_norm_num_groups=32,
-                attention_head_dim=HEAD_CHANNELS,
-            )
-    except (KeyError, ValueError):
-        raise ConfigError(unknown) from None
+    attention = [f"{first}.1.qkv.weight" in state for first in firsts]
+    widths = tuple(state[f"{first}.0.out_layers.3.weight"].shape[0] for first in firsts)
+    embedding = state[f"{firsts[0]}.0.emb_layers.1.weight"].shape[0]
+    with torch.device("meta"):
+        unet = UNet2DModel(
+            sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
+            in_channels=state["input_blocks.0.0.weight"].shape[1],
+            out_channels=state["out.2.weight"].shape[0],
+            block_out_channels=widths,
+            down_block_types=tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attention)),
+            layers_per_block=blocks,
+            downsample_type="resnet",
+            upsample_type="resnet",
+            resnet_time_scale_shift="scale_shift" if embedding == 2 * widths[0] else "default",
+            attn_norm_num_groups=32,
+            attention_head_dim=HEAD_CHANNELS,
+        )
     load_exactly(unet, _to_diffusers(state, blocks), file)
     return unet
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from hetpure.config import resolve_path
-from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import State, load_exactly, read_file, weights_in
+from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, weights_in
 from hetpure.models.ddpmpp import Conditioning, DDPMpp, Geometry, load_converted
 from hetpure.models.edm import precondition
 from hetpure.schedule import Schedule
@@ -36,6 +35,7 @@ _RESIDUAL = {
 _ATTENTION = {"GroupNorm_0": "group_norm", "NIN_0": "to_q", "NIN_1": "to_k", "NIN_2": "to_v", "NIN_3": "to_out.0"}
 
 
+@loader_of("DDPM++ network of score_sde_pytorch: NCSN++, BigGAN blocks, positional embedding, nothing progressive")
 def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Conditioning]]:
     """Loads such a checkpoint's moving average (its plain weights where it holds none).
 
@@ -58,12 +58,11 @@ def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Condi
     for name, value in state.items():
         found = re.fullmatch(r"all_modules\.(\d+)\.(.+)", name)
         if not found:
-            raise ConfigError(f"denoiser.path: {file}: holds no NCSN++ network of score_sde_pytorch: {name} is unknown")
+            raise ValueError(f"{name} is unknown")
         modules.setdefault(int(found[1]), {})[found[2]] = value
-    geometry = _geometry(modules, file.name)
+    geometry = _geometry(modules)
     with torch.device("meta"):
         network = DDPMpp(geometry)
-    # Layers without weights have a number too, but this network has none.
     renamed: State = {}
     for name, (_, module) in zip(network.in_order(), sorted(modules.items()), strict=False):
         for key, value in module.items():
@@ -82,12 +81,8 @@ def _nin(kind: str, value: Tensor) -> tuple[str, Tensor]:
     return ("weight", value.T) if kind == "W" else ("bias" if kind == "b" else kind, value)
 
 
-def _geometry(modules: dict[int, State], file: str) -> Geometry:
+def _geometry(modules: dict[int, State]) -> Geometry:
     """Reads the sequence of layers: two linear ones, a convolution, then residual, resampling and attention blocks."""
-    unknown = ConfigError(
-        f"denoiser.path: {file}: holds no DDPM++ network: accepted is score_sde_pytorch's NCSN++ with positional "
-        f"embedding, BigGAN blocks and no progressive growing"
-    )
     ordered = [modules[number] for number in sorted(modules)]
     kinds, outs = [], []
     for module in ordered[3:]:
@@ -100,18 +95,15 @@ def _geometry(modules: dict[int, State], file: str) -> Geometry:
             outs.append(0)
     levels = 1 + kinds.count("resample") // 2
     widths, attention, blocks, at = [], [], 0, 0
-    try:
-        # The way down ends before the middle: residual, attention, residual.
-        while len(widths) < levels:
-            widths.append(outs[at])
-            attention.append(kinds[at + 1] == "attention")
-            end = kinds.index("resample", at) if len(widths) < levels else at + blocks * (1 + attention[-1])
-            blocks = blocks or kinds[at:end].count("residual")
-            at = end + 1
-        if levels < 2 or kinds[-2:] != ["other", "other"] or not all(widths):
-            raise unknown
-        channels, image_channels = ordered[2]["weight"].shape[:2]
-    except (IndexError, ValueError, KeyError):
-        raise unknown from None
+    # The way down ends before the middle: residual, attention, residual.
+    while len(widths) < levels:
+        widths.append(outs[at])
+        attention.append(kinds[at + 1] == "attention")
+        end = kinds.index("resample", at) if len(widths) < levels else at + blocks * (1 + attention[-1])
+        blocks = blocks or kinds[at:end].count("residual")
+        at = end + 1
+    if levels < 2 or kinds[-2:] != ["other", "other"]:
+        raise ValueError("an unknown order of layers")
+    channels, image_channels = ordered[2]["weight"].shape[:2]
     size = ATTENTION_SIZE << attention.index(True) if any(attention) else None
     return Geometry(image_channels, size, channels, tuple(widths), blocks, tuple(attention))

@@ -143,7 +143,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         assert str(caught.value).startswith("denoiser.path") and "\n" not in str(caught.value)
 
     for format, match in (
-        ("ddpm", "no DDPM network"),
+        ("ddpm", "no DDPM network|missing conv_in"),
         ("guided_diffusion", "guided-diffusion"),
         ("score_sde", "NCSN"),
     ):
@@ -171,3 +171,23 @@ def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused("edm", "class-conditional")
     save_network(file, {k: v for k, v in state.items() if "map_layer0.bias" not in k}, "EDMPrecond", sigma_data=0.5)
     refused("edm", r"missing linear_1\.bias")
+
+
+@pytest.mark.parametrize("format", ["ddpm", "guided_diffusion", "score_sde"])
+def test_odd_names_and_shapes_are_refused_on_one_line(tmp_path: Path, format: str) -> None:
+    state, file = weights(layout(format)["shapes"]), tmp_path / "n.pt"
+    names = list(state)
+    for number, name in enumerate([*names[:4], *names[-4:]]):
+        for odd in (torch.zeros(()), torch.zeros(0, 0, 0, 0)):
+            torch.save({**state, name: odd} if number % 3 else {**state, name + ".99999999999": odd}, file)
+            with pytest.raises(ConfigError) as caught:
+                build_denoiser(str(file), format)
+            assert str(caught.value).startswith("denoiser.path") and "\n" not in str(caught.value)
+
+
+def test_the_converters_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert.main([str(tmp_path / "none.pkl"), str(tmp_path / "o.safetensors"), "--format", "edm"]) == 2
+    assert capsys.readouterr().err.endswith("none.pkl: no such file\n")
+    save_score_sde(tmp_path / "c.pth")
+    assert convert.main([str(tmp_path / "c.pth"), str(tmp_path / "folder"), "--format", "score_sde"]) == 2
+    assert "found no .safetensors" in capsys.readouterr().err
