@@ -94,8 +94,11 @@ def precondition(name: str, settings: Mapping[str, Any], file: Path) -> list[Con
             sigma = math.sqrt((1.0 - abar) / abar)
             if name == "VPPrecond":
                 beta_d, beta_min = float(settings["beta_d"]), float(settings["beta_min"])
-                time = (math.sqrt(beta_min**2 - 2.0 * beta_d * math.log(abar)) - beta_min) / beta_d
-                table.append(Conditioning(scale=1.0, label=(float(settings["M"]) - 1.0) * time, skip=0.0, out=1.0))
+                # In single precision, as there: near t = 0 that moves labels by up to 3e-4, and outputs by up to 1e-4.
+                level = torch.tensor(sigma, dtype=torch.float32)
+                time = ((beta_min**2 + 2.0 * beta_d * (1.0 + level**2).log()).sqrt() - beta_min) / beta_d
+                label = float((float(settings["M"]) - 1.0) * time)
+                table.append(Conditioning(scale=1.0, label=label, skip=0.0, out=1.0))
             elif name == "EDMPrecond":
                 data = float(settings["sigma_data"])
                 spread = math.sqrt(sigma**2 + data**2)

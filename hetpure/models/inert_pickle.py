@@ -141,6 +141,13 @@ def _scalar(kind: _DType, content: bytes) -> Any:
     return np.frombuffer(content, dtype=_SCALARS[kind.code])[0].item()
 
 
+def _bytes(text: str, encoding: str) -> bytes:
+    """Bytes as Python 2's pickle protocol writes them."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes are encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _object,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -148,6 +155,7 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch.storage", "_load_from_bytes"): _storage,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("dnnlib.util", "EasyDict"): dict,
+    ("_codecs", "encode"): _bytes,
     ("numpy", "dtype"): _DType,
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(builtins, "set"): set for builtins in ("builtins", "__builtin__")},

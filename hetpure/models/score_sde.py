@@ -10,6 +10,7 @@ itself; so does ``score_sde``. ``score_sde_matched`` passes the label at which t
 Facts: ``models/ncsnpp.py``, ``models/layerspp.py``, ``models/ema.py`` of https://github.com/yang-song/score_sde_pytorch.
 """
 
+import math
 import re
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 from hetpure.config import resolve_path
 from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, weights_in
 from hetpure.models.ddpmpp import Conditioning, DDPMpp, Geometry, load_converted
-from hetpure.models.edm import precondition
 from hetpure.schedule import Schedule
 
 ATTENTION_SIZE = 16
@@ -71,9 +71,16 @@ def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Condi
             kind, value = _nin(kind, value)
             renamed[f"{name}.{names.get(layer, layer)}.{kind}" if layer else f"{name}.{kind}"] = value
     load_exactly(network, renamed, file)
-    if matched:  # VPPrecond is this very process
-        return network, precondition("VPPrecond", {"beta_d": 19.9, "beta_min": 0.1, "M": Schedule().T}, file)
-    return network, [Conditioning(scale=1.0, label=float(t), skip=0.0, out=1.0) for t in range(Schedule().T)]
+    labels = [matched_label(t) if matched else float(t) for t in range(Schedule().T)]
+    return network, [Conditioning(scale=1.0, label=label, skip=0.0, out=1.0) for label in labels]
+
+
+def matched_label(t: int) -> float:
+    """999 u, with u in [0, 1] the continuous time whose noise level is timestep t's.
+
+    The continuous process has beta(u) = 0.1 + 19.9 u, so its abar(u) is exp(-0.1 u - 19.9 u^2 / 2).
+    """
+    return 999.0 * (math.sqrt(0.1**2 - 2.0 * 19.9 * math.log(Schedule().alpha_bar(t))) - 0.1) / 19.9
 
 
 def _nin(kind: str, value: Tensor) -> tuple[str, Tensor]:

@@ -96,6 +96,14 @@ def test_the_continuous_process_has_the_timesteps_noise_level_at_its_label(tmp_p
         assert math.exp(-0.1 * u - 0.5 * 19.9 * u**2) == pytest.approx(ALPHA_BARS[t], rel=1e-12)
 
 
+def test_edms_labels_are_rounded_as_there(tmp_path: Path) -> None:
+    # From the original, t = 0, 7, 200; exact would be 0.91556, 7.68419, 200.54926.
+    save_network(tmp_path / "n.pkl", weights(layout("edm")["shapes"]), "VPPrecond", **SETTINGS["VPPrecond"])
+    denoiser: Any = build_denoiser(str(tmp_path / "n.pkl"), "edm")
+    found = [denoiser.conditioning[t].label for t in (0, 7, 200)]
+    assert found == pytest.approx([0.91561610, 7.68397188, 200.54927063], rel=2e-6)
+
+
 def test_gradients_reach_the_image(tmp_path: Path) -> None:
     save_network(tmp_path / "n.pkl", weights(layout("edm")["shapes"]), "EDMPrecond", sigma_data=0.5)
     denoiser = build_denoiser(str(tmp_path / "n.pkl"), "edm").double()

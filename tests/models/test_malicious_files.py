@@ -172,3 +172,12 @@ def test_damaged_conversions_are_refused(tmp_path: Path) -> None:
         target.write_bytes(content)
         for format in ("edm", "score_sde"):
             assert_refused(target, format)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_binary_protocol_is_read(tmp_path: Path, protocol: int) -> None:
+    values = {"ema": torch.arange(6.0).reshape(2, 3).T, "half": torch.ones(2).half(), "list": [1, 2.5, None, "x", {3}]}
+    (tmp_path / "n.pkl").write_bytes(pickle.dumps(values, protocol))
+    found = inert_pickle.read_inert(tmp_path / "n.pkl")
+    assert torch.equal(found["ema"], values["ema"]) and torch.equal(found["half"], values["half"])
+    assert found["list"] == values["list"]
