@@ -13,14 +13,14 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 import hetpure.models.resnet  # noqa: F401  registers its models with timm
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
+from hetpure.models.checkpoints import load_exactly, read_file
+from hetpure.models.wide_resnet import WideResNet
 
 
 class Classifier(nn.Module):
@@ -138,17 +138,9 @@ def load_weights(network: nn.Module, path: str) -> None:
     """
     state = read_state_dict(resolve_path(path), key="classifier.weights")
     state = {k.removeprefix("module."): v for k, v in state.items()}
-    own = network.state_dict()
-    different = [f"{k}: file {list(state[k].shape)}, network {list(own[k].shape)}" for k in own.keys() & state.keys()
-                 if state[k].shape != own[k].shape]  # fmt: skip
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    # Counters of batches seen were not always saved and change no output.
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
-    if different or missing or unexpected:
-        parts = [f"{what} {', '.join(keys[:3])}{' ..' if len(keys) > 3 else ''}" for what, keys in
-                 (("other shapes", different), ("missing", missing), ("unexpected", unexpected)) if keys]  # fmt: skip
-        raise ConfigError(f"classifier.weights: {path} does not fit the network: {'; '.join(parts)}")
-    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
+    if isinstance(network, WideResNet):
+        state = network.from_public_layout(state)
+    load_exactly(network, state, path, key="classifier.weights")
 
 
 def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
@@ -161,21 +153,8 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
     Raises:
         ConfigError: where the file is missing or is no state dict.
     """
-    if not path.is_file():
-        raise ConfigError(f"{key}: {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"{key}: {path}: cannot be read as a state dict: {' '.join(str(error).split())[:200]}"
-        ) from None
-    except Exception as error:  # torch raises pickle.UnpicklingError for code in the file
-        raise ConfigError(
-            f"{key}: {path}: refused, it holds more than tensors: {' '.join(str(error).split())[:120]}"
-        ) from None
-    for wrapper in ("state_dict", "model"):
+    state = read_file(path, key)
+    for wrapper in ("state_dict", "model", "params"):
         state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ConfigError(f"{key}: {path}: holds no state dict")

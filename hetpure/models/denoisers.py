@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
+from hetpure.models.ddpm import load_ddpm
+from hetpure.models.ddpmpp import Conditioning, DDPMpp
+from hetpure.models.edm import load_edm
+from hetpure.models.guided_diffusion import load_guided_diffusion
+from hetpure.models.score_sde import load_score_sde
 from hetpure.schedule import Schedule
 
 
@@ -112,6 +117,30 @@ class DiffusersDenoiser(Denoiser):
         return out[:, : self.channels].contiguous()
 
 
+class ContinuousDenoiser(Denoiser):
+    """A DDPM++ network that was trained on continuous noise levels, asked at those of the schedule's timesteps.
+
+    Args:
+        network: the network.
+        conditioning: how it predicts the noise at each timestep.
+    """
+
+    def __init__(self, network: DDPMpp, conditioning: Sequence[Conditioning]) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.conditioning = tuple(conditioning)
+        self.channels, self.image_size = network.geometry.image_channels, network.geometry.image_size
+        self.multiple = network.multiple
+
+    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        """See ``Denoiser``."""
+        scale, label, skip, out = self.conditioning[t]
+        noise = self.network(x if scale == 1.0 else scale * x, label)
+        if skip or out != 1.0:
+            noise = skip * x + out * noise
+        return noise.contiguous()
+
+
 class Recomputed(Denoiser):
     """The same denoiser, keeping no activations for the backward pass: each call is run again there.
 
@@ -136,7 +165,14 @@ class Recomputed(Denoiser):
         return out
 
 
-FORMATS: dict[str, Callable[[str], Denoiser]] = {"diffusers": DiffusersDenoiser.from_pretrained}
+FORMATS: dict[str, Callable[[str], Denoiser]] = {
+    "diffusers": DiffusersDenoiser.from_pretrained,
+    "ddpm": lambda path: DiffusersDenoiser(load_ddpm(path)),
+    "edm": lambda path: ContinuousDenoiser(*load_edm(path)),
+    "guided_diffusion": lambda path: DiffusersDenoiser(load_guided_diffusion(path)),
+    "score_sde": lambda path: ContinuousDenoiser(*load_score_sde(path)),
+    "score_sde_matched": lambda path: ContinuousDenoiser(*load_score_sde(path, matched=True)),
+}
 """Checkpoint formats by name: each loads a path (or hub id)."""
 
 

@@ -1,0 +1,160 @@
+"""NVlabs/edm's unconditional DDPM++ pickles (``edm-cifar10-32x32-uncond-vp.pkl``, ``baseline-cifar10-..-vp.pkl``).
+
+They hold a denoiser D(y; sigma) of images with noise added, y = x(0) + sigma n: a network F inside one of two sets of
+coefficients, ``EDMPrecond`` (the proposed ones) or ``VPPrecond`` (the baseline's). On our schedule
+y = x(t) / sqrt(abar) and sigma = sqrt((1 - abar) / abar), and the noise is n = (y - D) / sigma, which is linear in x(t)
+and F: see ``precondition``.
+
+Facts: ``training/networks.py`` and ``torch_utils/persistence.py`` of https://github.com/NVlabs/edm, and table 1 of
+Karras et al. 2022.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hetpure.config import resolve_path
+from hetpure.errors import ConfigError
+from hetpure.models.checkpoints import State, load_exactly, loader_of
+from hetpure.models.ddpmpp import Conditioning, DDPMpp, Geometry, load_converted
+from hetpure.models.inert_pickle import Inert, read_inert
+from hetpure.schedule import Schedule
+
+_RESIDUAL = {
+    "norm0": "norm1",
+    "conv0": "conv1",
+    "affine": "time_emb_proj",
+    "norm1": "norm2",
+    "conv1": "conv2",
+    "skip": "conv_shortcut",
+}
+
+
+@loader_of("DDPM++ network (--arch=ddpmpp)")
+def load_edm(path: str) -> tuple[DDPMpp, list[Conditioning]]:
+    """Loads such a pickle as data (see ``inert_pickle``), or what ``hetpure.models.convert`` made of it.
+
+    Args:
+        path: the ``.pkl`` file, or the converted ``.safetensors``.
+
+    Returns:
+        The network F, its geometry read off the names and shapes of its weights, and how to ask it at each timestep.
+
+    Raises:
+        ConfigError: where the file cannot be read, holds code, or another network.
+    """
+    file = resolve_path(path)
+    if file.suffix == ".safetensors":
+        return load_converted(file)
+    content = read_inert(file)
+    outer = content.get("ema") if isinstance(content, dict) else content
+    model = outer.children.get("model") if isinstance(outer, Inert) else None
+    if not isinstance(outer, Inert) or model is None or model.class_name != "SongUNet":
+        found = [module.class_name for module in (outer, model) if isinstance(module, Inert)]
+        found = " with ".join(found) or "no network"
+        raise ConfigError(f"denoiser.path: {file}: found {found}; accepted is a SongUNet in VPPrecond or EDMPrecond")
+    conditioning = precondition(outer.class_name, outer.state, file)
+    state = model.tensors()
+    if outer.state.get("label_dim") or any(name.startswith("map_label.") for name in state):
+        raise ConfigError(f"denoiser.path: {file}: is class-conditional; accepted are unconditional networks")
+    if any("_aux_" in name and "_aux_norm" not in name and "_aux_conv" not in name for name in state) or any(
+        name.endswith("resample_filter") and value.shape[-1] != 2 for name, value in state.items()
+    ):
+        raise ConfigError(f"denoiser.path: {file}: is an NCSN++ network; accepted is DDPM++ (--arch=ddpmpp)")
+    with torch.device("meta"):
+        network = DDPMpp(_geometry(state))
+    load_exactly(network, _to_own_names(state, network), file)
+    return network, conditioning
+
+
+def precondition(name: str, settings: Mapping[str, Any], file: Path) -> list[Conditioning]:
+    """How the noise in x(t) follows from F, for each timestep t.
+
+    VPPrecond: D = y - sigma F(x(t); 999 u), u the continuous time of noise level sigma, so the noise is F itself.
+    EDMPrecond: D = c_skip y + c_out F(c_in y; ln(sigma) / 4), so it is sigma / (sigma^2 + s^2) y - s /
+    sqrt(sigma^2 + s^2) F, with s = ``sigma_data``.
+
+    Args:
+        name: VPPrecond or EDMPrecond.
+        settings: its attributes ``beta_d``, ``beta_min``, ``M`` or ``sigma_data``.
+        file: for messages.
+
+    Raises:
+        ConfigError: for another name, or missing attributes.
+    """
+    schedule = Schedule()
+    table = []
+    try:
+        for t in range(schedule.T):
+            abar = schedule.alpha_bar(t)
+            sigma = math.sqrt((1.0 - abar) / abar)
+            if name == "VPPrecond":
+                beta_d, beta_min = float(settings["beta_d"]), float(settings["beta_min"])
+                # In single precision, as there: near t = 0 that moves labels by up to 3e-4, and outputs by up to 1e-4.
+                level = torch.tensor(sigma, dtype=torch.float32)
+                time = ((beta_min**2 + 2.0 * beta_d * (1.0 + level**2).log()).sqrt() - beta_min) / beta_d
+                label = float((float(settings["M"]) - 1.0) * time)
+                table.append(Conditioning(scale=1.0, label=label, skip=0.0, out=1.0))
+            elif name == "EDMPrecond":
+                data = float(settings["sigma_data"])
+                spread = math.sqrt(sigma**2 + data**2)
+                table.append(
+                    Conditioning(
+                        scale=1.0 / (spread * math.sqrt(abar)),
+                        label=math.log(sigma) / 4.0,
+                        skip=sigma / (spread**2 * math.sqrt(abar)),
+                        out=-data / spread,
+                    )
+                )
+            else:
+                raise ConfigError(f"denoiser.path: {file}: found {name}; accepted are VPPrecond and EDMPrecond")
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"denoiser.path: {file}: {name} without {error}") from None
+    return table
+
+
+def _geometry(state: State) -> Geometry:
+    sizes = sorted({int(found[1]) for name in state if (found := re.match(r"enc\.(\d+)x", name))}, reverse=True)
+    first = state[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"]
+    blocks = len({name.split(".")[1] for name in state if name.startswith(f"enc.{sizes[0]}x{sizes[0]}_block")})
+    return Geometry(
+        image_channels=first.shape[1],
+        image_size=sizes[0],
+        channels=first.shape[0],
+        widths=tuple(state[f"enc.{size}x{size}_block0.conv1.weight"].shape[0] for size in sizes),
+        blocks=blocks,
+        attention=tuple(f"enc.{size}x{size}_block0.qkv.weight" in state for size in sizes),
+    )
+
+
+def _to_own_names(state: State, network: DDPMpp) -> State:
+    """The layers of the two come in one order; there a block and its attention are one module."""
+    modules: dict[str, State] = {}
+    for name, value in state.items():
+        # Constants of the resampling (which is averaging and repeating); labels of an augmentation that is not used.
+        if name.endswith("resample_filter") or name.startswith("map_augment."):
+            continue
+        depth = 2 if name.startswith(("enc.", "dec.")) else 1
+        module, key = ".".join(name.split(".")[:depth]), ".".join(name.split(".")[depth:])
+        if re.match(r"norm2\.|qkv\.|proj\.", key):
+            module += " attention"
+        modules.setdefault(module, {})[key] = value
+    renamed: State = {}
+    for own, module in zip(network.in_order(), modules.values(), strict=False):
+        for key, value in module.items():
+            layer, _, kind = key.rpartition(".")
+            if layer == "qkv":  # channel 3 c + j is channel c of query, key or value
+                for j, letter in enumerate("qkv"):
+                    part = value[j::3]
+                    renamed[f"{own}.to_{letter}.{kind}"] = part.flatten(1) if part.ndim == 4 else part
+            elif layer == "proj":
+                renamed[f"{own}.to_out.0.{kind}"] = value.flatten(1) if value.ndim == 4 else value
+            elif layer == "norm2":
+                renamed[f"{own}.group_norm.{kind}"] = value
+            else:
+                renamed[f"{own}.{_RESIDUAL.get(layer, layer)}.{kind}" if layer else f"{own}.{kind}"] = value
+    return renamed

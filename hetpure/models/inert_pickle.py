@@ -1,0 +1,163 @@
+"""NVlabs' network pickles read as data: nothing is imported, and no source or function in them is run.
+
+Such a pickle (``torch_utils/persistence.py`` of https://github.com/NVlabs/edm) rebuilds each network object by calling
+``_reconstruct_persistent_obj`` with a mapping that holds the class's name, its attributes and its module's source code,
+which the original then executes. Here that name, like every other one that such a file needs, leads to a function of
+this module that only keeps the values. Any other name is refused before anything is called.
+"""
+
+import collections
+import functools
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hetpure.errors import ConfigError
+
+_SCALARS = {"f8": np.float64, "f4": np.float32, "i8": np.int64, "i4": np.int32, "b1": np.bool_}
+
+
+class Inert:
+    """An object of a pickle: its class's name and its attributes, and nothing that it could do.
+
+    Attributes:
+        class_name: as the file gives it.
+        state: attributes by name.
+    """
+
+    class_name = ""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = dict(state) if isinstance(state, Mapping) else {}
+
+    @property
+    def children(self) -> dict[str, "Inert"]:
+        """Modules inside, by name."""
+        found = self.state.get("_modules") or {}
+        return {str(name): child for name, child in found.items() if isinstance(child, Inert)}
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """Parameters and buffers of this module and those inside, named as in a state dict."""
+        found = {}
+        for kind in ("_parameters", "_buffers"):
+            for name, value in (self.state.get(kind) or {}).items():
+                if isinstance(value, Tensor):
+                    found[f"{prefix}{name}"] = value
+        for name, child in self.children.items():
+            found.update(child.tensors(f"{prefix}{name}."))
+        return found
+
+
+def read_inert(path: Path, key: str = "denoiser.path") -> Any:
+    """What a network pickle holds, with an ``Inert`` for each object.
+
+    Args:
+        path: the ``.pkl`` file.
+        key: config key for messages.
+
+    Raises:
+        ConfigError: where the file is missing or damaged, or names anything that is not on this module's short list.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{key}: {path}: no such file")
+    try:
+        with path.open("rb") as file:
+            return _InertUnpickler(file).load()
+    except _RefusedError as error:
+        raise ConfigError(
+            f"{key}: {path}: refused, it holds code ({error}); accepted are networks that NVlabs' persistence saved"
+        ) from None
+    except Exception as error:  # a damaged pickle raises almost anything; each means: not loadable
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f"{key}: {path}: cannot be read as a network pickle: {reason}") from None
+
+
+class _RefusedError(Exception):
+    """A name that no network pickle needs."""
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ADMITTED.get((module, name))
+        if found is None:
+            raise _RefusedError(f"{module}.{name}")
+        # A pickle can set attributes of what it is given: it gets its own copy of anything that is not built in.
+        if found in (Inert, _DType):
+            return type(name, (found,), {"class_name": name})
+        return found if isinstance(found, type) else functools.partial(found)
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _RefusedError("a reference outside the file")
+
+
+def _object(meta: Mapping[str, Any]) -> Inert:
+    inert = Inert()
+    inert.class_name = str(meta["class_name"])
+    inert.__setstate__(meta["state"])
+    return inert
+
+
+def _storage(content: bytes) -> Tensor:
+    """The storage that ``torch.save`` wrote into the pickle, as a flat tensor."""
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise _RefusedError("or damage in the bytes of a tensor") from None
+    if not isinstance(loaded, torch.TypedStorage):
+        raise TypeError(f"a tensor's storage is a {type(loaded).__name__}")
+    flat = torch.empty(0, dtype=loaded.dtype)
+    return flat.set_(loaded._untyped_storage)  # pyright: ignore[reportArgumentType]
+
+
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    # as_strided refuses what reaches beyond the storage.
+    return storage.as_strided(tuple(size), tuple(stride), offset).clone()
+
+
+def _parameter(data: Tensor, *_: Any) -> Tensor:
+    return data
+
+
+class _DType:
+    """A numpy type's code."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _scalar(kind: _DType, content: bytes) -> Any:
+    return np.frombuffer(content, dtype=_SCALARS[kind.code])[0].item()
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    """Bytes as Python 2's pickle protocol writes them."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes are encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _object,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("dnnlib.util", "EasyDict"): dict,
+    ("_codecs", "encode"): _bytes,
+    ("numpy", "dtype"): _DType,
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(builtins, "set"): set for builtins in ("builtins", "__builtin__")},
+    **{("torch.nn.modules.container", name): Inert for name in ("ModuleDict", "ModuleList", "Sequential")},
+}
