@@ -109,17 +109,23 @@ def main() -> None:
     purifier = HeterogeneousPurifier(denoiser, classifier, steps=arguments.steps * 5)
     draws = defense_draws(0, torch.arange(len(x)), 1)
     z, (mask,) = torch.randn_like(x), purifier.prepare(x)
+    unet: Any = denoiser.unet if isinstance(denoiser, DiffusersDenoiser) else denoiser
+
+    def network(x: torch.Tensor, t: int) -> torch.Tensor:
+        """The network itself, nothing of ours around it."""
+        return unet(x, t).sample if isinstance(denoiser, DiffusersDenoiser) else unet(x, t)
 
     def bare_calls() -> None:
         for t in purifier.timesteps[:-1]:
-            denoiser.predict_noise(z, t)
+            network(z, t)
 
     def bare_gradients(forward_again: bool) -> None:
         for t in purifier.timesteps[: arguments.gradient_steps]:
             if forward_again:
-                denoiser.predict_noise(z, t)
+                with torch.no_grad():
+                    network(z, t)
             leaf = z.clone().requires_grad_()
-            torch.autograd.grad(denoiser.predict_noise(leaf, t).sum(), leaf)
+            torch.autograd.grad(network(leaf, t).sum(), leaf)
         leaf = x.clone().requires_grad_()
         torch.autograd.grad(classifier(leaf).sum(), leaf)
 
@@ -129,10 +135,10 @@ def main() -> None:
         print(f"purification, {purifier.network_calls} calls, over bare calls: {value:.3f} ({seconds:.2f} s)")
         value, seconds = ratio(lambda: purifier(x, draws), bare_calls, arguments.rounds)
         print(f"the same with its mask (one classifier call more): {value:.3f} ({seconds:.2f} s)")
-    for recompute in (False, True):
+    for recompute, again in ((False, False), (True, False), (True, True)):
         ours = gradient_of(denoiser, classifier, arguments.gradient_steps, x, recompute)
-        value, seconds = ratio(ours, lambda again=recompute: bare_gradients(again), arguments.rounds)
-        kind = "with recomputation, over bare 2 forwards + backward" if recompute else "over bare forward + backward"
+        value, seconds = ratio(ours, lambda again=again: bare_gradients(again), arguments.rounds)
+        kind = ("recomputed, " if recompute else "") + f"over bare {'2 forwards' if again else 'forward'} + backward"
         print(f"gradient, {arguments.gradient_steps} calls, {kind}: {value:.3f} ({seconds:.2f} s)")
     for recompute in (True, False):
         few, many = (peak_memory(arguments, steps, recompute) for steps in (5, 100 if recompute else 20))

@@ -22,6 +22,9 @@ from hetpure.errors import ConfigError
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = PROJECT_ROOT / "configs"
 
+METHODS = ("classifier", "purifier", "attack")
+"""Sections whose keys belong to what their ``name`` says."""
+
 _FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*")
 
 
@@ -68,16 +71,15 @@ def config_file(name: str) -> Path:
 def resolve_path(path: str | Path) -> Path:
     """A path from a config: as it stands, else relative to the project (so shipped checkpoints load from anywhere)."""
     path = Path(path).expanduser()
-    return (
-        path if path.is_absolute() or path.exists() else PROJECT_ROOT / path if (PROJECT_ROOT / path).exists() else path
-    )
+    shipped = PROJECT_ROOT / path
+    return shipped if not path.exists() and shipped.exists() else path
 
 
 def read_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The merged raw mapping of a config file, the files it includes, and ``key=value`` overrides.
 
     A top-level ``include: [other.yaml, ..]`` names files (beside the including one, or in ``configs/``) that are merged
-    first, in order. Numbers may be written as fractions: ``8/255``.
+    first, in order.
 
     Raises:
         ConfigError: for a missing or malformed file, or an override that is not ``key=value``.
@@ -91,7 +93,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not re.fullmatch(r"[\w.\-/ ]+=.*", item, re.DOTALL):
             raise ConfigError(f"{item!r} is not an override: write key=value, such as attack.eps=8/255")
     try:
-        return _numbers(OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
+        plain = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        return typing.cast(dict[str, Any], plain)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"overrides {' '.join(overrides)!r}: {_one_line(error)}") from None
 
@@ -99,22 +102,22 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings, later ones over earlier ones.
 
-    A section that changes its ``name`` starts afresh: keys of another method would mean nothing to it.
+    A classifier, purifier or attack that changes its ``name`` starts afresh: keys of another one mean nothing to it.
     """
     result = dict(base)
     for change in changes:
         for key, value in change.items():
             old = result.get(key)
-            renamed = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name", old.get("name"))
-            if isinstance(value, Mapping) and isinstance(old, Mapping) and renamed == old.get("name", renamed):
-                result[key] = merge(old, value)
+            if isinstance(value, Mapping) and isinstance(old, Mapping):
+                another = key in METHODS and value.get("name", old.get("name")) != old.get("name", value.get("name"))
+                result[key] = dict(value) if another else merge(old, value)
             else:
                 result[key] = value
     return result
 
 
 def structure(schema: type, raw: Mapping[str, Any], where: str = "") -> DictConfig:
-    """Checks a raw mapping against a dataclass and fills in its defaults.
+    """Checks a raw mapping against a dataclass and fills in its defaults. Numbers may be fractions: ``8/255``.
 
     Args:
         schema: dataclass with OmegaConf's types.
@@ -129,6 +132,7 @@ def structure(schema: type, raw: Mapping[str, Any], where: str = "") -> DictConf
         if dataclasses.is_dataclass(field.type) and field.name in raw and not isinstance(value, Mapping):
             key = ".".join(filter(None, (where, field.name)))
             raise ConfigError(f"{key}: found {value!r}, accepted is a section of keys")
+    raw = _fractions(schema, raw, where)
     try:
         config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(raw)))
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -207,7 +211,7 @@ def _read_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"{path}: a config is a mapping of keys, found {type(raw).__name__}")
-    raw = _numbers(typing.cast(dict[str, Any], raw))
+    raw = typing.cast(dict[str, Any], raw)
     parts = raw.pop("include", None) or []
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise ConfigError(f"{path}: include: found {parts!r}, accepted is a list of file names")
@@ -220,18 +224,20 @@ def _read_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(result, raw)
 
 
-def _numbers(value: Any, key: str = "") -> Any:
-    """Fractions as numbers, everywhere in a raw config."""
-    if isinstance(value, dict):
-        return {k: _numbers(item, f"{key}.{k}".lstrip(".")) for k, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item, key) for item in value]
-    if isinstance(value, str) and (match := _FRACTION.fullmatch(value)):
-        try:
-            return float(match[1]) / float(match[2])
-        except (ValueError, ZeroDivisionError):
-            raise ConfigError(f"{key}: {value!r} is no number: a fraction is written as 8/255") from None
-    return value
+def _fractions(schema: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The mapping with fractions as numbers, where the schema wants a number."""
+    hints, result = typing.get_type_hints(schema), dict(raw)
+    for name, value in raw.items():
+        kind, key = hints.get(name), ".".join(filter(None, (where, name)))
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+            result[name] = _fractions(kind, value, key)
+        elif isinstance(value, str) and float in (kind, *typing.get_args(kind)) and _FRACTION.fullmatch(value):
+            numerator, denominator = value.split("/")
+            try:
+                result[name] = float(numerator) / float(denominator)
+            except (ValueError, ZeroDivisionError):
+                raise ConfigError(f"{key}: {value!r} is no number: a fraction is written as 8/255") from None
+    return result
 
 
 def _unknown_key(schema: type, error: ConfigKeyError, where: str) -> str:

@@ -11,7 +11,14 @@ from omegaconf import DictConfig
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
 
-ALWAYS_FREE = ("output", "wandb", "trainer", "data.workers")
+ALWAYS_FREE = (
+    "output",
+    "wandb",
+    "data.workers",
+    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "max_steps", "max_time", "val_check_interval")),
+    *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "profiler")),
+)
+"""Keys that change no result: where a run lies, how it is shown, on how many processes, when it stops."""
 
 
 def claim(folder: Path, config: DictConfig, free: Collection[str] = ()) -> None:
@@ -49,7 +56,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str]
         if name in free or (prefix == "rows." and not (key in old and key in new)):
             continue  # a row more or less leaves the others' results as they are
         a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
+        if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
+            a, b = a or {}, b or {}
             found += _differences(a, b, free, f"{name}.")
         elif a != b:
             found.append(f"{name} was {a!r}, is {b!r}")

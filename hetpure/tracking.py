@@ -30,7 +30,8 @@ def build_logger(project: str, name: str | None, directory: str | Path, mode: st
     if mode not in ("auto", "online", "offline", "disabled"):
         raise ConfigError(f"wandb.mode: found {mode!r}, accepted are auto, online, offline, disabled")
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_account() else "offline")
+        asked = os.environ.get("WANDB_MODE", "")
+        mode = asked if asked in ("online", "offline", "disabled") else "online" if has_account() else "offline"
     elif mode == "online" and not has_account():
         raise ConfigError("wandb.mode: online needs an account: set WANDB_API_KEY or run `wandb login`, or use offline")
     if mode == "disabled":

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from hetpure.attacks.base import Attack, Observer
-from hetpure.attacks.gradients import ExactGradient, Gradient
+from hetpure.attacks.gradients import Gradient, GradientSource
 
 
 class AdversarialAttack(Callback):
@@ -19,12 +19,12 @@ class AdversarialAttack(Callback):
         observe: called after every iteration; see ``Attack``.
     """
 
-    def __init__(self, attack: Attack, gradient: ExactGradient, observe: Observer | None = None) -> None:
+    def __init__(self, attack: Attack, gradient: GradientSource, observe: Observer | None = None) -> None:
         self.attack, self.gradient, self.observe = attack, gradient, observe
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Brings the attack process to the device."""
-        self.gradient.process.to(pl_module.device)
+        self.gradient.to(pl_module.device)
 
     def on_test_batch_start(
         self,

@@ -29,6 +29,10 @@ class Gradient:
 class GradientSource(Protocol):
     """Anything an attack can ask for a gradient."""
 
+    def to(self, device: torch.device) -> None:
+        """Brings the attack process to a device."""
+        ...
+
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int) -> Gradient:
         """Gradient of the loss at images x (B, C, H, W) in [0, 1] with their labels and dataset indices (B,)."""
         ...
@@ -56,6 +60,10 @@ class ExactGradient:
         self.process = process
         self.eot = eot if process.purifier.stochastic else 1
         self.seed = seed
+
+    def to(self, device: torch.device) -> None:
+        """See ``GradientSource``."""
+        self.process.to(device)
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int) -> Gradient:
         """See ``GradientSource``."""

@@ -50,7 +50,10 @@ class L2(Norm):
 
     def direction(self, gradient: Tensor) -> Tensor:
         """See ``Norm``; a zero gradient gives no direction."""
-        return gradient / self._length(gradient)
+        # Squares of a confident classifier's gradients underflow: scale the largest value to 1 first.
+        largest = gradient.abs().flatten(1).amax(dim=1).view(-1, *[1] * (gradient.ndim - 1))
+        scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
+        return scaled / self._length(scaled)
 
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """See ``Norm``. Clamping to [0, 1] only shortens what is left: x lies in that box too."""

@@ -54,7 +54,7 @@ def open_hub(identifier: str, root: str | None, split: str, split_key: str) -> O
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its advice on missing dataset cards
     try:
         builder = datasets.load_dataset_builder(path, config or None, cache_dir=cache)
-        image_key, label_key = _columns(builder.info.features or datasets.load_dataset(path, split=split).features)
+        image_key, label_key = _columns(builder.info.features or datasets.load_dataset(path, config or None, split=split, cache_dir=cache).features)
         reader = ConfiguredReader(path, config or None, split, cache, image_key, label_key)
     except ConfigError:
         raise
@@ -69,7 +69,8 @@ def open_hub(identifier: str, root: str | None, split: str, split_key: str) -> O
 
 
 def _is_hub_layout(root: Path) -> bool:
-    return any(root.glob("**/*.parquet")) or any(root.glob("**/*.arrow")) or (root / "README.md").is_file()
+    # Arrow files alone are a download cache, which names the hub as their source.
+    return any(root.glob("**/*.parquet")) or (root / "README.md").is_file()
 
 
 def _columns(features: Any) -> tuple[str, str]:

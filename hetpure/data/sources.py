@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +156,18 @@ def _from_items(
     mode: str,
     image_size: int | None,
 ) -> Source:
-    decode = partial(_decode, load, mode, image_size)
-    channels, height, width = decode(0).shape
-    return Source(decode, labels, (channels, height, width), num_classes, class_names)
+    channels, height, width = _decode(load, mode, image_size, 0).shape
+
+    def image(index: int) -> Tensor:
+        found = _decode(load, mode, image_size, index)
+        if found.shape != (channels, height, width):
+            raise ConfigError(
+                f"data.image_size: image {index} is {found.shape[1]}x{found.shape[2]}, image 0 {height}x{width}; "
+                "set data.image_size to bring all to one size"
+            )
+        return found
+
+    return Source(image, labels, (channels, height, width), num_classes, class_names)
 
 
 def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:

@@ -15,6 +15,7 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.records import RecordStore
+from hetpure.evaluation.table import Protocol
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
 from hetpure.purification.base import Purifier
@@ -32,6 +33,7 @@ class Row:
         attack: the attack, or None.
         gradient: the attacker's gradients through the attack process, or None.
         store: where its records go.
+        protocol: what it is measured under, for the table.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Row:
     attack: Attack | None
     gradient: ExactGradient | None
     store: RecordStore
+    protocol: Protocol
 
 
 def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
@@ -85,7 +88,7 @@ def _build_row(
     store = RecordStore(output / name)
     attack = build_attack(to_dict(row.attack))
     if attack is None:
-        return Row(name, model, None, None, store)
+        return Row(name, model, None, None, store, Protocol(ensemble=model.ensemble_size))
     process = surrogate_settings(settings, to_dict(row.attack.process))
     seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
     surrogate = PurifiedClassifier(
@@ -95,7 +98,10 @@ def _build_row(
         chunk_size=row.chunk_size,
         seed=row.seed,
     )
-    return Row(name, model, attack, ExactGradient(surrogate, row.attack.eot, row.seed), store)
+    gradient = ExactGradient(surrogate, row.attack.eot, row.seed)
+    change = ", ".join(f"{key} {value}" for key, value in to_dict(row.attack.process).items())
+    protocol = Protocol(str(attack), f"surrogate: {change}" if change else "exact", gradient.eot, model.ensemble_size)
+    return Row(name, model, attack, gradient, store, protocol)
 
 
 def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:

@@ -1,12 +1,10 @@
 """The schema of ``evaluate.py``'s configs."""
 
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-import lightning
 from omegaconf import DictConfig
 
 from hetpure.attacks.registry import complete_attack
@@ -14,9 +12,22 @@ from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, str
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
+from hetpure.trainer import check_trainer
 
 SHARED = ("seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures")
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
+
+
+SET_BY_US = (
+    "logger",
+    "callbacks",
+    "inference_mode",
+    "use_distributed_sampler",
+    "enable_checkpointing",
+    "enable_progress_bar",
+    "enable_model_summary",
+)
+"""Arguments of Lightning's Trainer that an evaluation decides itself."""
 
 
 @dataclass
@@ -121,11 +132,12 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
     if ensemble["mode"] is None:
         ensemble["mode"] = default_ensemble_mode(config["purifier"])
     _check_numbers(config)
-    accepted = inspect.signature(lightning.Trainer.__init__).parameters
-    for key in config["trainer"]:
-        if key not in accepted or key in ("self", "logger", "callbacks", "inference_mode"):
-            usable = [k for k in accepted if k not in ("self", "logger", "callbacks", "inference_mode")]
-            raise ConfigError(f"trainer.{key}: unknown key; accepted are Lightning's {', '.join(usable)}")
+    check_trainer(config["trainer"], SET_BY_US)
+    if str(config["trainer"].get("precision", 32)) not in ("32", "32-true"):
+        raise ConfigError(
+            f"trainer.precision: found {config['trainer']['precision']}, accepted is 32-true: Lightning lowers the "
+            "defense's precision alone, and the attack would differentiate another function"
+        )
     return config
 
 

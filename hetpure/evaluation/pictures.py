@@ -27,7 +27,7 @@ class PictureRow:
 
 @torch.no_grad()
 def picture_rows(
-    model: PurifiedClassifier, clean: Tensor, adversarial: Tensor, label: Tensor, sample: Tensor, names: Sequence[str]
+    model: PurifiedClassifier, clean: Tensor, adversarial: Tensor, sample: Tensor, captions: Sequence[str]
 ) -> tuple[list[PictureRow], float]:
     """Panels of some images, and by how much their perturbations are amplified.
 
@@ -37,20 +37,19 @@ def picture_rows(
         model: the defense.
         clean: (B, C, H, W) in [0, 1].
         adversarial: like clean; clean itself where there was no attack.
-        label: (B,).
         sample: (B,) dataset indices.
-        names: class names.
+        captions: what to say of each image.
     """
-    views = model.purifier.views(adversarial, defense_draws(model.seed, sample, 1))
+    draws = defense_draws(model.seed, sample, 1)
+    # One image at a time: a picture may show more images than fit through the networks together.
+    views = [model.purifier.views(adversarial[i : i + 1], draws.rows(slice(i, i + 1))) for i in range(len(clean))]
     change = adversarial - clean
     amplification = 0.5 / max(float(change.abs().amax()), 1e-6)
-    columns = {"clean": clean, "adversarial": adversarial, "perturbation": 0.5 + amplification * change, **views}
-    truth = label.tolist()
-    before, after = (model(x, sample).argmax(dim=1).tolist() for x in (clean, adversarial))
+    columns = {"clean": clean, "adversarial": adversarial, "perturbation": 0.5 + amplification * change}
     rows = []
-    for i in range(len(clean)):
-        caption = f"{names[truth[i]]}\nclean: {names[before[i]]}\nattacked: {names[after[i]]}"
-        rows.append(PictureRow({name: column[i].cpu() for name, column in columns.items()}, caption))
+    for i, caption in enumerate(captions):
+        panels = {**{name: column[i] for name, column in columns.items()}, **{k: v[0] for k, v in views[i].items()}}
+        rows.append(PictureRow({name: panel.cpu() for name, panel in panels.items()}, caption))
     return rows, amplification
 
 

@@ -36,7 +36,6 @@ class Recorder(Callback):
     ) -> None:
         """Writes the batch."""
         count = len(batch["label"])
-        seconds = (time.perf_counter() - self._start) / count
         empty: list[list[float]] = [[]] * count
         columns = zip(
             batch["index"].tolist(),
@@ -46,4 +45,6 @@ class Recorder(Callback):
             batch["attack_loss"].tolist() if "attack_loss" in batch else empty,
             strict=True,
         )
+        # Reading the scores waited for the device: only now is the work done.
+        seconds = (time.perf_counter() - self._start) / count
         self.store.append([Record(*values, seconds=seconds) for values in columns], batch.get("adversarial"))

@@ -1,19 +1,19 @@
 """``evaluate.py``: evaluates every row of a config and leaves the results in a folder."""
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import lightning
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from hetpure.attacks.callback import AdversarialAttack
-from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.pictures import PictureRow, draw_pictures, picture_rows
@@ -22,6 +22,7 @@ from hetpure.evaluation.recorder import Recorder
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.table import print_table, table_row, write_table
 from hetpure.run_folder import claim
+from hetpure.trainer import build_trainer
 
 
 def run(config: DictConfig) -> None:
@@ -31,11 +32,12 @@ def run(config: DictConfig) -> None:
         ConfigError: before any evaluation, for anything in the config that cannot be.
         KeyboardInterrupt: after the table of what is finished is written.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    config.threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
     data = ImageDataModule(**to_dict(config.data)).prepare()
     rows = build_rows(config, data)
-    trainers = [build_trainer(to_dict(config.trainer)) for _ in rows]
+    trainers = [evaluation_trainer(to_dict(config.trainer)) for _ in rows]
     first = trainers[0].is_global_zero
     output = Path(config.output)
     claim(output, config, free=("pictures", "data.batch_size"))
@@ -50,34 +52,32 @@ def run(config: DictConfig) -> None:
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
             title = describe(config)
-            lines = [table_row(row.name, row.store.read(), len(data.indices)) for row in rows]
+            lines = [table_row(row.name, row.store.read(), len(data.indices), row.protocol) for row in rows]
             write_table(lines, title, output)
             print_table(lines, title)
             print(f"records, adversarial images, pictures and tables: {output}")
             dashboard.finish(lines)
 
 
-def build_trainer(settings: dict[str, Any]) -> lightning.Trainer:
-    """Lightning's Trainer for an evaluation.
-
-    Args:
-        settings: its arguments, over this project's defaults (one device, no padding of uneven shares).
+def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
+    """Lightning's Trainer for an evaluation: one device by default, uneven shares left as they are.
 
     Raises:
         ConfigError: for what Lightning refuses.
     """
-    ours: dict[str, Any] = {
-        "devices": 1,
+    ours: dict[str, Any] = {"devices": 1, **settings}
+    if ours.get("strategy") == "ddp":
+        # A process whose share is done waits for the others, however long their last attack takes.
+        ours["strategy"] = DDPStrategy(timeout=timedelta(days=30))
+    fixed = {
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": False,
         "use_distributed_sampler": False,  # it pads, and padding counts a sample twice
+        "inference_mode": False,  # attacks differentiate
     }
-    try:
-        return lightning.Trainer(**{**ours, **settings, "inference_mode": False})  # attacks differentiate
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+    return build_trainer({**ours, **fixed})
 
 
 def evaluate_row(row: Row, trainer: lightning.Trainer, data: ImageDataModule) -> None:
@@ -108,23 +108,26 @@ def evaluate_row(row: Row, trainer: lightning.Trainer, data: ImageDataModule) ->
 
 
 def describe(config: DictConfig) -> str:
-    """What was measured, in a line."""
-    attack = build_attack(to_dict(config.attack))
+    """What the rows have in common, in a line."""
     images = f"{config.data.subset} images of " if config.data.subset else ""
-    kind = "no attack" if attack is None else f"{attack}, EOT {config.attack.eot}"
-    return f"{images}{config.data.name}; {kind}; S {config.ensemble.size}; seed {config.seed}"
+    return f"{images}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
 
 
 def _finish_row(row: Row, count: int, data: ImageDataModule, folder: Path, dashboard: Dashboard) -> None:
     """Scalars, loss curve and pictures of a finished row."""
     records = row.store.read()
-    dashboard.row(table_row(row.name, records, len(data.indices)))
+    dashboard.row(table_row(row.name, records, len(data.indices), row.protocol))
     losses = [record.attack_loss for record in records if record.attack_loss]
     if losses:
         dashboard.curve(row.name, torch.tensor(losses).mean(dim=0).tolist())
     pictures, amplification = _pictures(row, data, count)
     if pictures:
-        draw_pictures(pictures, amplification, f"{row.name}; {row.attack or 'no attack'}", folder / "pictures.png")
+        draw_pictures(
+            pictures,
+            amplification,
+            f"{row.name}; {row.protocol.attack}, {row.protocol.gradients}",
+            folder / "pictures.png",
+        )
         dashboard.picture(row.name, folder / "pictures.png")
 
 
@@ -136,6 +139,17 @@ def _pictures(row: Row, data: ImageDataModule, count: int) -> tuple[list[Picture
     clean = torch.stack([item["image"] for item in items]).to(device)
     found = [row.store.adversarial(item["index"]) for item in items]
     adversarial = torch.stack([c if a is None else a.to(device) for c, a in zip(clean, found, strict=True)])
-    label, sample = (torch.tensor([item[key] for item in items], device=device) for key in ("label", "index"))
+    sample = torch.tensor([item["index"] for item in items], device=device)
     names = data.class_names or [str(k) for k in range(data.num_classes)]
-    return picture_rows(row.model, clean, adversarial, label, sample, names)
+    scores = {record.index: record for record in row.store.read()}
+    captions = []
+    for item_ in items:
+        record = scores[item_["index"]]
+        seen = [f"clean: {names[_argmax(record.clean)]}"]
+        seen += [f"attacked: {names[_argmax(record.adversarial)]}"] if record.adversarial else []
+        captions.append("\n".join([names[record.label], *seen]))
+    return picture_rows(row.model, clean, adversarial, sample, captions)
+
+
+def _argmax(scores: list[float]) -> int:
+    return scores.index(max(scores))

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,23 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """Under what a row was measured, as it really ran.
+
+    Attributes:
+        attack: the attack, or ``no attack``.
+        gradients: ``exact``, or what the surrogate attack process changes.
+        eot: draws per gradient; 1 for a purifier without randomness.
+        ensemble: purifications per prediction, likewise.
+    """
+
+    attack: str = "no attack"
+    gradients: str = "-"
+    eot: int = 1
+    ensemble: int = 1
+
+
+@dataclass(frozen=True)
 class TableRow:
     """One method's line.
 
@@ -41,6 +58,7 @@ class TableRow:
         standard: accuracy on clean images, through the defense.
         robust: accuracy on adversarial images, through the defense.
         seconds: computing time, attack and defense, summed over processes.
+        protocol: what it was measured under.
     """
 
     method: str
@@ -49,6 +67,7 @@ class TableRow:
     standard: Accuracy
     robust: Accuracy
     seconds: float
+    protocol: Protocol = field(default_factory=Protocol)
 
 
 def accuracy(records: list[Record], name: str) -> Accuracy:
@@ -62,30 +81,32 @@ def accuracy(records: list[Record], name: str) -> Accuracy:
     return Accuracy(right / count, float(interval.low), float(interval.high), count)
 
 
-def table_row(method: str, records: list[Record], total: int) -> TableRow:
+def table_row(method: str, records: list[Record], total: int, protocol: Protocol | None = None) -> TableRow:
     """The line of a method's records."""
     seconds = sum(record.seconds for record in records)
     clean, adversarial = accuracy(records, "clean"), accuracy(records, "adversarial")
-    return TableRow(method, len(records), total, clean, adversarial, seconds)
+    return TableRow(method, len(records), total, clean, adversarial, seconds, protocol or Protocol())
 
 
-HEADER = ("method", "images", "standard accuracy, %", "robust accuracy, %", "seconds")
+HEADER = ("method", "images", "attack", "gradients", "EOT", "S", "standard, %", "robust, %", "seconds")
 
 
 def cells(row: TableRow) -> tuple[str, ...]:
     """A line's cells as text, under ``HEADER``."""
     images = str(row.images) if row.images == row.total else f"{row.images} of {row.total}"
-    return row.method, images, str(row.standard), str(row.robust), f"{row.seconds:.1f}"
+    p = row.protocol
+    under = p.attack, p.gradients, str(p.eot), str(p.ensemble)
+    return row.method, images, *under, str(row.standard), str(row.robust), f"{row.seconds:.1f}"
 
 
 def print_table(rows: list[TableRow], title: str) -> None:
     """The table in the terminal."""
     table = Table(title=title, title_justify="left")
     for i, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if i in (0, 2, 3) else "right", no_wrap=i not in (2, 3))
     for row in rows:
         table.add_row(*cells(row))
-    Console(width=None if Console().is_terminal else 110).print(table)
+    Console(width=None if Console().is_terminal else 140).print(table)
 
 
 def write_table(rows: list[TableRow], title: str, folder: Path) -> None:
@@ -105,11 +126,12 @@ def write_table(rows: list[TableRow], title: str, folder: Path) -> None:
                 "robust_low",
                 "robust_high",
                 "seconds",
+                *(field.name for field in fields(Protocol)),
             ]
         )
         for row in rows:
             figures = [x for a in (row.standard, row.robust) for x in (a.value, a.low, a.high)]
-            writer.writerow([row.method, row.images, *figures, row.seconds])
+            writer.writerow([row.method, row.images, *figures, row.seconds, *asdict(row.protocol).values()])
     lines = [f"{title}", "", *("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER)))]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     (folder / "results.md").write_text("\n".join(lines) + "\n")

@@ -37,6 +37,8 @@ class Classifier(nn.Module):
         self, network: nn.Module, mean: Sequence[float], std: Sequence[float], image_size: int | None = None
     ) -> None:
         super().__init__()
+        if not all(value > 0.0 for value in std):
+            raise ConfigError(f"classifier.std: found {list(std)}, accepted are numbers above 0")
         self.network = network
         self.image_size = image_size
         self.mean: Tensor
@@ -119,8 +121,11 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
         raise ConfigError("classifier.pretrained: only timm models can be; give classifier.weights")
     try:
         return _import_class(name)(**kwargs)
-    except TypeError as error:
-        raise ConfigError(f"classifier.arguments: {name} does not take {kwargs}: {error}") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(f"classifier.arguments: {name} cannot be built from {kwargs}: {reason}") from None
 
 
 def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
@@ -177,8 +182,9 @@ def _import_class(name: str) -> type[nn.Module]:
             if str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(module_name)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ConfigError(f"classifier.name: {name}: cannot import {module_name}: {error}") from None
+    except Exception as error:  # a user's file may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(f"classifier.name: {name}: cannot import {module_name}: {reason}") from None
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ConfigError(f"classifier.name: {name}: {module_name} has no nn.Module class {class_name}")

@@ -64,6 +64,16 @@ class Denoiser(nn.Module, ABC):
                 f"denoiser: takes {self.channels} channels and {sizes}, the data's images are "
                 f"{channels}x{height}x{width}; set data.image_size or choose another denoiser.path"
             )
+        try:
+            with torch.no_grad():
+                out = self.predict_noise(torch.zeros(1, *shape), 0)
+        except Exception as error:  # whatever a foreign network raises, it cannot be used
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"denoiser: cannot predict the noise of one image: {reason}") from None
+        if out.shape != (1, *shape) or not bool(out.isfinite().all()):
+            raise ConfigError(
+                f"denoiser: predicts {tuple(out.shape)} for one {tuple(shape)} image, or not finite values"
+            )
 
 
 class DiffusersDenoiser(Denoiser):
@@ -211,6 +221,8 @@ def _check_scheduler(folder: Path) -> None:
         "beta_start": ours.beta_start,
         "beta_end": ours.beta_end,
         "num_train_timesteps": ours.T,
+        "trained_betas": None,
+        "rescale_betas_zero_snr": False,
     }
     for key, value in wanted.items():
         if found.get(key, value) != value:

@@ -1,6 +1,5 @@
 """What both training commands share: the Trainer, its loggers, resuming, the final figures."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetpure.errors import ConfigError
+from hetpure.trainer import build_trainer as trainer_of
+from hetpure.trainer import check_trainer as check_keys
 from hetpure.training.progress import StepBar
 from hetpure.training.resume import ResumeFile
 
@@ -91,20 +91,12 @@ def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
         **arguments,
         **fixed,
     }
-    try:
-        return Trainer(**merged)
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+    return trainer_of(merged)
 
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError for a key of the ``trainer`` section that cannot be used, or no ``max_steps``."""
-    accepted = set(inspect.signature(Trainer.__init__).parameters) - {"self", *RESERVED}
-    for key in arguments:
-        if key in RESERVED:
-            raise ConfigError(f"trainer.{key}: cannot be set here; a run's length is trainer.max_steps")
-        if key not in accepted:
-            raise ConfigError(f"trainer.{key}: Lightning's Trainer has no such argument")
+    check_keys(arguments, RESERVED)
     steps = arguments.get("max_steps")
     if not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"trainer.max_steps: found {steps}, accepted is the number of optimiser steps, 1 or more")
@@ -114,6 +106,25 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
 def rank_zero_print(line: str) -> None:
     """Prints on the first process alone."""
     print(line)
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for numbers of a training config that no run can use."""
+    lowest = {
+        "optimizer.lr": 0.0,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.warmup_steps": 0,
+        "save_every": 1,
+        "seed": 0,
+    }
+    for key, least in lowest.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
+        if not value >= least:
+            raise ConfigError(f"{key}: found {value}, accepted is {least} or more")
+    if not 0.0 <= config.get("label_smoothing", 0.0) < 1.0:
+        raise ConfigError(f"label_smoothing: found {config['label_smoothing']}, accepted is 0 up to 1")
 
 
 def export_dtype(name: str) -> torch.dtype:

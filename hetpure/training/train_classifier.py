@@ -15,7 +15,7 @@ from hetpure.run_folder import claim
 from hetpure.tracking import build_logger
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.config import TrainClassifierConfig
-from hetpure.training.fit import check_trainer, export_dtype, fit, rank_zero_print
+from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -28,6 +28,7 @@ def run(config: DictConfig) -> None:
     dtype = export_dtype(config.export_dtype)
     plain, output = to_dict(config), Path(config.output)
     check_trainer(plain["trainer"])
+    check_numbers(plain)
     data = ImageDataModule(**plain["data"], seed=config.seed).prepare()
     seed_everything(config.seed, verbose=False)
     chosen = plain["classifier"]
