@@ -54,7 +54,9 @@ def open_hub(identifier: str, root: str | None, split: str, split_key: str) -> O
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its advice on missing dataset cards
     try:
         builder = datasets.load_dataset_builder(path, config or None, cache_dir=cache)
-        image_key, label_key = _columns(builder.info.features or datasets.load_dataset(path, config or None, split=split, cache_dir=cache).features)
+        image_key, label_key = _columns(
+            builder.info.features or datasets.load_dataset(path, config or None, split=split, cache_dir=cache).features
+        )
         reader = ConfiguredReader(path, config or None, split, cache, image_key, label_key)
     except ConfigError:
         raise

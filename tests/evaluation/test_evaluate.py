@@ -266,7 +266,7 @@ def copy(source: Path, target: Path) -> Path:
 def test_a_finished_run_is_not_computed_again(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = copy(undisturbed, tmp_path / "run")
     before = {f: f.read_bytes() for f in output.rglob("*") if f.suffix in (".jsonl", ".safetensors")}
-    assert evaluate(theirs, output, "data.batch_size=2", "trainer.max_epochs=3") == 0  # keys that change no result
+    assert evaluate(theirs, output, "data.batch_size=2", "trainer.max_steps=3") == 0  # keys that change no result
     assert {f: f.read_bytes() for f in before} == before
 
 

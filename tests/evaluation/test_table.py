@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hetpure.evaluation.records import Record
-from hetpure.evaluation.table import accuracy, print_table, table_row, write_table
+from hetpure.evaluation.table import Protocol, accuracy, print_table, table_row, write_table
 
 
 def outcomes(clean: str, adversarial: str = "") -> list[Record]:
@@ -63,7 +63,10 @@ def test_a_row_counts_clean_and_adversarial_apart() -> None:
 
 
 def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [table_row("plain", outcomes("1111", "0001"), 4), table_row("ours", outcomes("1110"), 9)]
+    rows = [
+        table_row("plain", outcomes("1111", "0001"), 4),
+        table_row("ours", outcomes("1110"), 9, Protocol("PGD", "exact", 8, 20)),
+    ]
     write_table(rows, "a title", tmp_path)
 
     found = json.loads((tmp_path / "results.json").read_text())
@@ -78,11 +81,17 @@ def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.Captur
         lines = list(csv.DictReader(file))
     assert [line["method"] for line in lines] == ["plain", "ours"]
     assert float(lines[0]["robust"]) == 0.25 and float(lines[0]["robust_low"]) == pytest.approx(0.045587, abs=1e-6)
+    assert (lines[1]["attack"], lines[1]["gradients"], lines[1]["eot"], lines[1]["ensemble"]) == (
+        "PGD",
+        "exact",
+        "8",
+        "20",
+    )
     assert float(lines[1]["standard"]) == 0.75 and float(lines[1]["standard_high"]) == pytest.approx(0.954413, abs=1e-6)
 
     text = (tmp_path / "results.md").read_text()
-    assert "| plain | 4 | 100.00 [51.0, 100.0] | 25.00 [4.6, 69.9] | 2.0 |" in text
-    assert "| ours | 4 of 9 | 75.00 [30.1, 95.4] | - | 2.0 |" in text
+    assert "| plain | 4 | no attack | - | 1 | 1 | 100.00 [51.0, 100.0] | 25.00 [4.6, 69.9] | 2.0 |" in text
+    assert "| ours | 4 of 9 | PGD | exact | 8 | 20 | 75.00 [30.1, 95.4] | - | 2.0 |" in text
 
     print_table(rows, "a title")
     printed = capsys.readouterr().out
