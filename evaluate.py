@@ -1,4 +1,4 @@
-"""Evaluate purifiers under adaptive attacks: python evaluate.py --config imagenet_pgd.yaml [key=value ...].
+"""Evaluate purifiers under adaptive attacks: python evaluate.py --config demo.yaml [key=value ...].
 
 Clean and adversarial accuracy of every row of the config, with pictures, in the folder `output` (runs/NAME by default).
 The same command again goes on where it stopped. A bare config name is looked up in configs/; --print-config shows every

@@ -3,8 +3,6 @@ import os
 # No test may reach for a network or an account.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
-# Idle threads sleep instead of spinning, as in the commands (hetpure.cli).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
