@@ -10,10 +10,10 @@ of their ratios is what counts: a machine's mood then hits both.
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -78,9 +78,15 @@ def peak_memory(arguments: argparse.Namespace, steps: int, recompute: bool) -> f
 def _peak_memory(arguments: argparse.Namespace, steps: int, recompute: bool) -> float:
     denoiser, classifier, x = setting(arguments)
     gradient_of(denoiser, classifier, 2, x[:1], recompute)()  # libraries' own first-use memory is not the graph's
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _memory("VmRSS")
     gradient_of(denoiser, classifier, steps, x, recompute)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _memory("VmHWM") - before
+
+
+def _memory(entry: str) -> float:
+    """Of this process, in MB: now (VmRSS) or at its peak (VmHWM). getrusage would count the parent's peak too."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
+    return int(line.split()[1]) / 1024
 
 
 def setting(arguments: argparse.Namespace) -> tuple[Denoiser, Classifier, torch.Tensor]:
