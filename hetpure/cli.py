@@ -16,9 +16,9 @@ from hetpure.errors import ConfigError
 Raw = dict[str, object]
 Config = TypeVar("Config", bound=DictConfig)
 
-# Threads that spin long while they wait cost a shared machine dearly (two processes on two cores ran 25 times slower);
-# threads that never spin cost small networks half their speed. GNU OpenMP reads this when torch is first imported, which
-# the commands do after this module.
+# Threads that spin long while they wait cost a shared machine dearly: two processes on two cores ran 25 times slower.
+# Threads that never spin cost small networks half their speed. GNU OpenMP reads this when torch is first imported,
+# which the commands do after this module.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 BAD_INPUT = 2

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
@@ -154,7 +153,9 @@ class ContinuousDenoiser(Denoiser):
 class Recomputed(Denoiser):
     """The same denoiser, keeping no activations for the backward pass: each call is run again there.
 
-    Memory of a gradient through many steps is then that of one step plus one image per step.
+    Memory of a gradient through many steps is then that of one step plus one image per step. The images are kept apart
+    from the heap that activations come and go in: between them, they would keep freed memory from being used again
+    (measured with 100 steps of a small UNet: 1.3 GB where 60 MB were alive).
 
     Args:
         denoiser: the denoiser to wrap.
@@ -164,15 +165,56 @@ class Recomputed(Denoiser):
         super().__init__()
         self.denoiser = denoiser
         self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
+        self._shelf: Tensor | None = None
+        self._used = 0
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
         """See ``Denoiser``."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.predict_noise(x, t)
-        # The network draws nothing at random (keyed noise comes from outside), so no generator state needs keeping.
-        out = checkpoint(self.denoiser.predict_noise, x, t, use_reentrant=False, preserve_rng_state=False)
+        out = _Recompute.apply(x, t, self)
         assert isinstance(out, Tensor)
         return out
+
+    def keep(self, x: Tensor) -> Tensor:
+        """A copy of x on a shelf of many; a shelf goes when the last copy on it is not needed any more."""
+        shelf = self._shelf
+        if (
+            shelf is None
+            or self._used == len(shelf)
+            or (shelf.shape[1:], shelf.dtype, shelf.device)
+            != (
+                x.shape,
+                x.dtype,
+                x.device,
+            )
+        ):
+            count = -(-SHELF_BYTES // (x.numel() * x.element_size()))
+            shelf, self._used = x.new_empty((count, *x.shape)), 0
+        self._shelf, self._used = shelf, self._used + 1
+        return shelf[self._used - 1].copy_(x.detach())
+
+
+SHELF_BYTES = 33 * 2**20
+"""More than the 32 MiB up to which the C library may take memory from the heap; pages count once they are written."""
+
+
+class _Recompute(torch.autograd.Function):
+    """A network call whose backward pass makes its graph anew. It draws nothing at random, so it is the same call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, t: int, owner: Recomputed) -> Tensor:
+        ctx.x, ctx.t, ctx.denoiser = owner.keep(x), t, owner.denoiser
+        return owner.denoiser.predict_noise(x, t)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x = ctx.x.detach().requires_grad_()
+        with torch.enable_grad():
+            out = ctx.denoiser.predict_noise(x, ctx.t)
+        (gradient,) = torch.autograd.grad(out, x, grads[0])
+        return gradient, None, None
 
 
 FORMATS: dict[str, Callable[[str], Denoiser]] = {
