@@ -132,19 +132,18 @@ def _finish_row(row: Row, count: int, data: ImageDataModule, folder: Path, dashb
 
 
 def _pictures(row: Row, data: ImageDataModule, count: int) -> tuple[list[PictureRow], float]:
-    items = [item(data.test_source, index) for index in data.indices[:count]]
+    scores = {record.index: record for record in row.store.read()}  # not all, where the Trainer was told to stop early
+    items = [item(data.test_source, index) for index in [i for i in data.indices if i in scores][:count]]
     if not items:
         return [], 0.0
     device = row.model.device
-    clean = torch.stack([item["image"] for item in items]).to(device)
-    found = [row.store.adversarial(item["index"]) for item in items]
+    clean = torch.stack([one["image"] for one in items]).to(device)
+    found = [row.store.adversarial(one["index"]) for one in items]
     adversarial = torch.stack([c if a is None else a.to(device) for c, a in zip(clean, found, strict=True)])
-    sample = torch.tensor([item["index"] for item in items], device=device)
+    sample = torch.tensor([one["index"] for one in items], device=device)
     names = data.class_names or [str(k) for k in range(data.num_classes)]
-    scores = {record.index: record for record in row.store.read()}
     captions = []
-    for item_ in items:
-        record = scores[item_["index"]]
+    for record in (scores[index] for index in sample.tolist()):
         seen = [f"clean: {names[_argmax(record.clean)]}"]
         seen += [f"attacked: {names[_argmax(record.adversarial)]}"] if record.adversarial else []
         captions.append("\n".join([names[record.label], *seen]))
