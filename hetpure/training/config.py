@@ -36,6 +36,19 @@ class SamplesConfig:
 
 
 @dataclass
+class FiguresConfig:
+    """What validation measures of purification: on how many images, from which timesteps, for which classifier.
+
+    ``classifier`` takes the keys of ``hetpure.models.classifiers.build_classifier``; empty for none.
+    """
+
+    images: int = 256
+    levels: list[int] = field(default_factory=lambda: [50, 100, 200, 400])
+    steps: int = 20
+    classifier: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class NetworkConfig:
     """The classifier to train: name, arguments and normalisation, as ``hetpure.models.classifiers`` takes them."""
 
@@ -56,6 +69,8 @@ class TrainDiffusionConfig:
     timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
     ema_decay: float = 0.9999
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
+    compile: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
@@ -74,6 +89,7 @@ class TrainClassifierConfig:
         default_factory=lambda: OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, schedule="cosine")
     )
     label_smoothing: float = 0.0
+    compile: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0

@@ -1,12 +1,12 @@
 """What both training commands share: the Trainer, its loggers, resuming, the final figures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -27,6 +27,7 @@ def fit(
     *,
     trainer: Mapping[str, Any],
     save_every: int,
+    callbacks: Sequence[Callback] = (),
     wandb: WandbLogger | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
@@ -38,6 +39,7 @@ def fit(
         output: folder for the resume file, logs and ``metrics.json``.
         trainer: arguments of Lightning's Trainer; ``max_steps`` is needed, and counts optimiser steps.
         save_every: optimiser steps between two resume files.
+        callbacks: further callbacks.
         wandb: logger, beside the CSV file that is always written.
         config: to log.
 
@@ -55,7 +57,7 @@ def fit(
     for logger in loggers if config else ():
         logger.log_hyperparams(dict(config or {}))
     bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
-    runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar], default_root_dir=str(output))
+    runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar, *callbacks], default_root_dir=str(output))
     checkpoint = str(resume.path) if resume.path.is_file() else None
     with resume.listening():
         runner.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

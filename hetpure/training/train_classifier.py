@@ -51,6 +51,8 @@ def run(config: DictConfig) -> None:
     )
     rank_zero_print(f"classifier: {sum(p.numel() for p in network.parameters()):,} parameters")
     claim(output, config, free=("save_every", "export_dtype"))
+    if config.compile:
+        network.compile()
     wandb = build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode)
     figures = fit(
         module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain

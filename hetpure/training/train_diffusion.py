@@ -7,19 +7,26 @@ from typing import Any
 from lightning import seed_everything
 from omegaconf import DictConfig
 
-from hetpure.config import structure, to_dict
+from hetpure.config import signature_schema, structure, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
+from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.run_folder import claim
 from hetpure.tracking import build_logger
 from hetpure.training.config import TrainDiffusionConfig
 from hetpure.training.diffusion import DiffusionTrainer
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
+from hetpure.training.purification_figures import PurificationFigures
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
     """Checks a raw config and fills in its defaults."""
-    return structure(TrainDiffusionConfig, raw)
+    config = structure(TrainDiffusionConfig, raw)
+    if config.figures.classifier:
+        schema = signature_schema(build_classifier, ())
+        target = structure(schema, to_dict(config.figures.classifier), "figures.classifier")
+        config.figures.classifier = to_dict(target)
+    return config
 
 
 def run(config: DictConfig) -> None:
@@ -29,6 +36,10 @@ def run(config: DictConfig) -> None:
     check_trainer(plain["trainer"])
     check_numbers(plain)
     data = ImageDataModule(**plain["data"], seed=config.seed).prepare()
+    chosen = plain["figures"]
+    figures_of = PurificationFigures(
+        chosen["levels"], chosen["steps"], chosen["images"], _target(chosen["classifier"], data), config.seed
+    )
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
         unet_arguments(plain["denoiser"], data.image_shape),
@@ -48,14 +59,35 @@ def run(config: DictConfig) -> None:
     )
     rank_zero_print(f"denoiser: {sum(p.numel() for p in module.denoiser.parameters()):,} parameters")
     claim(output, config, free=("save_every", "export_dtype"))
+    if config.compile:
+        module.denoiser.compile()
     wandb = build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode)
     figures = fit(
-        module, data, output, trainer=plain["trainer"], save_every=config.save_every, wandb=wandb, config=plain
+        module,
+        data,
+        output,
+        trainer=plain["trainer"],
+        save_every=config.save_every,
+        callbacks=[figures_of],
+        wandb=wandb,
+        config=plain,
     )
     if module.trainer.is_global_zero:
         module.export(output / "denoiser", dtype)
         print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
         print(f"denoiser written to {output / 'denoiser'}")
+
+
+def _target(settings: Mapping[str, Any], data: ImageDataModule) -> Classifier | None:
+    """The classifier whose accuracy on purified images is shown; None where none is named."""
+    if not settings:
+        return None
+    try:
+        classifier = build_classifier(**settings)
+        classifier.check_classes(data.image_shape, data.num_classes)
+    except ConfigError as error:
+        raise ConfigError(f"figures.{error}") from None
+    return classifier
 
 
 def unet_arguments(given: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""What tells a good denoiser from a bad one for purification, measured while it trains."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from hetpure.errors import ConfigError
+from hetpure.models.classifiers import Classifier
+from hetpure.models.denoisers import DiffusersDenoiser
+from hetpure.noise import Draws
+from hetpure.purification.base import to_signed, to_unit
+from hetpure.purification.uniform import UniformPurifier
+from hetpure.schedule import CLEAN, Schedule
+from hetpure.training.diffusion import DiffusionTrainer
+
+
+class PurificationFigures(Callback):
+    """At every validation: how much of a clean image survives noise at t and the way back.
+
+    For each t it logs ``figures/psnr_one_step_t`` and ``figures/psnr_ddim_t``, the mean peak signal-to-noise ratio (dB)
+    of the image estimated from x(t) in one step (eq. 4's x0 prediction) and by DDIM over the grid; and, with a
+    classifier, ``figures/purified_accuracy_t``, its accuracy on the DDIM images, beside ``figures/clean_accuracy``. The
+    averaged weights are measured, in float32; each image has the same noise every time.
+
+    Args:
+        levels: timesteps t, within 1..T-1.
+        steps: grid points of the whole range, as in ``UniformPurifier``.
+        images: number of validation images, over all processes together.
+        classifier: the classifier that purification is to protect.
+        seed: of the noise.
+
+    Raises:
+        ConfigError: names the key that cannot be.
+    """
+
+    def __init__(
+        self, levels: Sequence[int], steps: int, images: int, classifier: Classifier | None = None, seed: int = 0
+    ):
+        T = Schedule().T
+        if images < 1:
+            raise ConfigError(f"figures.images: found {images}, accepted is 1 or more")
+        if steps < 1 or T % steps:
+            raise ConfigError(f"figures.steps: found {steps}, accepted are divisors of {T}")
+        for t in levels:
+            if not 0 < t < T or t % (T // steps):
+                raise ConfigError(
+                    f"figures.levels: found {t}, accepted are timesteps below {T} on the grid, multiples of {T // steps}"
+                )
+        self.levels, self.steps, self.images, self.classifier, self.seed = list(levels), steps, images, classifier, seed
+        self._purifiers: dict[int, UniformPurifier] = {}
+        self._means: dict[str, MeanMetric] = {}
+        self._left = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Sets up the purifiers around the averaged weights."""
+        module = cast(DiffusionTrainer, pl_module)
+        T = module.noise_schedule.T
+        denoiser = DiffusersDenoiser(cast(Any, module.ema.module))
+        self._purifiers = {t: UniformPurifier(denoiser, t / T, self.steps, end="clean") for t in self.levels}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts from nothing."""
+        self._means = {}
+        self._left = len(range(trainer.global_rank, self.images, trainer.world_size))
+        if self.classifier is not None:
+            self.classifier.to(pl_module.device)
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measures a batch, while images are wanted."""
+        image, label, index = (batch[key][: self._left] for key in ("image", "label", "index"))
+        self._left -= len(image)
+        if not len(image):
+            return
+        draws = Draws(self.seed, "figures", index, torch.zeros_like(index))
+        with torch.autocast(image.device.type, enabled=False):
+            if self.classifier is not None:
+                self._update("clean_accuracy", self.classifier(image).argmax(1) == label)
+            for t, purifier in self._purifiers.items():
+                self._update(f"psnr_one_step_t{t:03d}", _psnr(_one_step(purifier, image, t, draws), image))
+                purified = purifier(image, draws)
+                self._update(f"psnr_ddim_t{t:03d}", _psnr(purified, image))
+                if self.classifier is not None:
+                    self._update(f"purified_accuracy_t{t:03d}", self.classifier(purified).argmax(1) == label)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the means over all processes' images."""
+        for name, mean in self._means.items():
+            pl_module.log(f"figures/{name}", mean.compute())
+
+    def _update(self, name: str, values: Tensor) -> None:
+        if name not in self._means:
+            self._means[name] = MeanMetric().to(values.device)
+        self._means[name].update(values.float())
+
+
+def _one_step(purifier: UniformPurifier, image: Tensor, t: int, draws: Draws) -> Tensor:
+    """The image (B, C, H, W) in [0, 1] that the network sees in x(t), at once."""
+    x0 = to_signed(image)
+    x_t = purifier.schedule.diffuse(x0, t, draws.normal_like(x0, "one step", t))
+    return to_unit(purifier.schedule.ddim_step(x_t, purifier.denoiser.predict_noise(x_t, t), t, CLEAN))
+
+
+def _psnr(found: Tensor, image: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, (B,), in dB."""
+    return peak_signal_noise_ratio(found, image, data_range=1.0, reduction="none", dim=(1, 2, 3))
