@@ -1,6 +1,7 @@
 """What ``configs/`` holds: every file is complete, composed of pieces that are used, and says what the paper says."""
 
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from hetpure.config import CONFIG_DIR, config_file, config_names, merge, read_co
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.run import run
-from hetpure.models.classifiers import Classifier, build_network, normalization_of
+from hetpure.models.classifiers import Classifier, build_classifier, build_network, normalization_of
 from hetpure.models.denoisers import FORMATS
 from hetpure.purification.registry import build_purifier, surrogate_settings
 from hetpure.training.train_classifier import complete as complete_classifier
+from hetpure.training.train_classifier import run as train
 from hetpure.training.train_diffusion import complete as complete_diffusion
 from tests.toys import ToyDenoiser
 
@@ -38,8 +40,8 @@ def completed(name: str) -> DictConfig:
 
 def head(name: str) -> str:
     """The comment at the top of a file, on one line."""
-    lines = config_file(name).read_text().splitlines()
-    return " ".join(line.lstrip("# ") for line in lines[: next(i for i, l in enumerate(lines) if l[:1] != "#")])
+    comment = itertools.takewhile(lambda line: line.startswith("#"), config_file(name).read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in comment)
 
 
 ALL = config_names()
@@ -193,6 +195,22 @@ def test_classifier_recipes(name: str, images: int, epochs: int, lr: float, augm
     assert network.layer3[3].drop_rate == drop_rate
 
 
+def test_what_the_svhn_recipe_trains_is_what_svhn_pgd_loads(tmp_path: Path) -> None:
+    """A few steps of it, on a smaller network and other digits."""
+    small = {"num_classes": 10, "depth": 10, "width": 1, "in_chans": 1}
+    raw = read_config("svhn_wrn28_10.yaml", [])
+    changes = {
+        "data": {"name": "digits", "workers": 0},
+        "classifier": {"arguments": small},
+        "trainer": {"max_steps": 3, "val_check_interval": 3, "accelerator": "cpu", "enable_progress_bar": False},
+        "wandb": {"mode": "disabled"},
+        "output": str(tmp_path / "runs" / "svhn_wrn28_10"),
+    }
+    train(complete_classifier(merge(raw, changes)))
+    row = completed("svhn_pgd").classifier
+    assert build_classifier(row.name, str(tmp_path / row.weights), arguments=small).network.training is False
+
+
 # ---- weights that are not there
 
 
@@ -212,7 +230,9 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     return errors
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    "name", ["cifar10_pgd", "svhn_pgd", "imagenet_diffpure_pgd", "adversarially_trained/cifar10_pang2022_pgd"]
+)
 def test_missing_weights_are_one_line_before_anything_else(name: str, elsewhere: Path, capfd) -> None:
     config = completed(name)
     errors = refused(capfd, name, "output=out")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-import torch
+from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -14,7 +14,6 @@ from hetpure.cli import main
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.run import run
-from tests.toys import tiny_unet
 
 
 @pytest.fixture
@@ -24,8 +23,16 @@ def stand_ins(tmp_path: Path) -> list[str]:
         (tmp_path / "pictures" / "val" / name).mkdir(parents=True)
         ramp = np.linspace(0, 255, size[0] * size[1] * 3).reshape(size[1], size[0], 3).astype(np.uint8)
         Image.fromarray(ramp).save(tmp_path / "pictures" / "val" / name / "a.png")
-    tiny_unet(channels=3, size=256, width=4).save_pretrained(tmp_path / "denoiser")
-    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=256,
+        block_out_channels=(4, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        add_attention=False,  # 128x128 tokens would be most of the test's time
+    )
+    unet.save_pretrained(tmp_path / "denoiser")
     save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "classifier.safetensors")
     return [
         f"data={{name: folder, root: {tmp_path}/pictures, test_split: val, subset: null}}",
