@@ -38,6 +38,11 @@ def completed(name: str) -> DictConfig:
     return (complete_classifier if "classifier" in raw else complete_diffusion)({**raw, "output": "unused"})
 
 
+@functools.cache
+def rows(name: str) -> list[DictConfig]:
+    return list(row_configs(completed(name)).values())
+
+
 def head(name: str) -> str:
     """The comment at the top of a file, on one line."""
     comment = itertools.takewhile(lambda line: line.startswith("#"), config_file(name).read_text().splitlines())
@@ -72,7 +77,7 @@ def test_pieces_are_used_and_are_no_configs() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_its_methods_can_be_built(name: str) -> None:
     """All but the weights: networks of the right size, purifiers on their blocks, surrogates, attacks."""
-    for row in row_configs(completed(name)).values():
+    for row in rows(name):
         with torch.device("meta"):
             network = build_network(row.classifier.name, arguments=row.classifier.arguments)
             classifier = Classifier(network, *normalization_of(network))
@@ -89,7 +94,7 @@ def test_its_methods_can_be_built(name: str) -> None:
 def test_its_head_says_the_table_the_downloads_and_the_cost(name: str) -> None:
     text = head(name)
     assert re.match(r"Table [1-8][,:] ", text)
-    for row in row_configs(completed(name)).values():
+    for row in rows(name):
         settings, attack = to_dict(row.purifier), to_dict(row.attack)
         named = [row.classifier.weights, row.classifier.source]
         calls = [attack["steps"]]
@@ -149,16 +154,15 @@ def test_values_are_the_papers(expected: tuple[str, int, str, str, dict, dict, d
 
 @pytest.mark.parametrize(("name", "steps"), [("imagenet_diffpure_pgd", 20), ("svhn_diffpure_pgd", 200)])
 def test_diffpures_rows_are_its_three_noise_levels(name: str, steps: int) -> None:
-    rows = row_configs(completed(name)).values()
-    assert [row.purifier.t for row in rows] == [0.2, 0.3, 0.4]
-    for row in rows:
+    assert [row.purifier.t for row in rows(name)] == [0.2, 0.3, 0.4]
+    for row in rows(name):
         assert {key: row.purifier[key] for key in DIFFPURE} == DIFFPURE
         assert (row.attack.norm, row.attack.eps, row.attack.steps) == ("Linf", 8 / 255, steps)
         assert row.attack.process == {"steps": 50}
 
 
 def test_table_7_leaves_out_one_block_at_a_time() -> None:
-    found = [row.purifier.blocks for row in row_configs(completed("cifar10_blocks_pgd")).values()]
+    found = [row.purifier.blocks for row in rows("cifar10_blocks_pgd.yaml")]
     assert found == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2, 3]]
 
 
