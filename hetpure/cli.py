@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from omegaconf import DictConfig
 
-from hetpure.config import CONFIG_DIR, read_config, to_yaml
+from hetpure.config import config_names, read_config, to_yaml
 from hetpure.errors import ConfigError
 
 Raw = dict[str, object]
@@ -45,7 +45,7 @@ def main(
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="configs: " + ", ".join(sorted(str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml"))),
+        epilog="configs: " + ", ".join(config_names()),
     )
     parser.add_argument("--config", required=True, metavar="NAME.yaml", help="a file, or a bare name in configs/")
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")

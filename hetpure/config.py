@@ -63,9 +63,15 @@ def config_file(name: str) -> Path:
     for path in (Path(name), CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = sorted(str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml"))
+    known = config_names()
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
     raise ConfigError(f"--config {name}: no such file, here or in configs/; did you mean {', '.join(close)}?")
+
+
+def config_names() -> list[str]:
+    """What ``--config`` finds in ``configs/``, without the pieces that configs are composed of."""
+    names = (p.relative_to(CONFIG_DIR).as_posix() for p in CONFIG_DIR.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("pieces/"))
 
 
 def resolve_path(path: str | Path) -> Path:
@@ -102,7 +108,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings, later ones over earlier ones.
 
-    A classifier, purifier or attack that changes its ``name`` starts afresh: keys of another one mean nothing to it.
+    A classifier, purifier or attack that changes its ``name`` starts afresh: keys of another one mean nothing to it. A
+    section that changes its ``weights`` or ``path`` loses the ``source`` that it had: that was another file's.
     """
     result = dict(base)
     for change in changes:
@@ -110,7 +117,9 @@ def merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any
             old = result.get(key)
             if isinstance(value, Mapping) and isinstance(old, Mapping):
                 another = key in METHODS and value.get("name", old.get("name")) != old.get("name", value.get("name"))
-                result[key] = dict(value) if another else merge(old, value)
+                other_file = any(value.get(k, old.get(k)) != old.get(k) for k in ("weights", "path"))
+                kept = {k: v for k, v in old.items() if not (other_file and k == "source")}
+                result[key] = dict(value) if another else merge(kept, value)
             else:
                 result[key] = value
     return result

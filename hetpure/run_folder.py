@@ -15,10 +15,13 @@ ALWAYS_FREE = (
     "output",
     "wandb",
     "data.workers",
+    "classifier.source",
+    "denoiser.source",
     *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "max_steps", "max_time", "val_check_interval")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "profiler")),
 )
-"""Keys that change no result: where a run lies, how it is shown, on how many processes, when it stops."""
+"""Keys that change no result: where a run lies, where its weights were had, how it is shown, on how many processes,
+when it stops."""
 
 
 def claim(folder: Path, config: DictConfig, free: Collection[str] = ()) -> None:

@@ -36,6 +36,7 @@ class DenoiserConfig:
 
     path: str | None = None
     format: str = "diffusers"
+    source: str | None = None
 
 
 @dataclass

@@ -16,6 +16,7 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.dashboard import Dashboard
+from hetpure.evaluation.files import check_files
 from hetpure.evaluation.pictures import PictureRow, draw_pictures, picture_rows
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder
@@ -35,6 +36,7 @@ def run(config: DictConfig) -> None:
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
+    check_files(config)
     data = ImageDataModule(**to_dict(config.data)).prepare()
     rows = build_rows(config, data)
     trainers = [evaluation_trainer(to_dict(config.trainer)) for _ in rows]

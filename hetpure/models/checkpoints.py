@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
 
 State = dict[str, Tensor]
@@ -39,6 +40,18 @@ def loader_of(what: str) -> Callable[[Callable[Arguments, Loaded]], Callable[Arg
         return checked
 
     return decorate
+
+
+def check_there(path: str, key: str, source: str | None = None) -> None:
+    """Raises ConfigError where there is no such file or folder, and says where it can be had.
+
+    Args:
+        path: from a config.
+        key: config key for the message.
+        source: where it can be had: an address, or the command that makes it.
+    """
+    if not resolve_path(path).exists():
+        raise ConfigError(f"{key}: {path}: no such file" + (f"; it comes from {source}" if source else ""))
 
 
 def read_file(path: Path, key: str = "denoiser.path") -> Any:

@@ -19,7 +19,7 @@ from torch.nn import functional
 import hetpure.models.resnet  # noqa: F401  registers its models with timm
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import load_exactly, read_file
+from hetpure.models.checkpoints import check_there, load_exactly, read_file
 from hetpure.models.wide_resnet import WideResNet
 
 
@@ -80,6 +80,7 @@ def build_classifier(
     mean: list[float] | None = None,
     std: list[float] | None = None,
     image_size: int | None = None,
+    source: str | None = None,
 ) -> Classifier:
     """Builds a classifier, frozen and in evaluation mode.
 
@@ -91,10 +92,13 @@ def build_classifier(
         mean: normalisation; timm's own for a timm model, else 0.
         std: normalisation; timm's own for a timm model, else 1.
         image_size: side to resize images to first.
+        source: where ``weights`` can be had, which the message says where they are missing.
 
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
     """
+    if weights is not None:
+        check_there(weights, "classifier.weights", source)
     network = build_network(name, pretrained=pretrained, arguments=arguments)
     if weights is not None:
         load_weights(network, weights)
@@ -138,11 +142,18 @@ def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[fl
 def load_weights(network: nn.Module, path: str) -> None:
     """Loads a state dict into a network, every key matching.
 
+    What wrappers put before every name is taken off: DataParallel's ``module.``, and the ``model.`` or ``0.`` of a
+    network that was saved behind its normalisation.
+
     Raises:
         ConfigError: where the file is missing or unreadable, or keys or shapes differ.
     """
     state = read_state_dict(resolve_path(path), key="classifier.weights")
     state = {k.removeprefix("module."): v for k, v in state.items()}
+    own = network.state_dict()
+    for prefix in ("model.", "0."):
+        if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in own):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
     if isinstance(network, WideResNet):
         state = network.from_public_layout(state)
     load_exactly(network, state, path, key="classifier.weights")
@@ -159,7 +170,7 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
         ConfigError: where the file is missing or is no state dict.
     """
     state = read_file(path, key)
-    for wrapper in ("state_dict", "model", "params"):
+    for wrapper in ("state_dict", "model_state_dict", "model", "params"):
         state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ConfigError(f"{key}: {path}: holds no state dict")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
+from hetpure.models.checkpoints import check_there
 from hetpure.models.ddpm import load_ddpm
 from hetpure.models.ddpmpp import Conditioning, DDPMpp
 from hetpure.models.edm import load_edm
@@ -228,18 +229,22 @@ FORMATS: dict[str, Callable[[str], Denoiser]] = {
 """Checkpoint formats by name: each loads a path (or hub id)."""
 
 
-def build_denoiser(path: str, format: str = "diffusers") -> Denoiser:
+def build_denoiser(path: str, format: str = "diffusers", source: str | None = None) -> Denoiser:
     """Loads a denoiser.
 
     Args:
         path: file, folder or hub id of the checkpoint.
         format: one of ``FORMATS``.
+        source: where the checkpoint can be had, for one that must lie here (no hub id); the message says it where it
+            is missing.
 
     Raises:
         ConfigError: for an unknown format, or where the checkpoint cannot be loaded.
     """
     if format not in FORMATS:
         raise ConfigError(f"denoiser.format: {format!r} is unknown; accepted are {', '.join(FORMATS)}")
+    if source is not None:
+        check_there(path, "denoiser.path", source)
     return FORMATS[format](path)
 
 

@@ -182,6 +182,18 @@ def test_state_dicts_must_fit_exactly(tmp_path: Path, fault: str) -> None:
         load_weights(network, str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "module.0."])
+def test_what_wrappers_put_before_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
+    network, other = TinyNetwork(), TinyNetwork()
+    save_file({prefix + name: value for name, value in network.state_dict().items()}, tmp_path / "w.safetensors")
+    load_weights(other, str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
+    # A network whose own names begin so keeps them.
+    numbered = nn.Sequential(nn.Linear(2, 2))
+    save_file(numbered.state_dict(), tmp_path / "n.safetensors")
+    load_weights(numbered, str(tmp_path / "n.safetensors"))
+
+
 def test_missing_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_weights(TinyNetwork(), "/no/such/file.safetensors")

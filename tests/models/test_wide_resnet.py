@@ -34,6 +34,7 @@ def load(tmp_path: Path, name: str, wrapper: str | None = None, prefix: str = ""
         ("wrn_robustbench", None, "module."),
         ("wrn_deepmind", None, ""),
         ("wrn_deepmind", "model", "module.model."),
+        ("wrn_deepmind", "model_state_dict", "module.0."),  # DiffPure's 70-16
         ("wrn_szagoruyko", "params", ""),
     ],
 )
