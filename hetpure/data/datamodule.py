@@ -5,6 +5,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -152,6 +153,7 @@ class ImageDataModule(LightningDataModule):
                 world=world,
             ),
             num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def test_dataloader(self) -> DataLoader[Any]:

@@ -49,7 +49,7 @@ class PurificationFigures(Callback):
         for t in levels:
             if not 0 < t < T or t % (T // steps):
                 raise ConfigError(
-                    f"figures.levels: found {t}, accepted are timesteps below {T} on the grid, multiples of {T // steps}"
+                    f"figures.levels: found {t}, accepted are the grid's timesteps below {T}: multiples of {T // steps}"
                 )
         self.levels, self.steps, self.images, self.classifier, self.seed = list(levels), steps, images, classifier, seed
         self._purifiers: dict[int, UniformPurifier] = {}
