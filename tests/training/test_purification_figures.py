@@ -52,7 +52,7 @@ def test_predicting_no_noise_leaves_what_the_closed_form_says():
 
     figures, image = PurificationFigures([100], 20, 256), torch.full((256, 1, 8, 8), 0.5)
     found = measure(figures, image, Nothing())
-    # x(t) / sqrt(abar) is x(0) with noise of variance (1 - abar) / abar; halved from [-1, 1] to [0, 1]. Few are clamped.
+    # x(t) / sqrt(abar) is x(0) with noise of variance (1 - abar) / abar, halved in [0, 1]. Few are clamped.
     abar = new_module().noise_schedule.alpha_bar(100)
     expected = -10 * torch.log10(torch.tensor((1 - abar) / abar / 4)).item()
     assert found["psnr_one_step_t100"] == pytest.approx(expected, abs=0.2)
