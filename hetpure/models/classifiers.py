@@ -6,10 +6,11 @@ Everything outside speaks images in [0, 1].
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -85,7 +86,7 @@ def build_classifier(
     """Builds a classifier, frozen and in evaluation mode.
 
     Args:
-        name: timm model name; ``package.module:Class``; or ``path/to/file.py:Class``.
+        name: timm model name; ``package.module:Class`` or ``path/to/file.py:Class``; or a function that builds it.
         weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``).
         pretrained: let timm fetch its own weights.
         arguments: for the network's constructor, such as ``num_classes``.
@@ -124,12 +125,15 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
     if pretrained:
         raise ConfigError("classifier.pretrained: only timm models can be; give classifier.weights")
     try:
-        return _import_class(name)(**kwargs)
+        network = _import_builder(name)(**kwargs)
     except ConfigError:
         raise
     except Exception as error:  # a user's class may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(f"classifier.arguments: {name} cannot be built from {kwargs}: {reason}") from None
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"classifier.name: {name} gives a {type(network).__name__}, accepted is an nn.Module")
+    return network
 
 
 def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
@@ -177,7 +181,7 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
     return state
 
 
-def _import_class(name: str) -> type[nn.Module]:
+def _import_builder(name: str) -> Callable[..., Any]:
     module_name, _, class_name = name.rpartition(":")
     try:
         if module_name.endswith(".py"):
@@ -197,6 +201,7 @@ def _import_class(name: str) -> type[nn.Module]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(f"classifier.name: {name}: cannot import {module_name}: {reason}") from None
     found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigError(f"classifier.name: {name}: {module_name} has no nn.Module class {class_name}")
-    return found
+    is_class = isinstance(found, type) and issubclass(found, nn.Module)
+    if not (is_class or inspect.isfunction(found)):
+        raise ConfigError(f"classifier.name: {name}: {module_name} has no nn.Module class or function {class_name}")
+    return cast(Callable[..., Any], found)

@@ -1,0 +1,48 @@
+"""RobustBench's model zoo as classifiers, through the package of that name (the extra ``robustbench``).
+
+    classifier:
+      name: hetpure.models.robustbench:zoo_entry
+      arguments: {model: Standard, dataset: cifar10, threat_model: Linf}
+
+The layouts that the paper's tables need load without the package (``wrn28_10``, ``dm_wrn70_16``, ...): those are frozen
+files, this is all the rest.
+"""
+
+import importlib
+from typing import Any
+
+from torch import nn
+
+from hetpure.errors import ConfigError
+
+
+def zoo_entry(
+    model: str, dataset: str = "cifar10", threat_model: str = "Linf", model_dir: str = "checkpoints/public"
+) -> nn.Module:
+    """An entry with its weights; its normalisation, where it has one, is inside: images in [0, 1] to logits.
+
+    Args:
+        model: name of the entry.
+        dataset: ``cifar10``, ``cifar100`` or ``imagenet``.
+        threat_model: ``Linf``, ``L2`` or ``corruptions``.
+        model_dir: where its file lies as ``DATASET/THREAT/MODEL.pt``, or is downloaded to.
+
+    Raises:
+        ConfigError: without the package, or for what it does not know.
+    """
+    try:
+        utils: Any = importlib.import_module("robustbench.utils")
+        models: Any = importlib.import_module("robustbench.model_zoo").model_dicts
+    except ImportError as error:
+        raise ConfigError(
+            f"classifier.name: RobustBench's entries need the package: pip install 'hetpure[robustbench]' ({error})"
+        ) from None
+    known = {d.value: {t.value: zoo for t, zoo in threats.items()} for d, threats in models.items()}
+    for key, value, accepted in (
+        ("dataset", dataset, known),
+        ("threat_model", threat_model, known.get(dataset, {})),
+        ("model", model, known.get(dataset, {}).get(threat_model, {})),
+    ):
+        if value not in accepted:
+            raise ConfigError(f"classifier.arguments.{key}: found {value!r}, accepted are {', '.join(accepted)}")
+    return utils.load_model(model_name=model, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
