@@ -9,6 +9,7 @@ files, this is all the rest.
 """
 
 import importlib
+import sys
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,8 @@ def zoo_entry(
         ConfigError: without the package, or for what it does not know.
     """
     try:
+        # RobustBench's release asks for the package pyautoattack and imports it by its old name.
+        sys.modules.setdefault("autoattack", importlib.import_module("pyautoattack"))
         utils: Any = importlib.import_module("robustbench.utils")
         models: Any = importlib.import_module("robustbench.model_zoo").model_dicts
     except ImportError as error:

@@ -21,7 +21,10 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 
 
 def test_an_entry_is_the_network_that_this_project_loads_itself(tmp_path: Path):
-    zoo = pytest.importorskip("robustbench.model_zoo", reason="needs the extra robustbench").model_dicts
+    pytest.importorskip("geotorch", reason="needs the extra robustbench")
+    with pytest.raises(ConfigError, match="classifier.arguments.model: found 'x'"):
+        zoo_entry("x")  # imports the package
+    zoo = importlib.import_module("robustbench.model_zoo").model_dicts
     datasets = {d.value: d for d in zoo}
     threats = {t.value: t for t in zoo[datasets["cifar10"]]}
     torch.manual_seed(0)
@@ -46,6 +49,6 @@ def test_an_entry_is_the_network_that_this_project_loads_itself(tmp_path: Path):
     ],
 )
 def test_unknown_entries(change: dict, message: str):
-    pytest.importorskip("robustbench", reason="needs the extra robustbench")
+    pytest.importorskip("geotorch", reason="needs the extra robustbench")
     with pytest.raises(ConfigError, match=message):
         build_classifier(ENTRY, arguments={"model": "Standard", **change})
