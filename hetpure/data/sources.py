@@ -1,7 +1,8 @@
 """Where images come from: timm's dataset factory, SVHN's files, and the digits inside scikit-learn."""
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,17 @@ def _from_items(
             )
         return found
 
-    return Source(image, labels, (channels, height, width), num_classes, class_names)
+    return Source(image, labels, (channels, height, width), num_classes, _readable(class_names))
+
+
+def _readable(names: Sequence[str] | None) -> list[str] | None:
+    """WordNet numbers, by which ImageNet's classes go (n02107142), as words; any other names as they are."""
+    if names is None or not all(re.fullmatch(r"n\d{8}", name) for name in names):
+        return None if names is None else list(names)
+    from timm.data import ImageNetInfo
+
+    words = ImageNetInfo().label_descriptions(as_dict=True)
+    return [str(words.get(name, name)).split(",")[0] for name in names]
 
 
 def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:
