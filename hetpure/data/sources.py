@@ -1,7 +1,8 @@
-"""Where images come from: timm's dataset factory, torchvision's SVHN, and the digits inside scikit-learn."""
+"""Where images come from: timm's dataset factory, SVHN's files, and the digits inside scikit-learn."""
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, tensor, uint8, zeros
 from torchvision.transforms import v2 as transforms
 
 from hetpure.data.hub import open_hub
+from hetpure.data.svhn import open_svhn
 from hetpure.errors import ConfigError
 
 NAMES = "digits, hfds/HUB_ID, torch/TORCHVISION_NAME or folder"
@@ -53,8 +55,9 @@ def open_source(
 
     Args:
         name: ``digits``; ``hfds/HUB_ID`` or ``hfds/HUB_ID:CONFIG``; ``torch/NAME``; ``folder``.
-        root: folder of the data. For ``hfds`` a local copy in hub layout (then HUB_ID only names it) or, where it is
-            none, the cache to download to.
+        root: folder of the data; for ``torch/svhn`` the one that holds ``train_32x32.mat`` and ``test_32x32.mat``. For
+            ``hfds`` a local copy in hub layout (then HUB_ID only names it) or, where it is none, the cache to
+            download to.
         split: name of the split.
         image_size: resize the shorter side to this and cut the centre square; None leaves images as they are.
         split_key: config key of the split, for messages.
@@ -67,6 +70,8 @@ def open_source(
         source = _digits(split, split_key)
     elif kind == "hfds":
         source = _from_items(*open_hub(rest, root, split, split_key), mode="RGB", image_size=image_size)
+    elif kind == "torch" and rest == "svhn":
+        source = _svhn(_folder(name, root), split, image_size, split_key)
     elif kind == "torch" and rest in TORCH_NAMES:
         source = _torchvision(rest, _folder(name, root), split, image_size, split_key)
     elif kind == "torch":
@@ -108,13 +113,24 @@ def _digits(split: str, split_key: str) -> Source:
     return Source(images.__getitem__, labels, (1, 8, 8), 10, [str(d) for d in range(10)], scale=16.0)
 
 
+def _svhn(root: Path, split: str, image_size: int | None, split_key: str) -> Source:
+    images, labels = open_svhn(root, split, split_key)
+    names = [str(digit) for digit in range(10)]
+    return _from_items(
+        lambda i: Image.fromarray(images[i]), labels, len(names), names, mode="RGB", image_size=image_size
+    )
+
+
 def _torchvision(name: str, root: Path, split: str, image_size: int | None, split_key: str) -> Source:
     from timm.data.dataset_factory import create_dataset
     from torchvision import datasets
 
-    own = {"svhn": datasets.SVHN, "stl10": datasets.STL10}  # the ones that timm's factory does not know
     try:
-        dataset: Any = own[name](str(root), split) if name in own else create_dataset(f"torch/{name}", str(root), split)
+        dataset: Any = (
+            datasets.STL10(str(root), split)  # which timm's factory does not know
+            if name == "stl10"
+            else create_dataset(f"torch/{name}", str(root), split)
+        )
     except ValueError as error:
         raise ConfigError(f"{split_key}: torch/{name} has no split {split!r}: {' '.join(str(error).split())}") from None
     except (RuntimeError, OSError) as error:
@@ -167,7 +183,17 @@ def _from_items(
             )
         return found
 
-    return Source(image, labels, (channels, height, width), num_classes, class_names)
+    return Source(image, labels, (channels, height, width), num_classes, _readable(class_names))
+
+
+def _readable(names: Sequence[str] | None) -> list[str] | None:
+    """WordNet numbers, by which ImageNet's classes go (n02107142), as words; any other names as they are."""
+    if names is None or not all(re.fullmatch(r"n\d{8}", name) for name in names):
+        return None if names is None else list(names)
+    from timm.data import ImageNetInfo
+
+    words = ImageNetInfo().label_descriptions(as_dict=True)
+    return [str(words.get(name, name)).split(",")[0] for name in names]
 
 
 def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:

@@ -71,7 +71,7 @@ def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file
         for number, (line, row) in enumerate(zip(grid, rows, strict=True)):
             for axes, name in zip(line, names, strict=True):
                 panel = row.panels[name]
-                scalar = name in SCALAR
+                scalar = name in SCALAR or name.startswith("block ")
                 image = panel[0] if len(panel) == 1 else panel.movedim(0, -1)
                 axes.imshow(image, cmap="viridis" if scalar else "gray", vmin=0, vmax=1, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])

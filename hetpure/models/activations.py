@@ -74,7 +74,9 @@ def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]
         network(z)
     if unused := [name for name in names if name not in outputs]:
         raise ValueError(f"blocks: {', '.join(unused)} took no part in the network's forward pass")
-    return [_as_map(outputs[name], name) for name in names]
+    aspect = z.shape[-2] / z.shape[-1]
+    declared = str(getattr(network, "output_fmt", "NCHW"))
+    return [_as_map(outputs[name], name, aspect, declared) for name in names]
 
 
 @contextmanager
@@ -94,19 +96,36 @@ def _recording(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, A
             handle.remove()
 
 
-def _as_map(output: Any, name: str) -> Tensor:
-    """A module's output as (B, C, H, W)."""
+def _as_map(output: Any, name: str, aspect: float, declared: str) -> Tensor:
+    """A module's output as (B, C, H, W).
+
+    Args:
+        output: what it gave.
+        name: of the module, for messages.
+        aspect: height by width of the network's input.
+        declared: ``NCHW``, or ``NHWC`` for a network that says so (timm's Swin and its relatives).
+    """
     if isinstance(output, tuple | list):
         output = output[0]
     if not isinstance(output, Tensor) or output.ndim not in (3, 4):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"blocks: {name!r} gives {found}; accepted are (B, C, H, W) maps and (B, N, C) tokens")
     if output.ndim == 4:
-        return output
+        return output.movedim(-1, 1) if _channels_last(output, aspect, declared) else output
     tokens = output.shape[1]
     side = math.isqrt(tokens)  # a square grid behind a few prefix tokens (class, registers)
     grid = output[:, tokens - side * side :].transpose(1, 2)
     return grid.reshape(len(output), -1, side, side)
+
+
+def _channels_last(output: Tensor, aspect: float, declared: str) -> bool:
+    """Whether a map is (B, H, W, C): its sides then stand in the input's proportion, and channels are no side.
+
+    Where both readings fit alike, as of (B, 8, 8, 8), what the network declares decides.
+    """
+    _, first, second, third = output.shape
+    as_nchw, as_nhwc = (abs(math.log(h / w / aspect)) for h, w in ((second, third), (first, second)))
+    return declared == "NHWC" if math.isclose(as_nchw, as_nhwc, abs_tol=1e-9) else as_nhwc < as_nchw
 
 
 def _feature_info(network: nn.Module) -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -23,35 +24,84 @@ from hetpure.errors import ConfigError
 from hetpure.models.checkpoints import check_there, load_exactly, read_file
 from hetpure.models.wide_resnet import WideResNet
 
+Interpolation = Literal["bilinear", "bicubic"]
+
 
 class Classifier(nn.Module):
-    """A network with the preprocessing it was trained with: image in [0, 1] to logits.
+    """A network with the preprocessing it was trained with: image in [0, 1] to logits, differentiable.
+
+    With an ``image_size`` images are resized so that the centre square of that side is ``crop_pct`` of their shorter
+    side, and cut to it: timm's evaluation transform on tensors, without its rounding and clipping to 8 bits after each of
+    two passes. An image whose shorter side is floor(image_size / crop_pct) already (256 for 224 and 0.875) is cut
+    only, no pixel changed.
 
     Args:
         network: (B, C, H, W) normalised images to (B, K) logits.
         mean: per channel, subtracted.
         std: per channel, divided by.
-        image_size: side that images are resized to first (bilinear, antialiased); None leaves them as they are.
+        image_size: side of the square that the network sees; None leaves images as they are.
+        crop_pct: share in (0, 1] of the shorter side that is kept; 1 resizes and, of a square image, cuts nothing.
+        interpolation: of the resizing, antialiased; bicubic overshoots are clamped to [0, 1], as in 8-bit images.
     """
 
     def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], image_size: int | None = None
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | None = None,
+        crop_pct: float = 1.0,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__()
         if not all(value > 0.0 for value in std):
             raise ConfigError(f"classifier.std: found {list(std)}, accepted are numbers above 0")
+        if image_size is not None and image_size < 1:
+            raise ConfigError(f"classifier.image_size: found {image_size}, accepted is 1 or more")
+        if not 0.0 < crop_pct <= 1.0:
+            raise ConfigError(f"classifier.crop_pct: found {crop_pct}, accepted is above 0 and up to 1")
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ConfigError(f"classifier.interpolation: found {interpolation!r}, accepted are bilinear, bicubic")
         self.network = network
-        self.image_size = image_size
+        self.image_size, self.crop_pct = image_size, crop_pct
+        self.interpolation: Interpolation = interpolation
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
+    def view(self, x: Tensor) -> Tensor:
+        """What the network sees of images x (B, C, H, W) in [0, 1]: resized and cut, still in [0, 1]."""
+        if self.image_size is None:
+            return x
+        size = self._resized(x.shape[-2], x.shape[-1])
+        if size != x.shape[-2:]:
+            x = functional.interpolate(x, size, mode=self.interpolation, antialias=True, align_corners=False)
+            x = x.clamp(0.0, 1.0) if self.interpolation == "bicubic" else x
+        top, left = (_offset(side, self.image_size) for side in size)
+        return x[..., top : top + self.image_size, left : left + self.image_size]
+
+    def seen(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of an image that reach the network, to the nearest pixel: all, where nothing is cut."""
+        if self.image_size is None:
+            return slice(0, height), slice(0, width)
+        parts = []
+        for side, resized in zip((height, width), self._resized(height, width), strict=True):
+            start, scale = _offset(resized, self.image_size), side / resized
+            parts.append(slice(round(start * scale), round((start + self.image_size) * scale)))
+        return parts[0], parts[1]
+
     def normalize(self, x: Tensor) -> Tensor:
-        """The network's own view of images x (B, C, H, W) in [0, 1]."""
-        if self.image_size and x.shape[-2:] != (self.image_size, self.image_size):
-            x = functional.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return (x - self.mean) / self.std
+        """The network's own input for images x (B, C, H, W) in [0, 1]: its view, normalised."""
+        return (self.view(x) - self.mean) / self.std
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Size after the resizing: the shorter side floor(image_size / crop_pct), as timm and torchvision round it."""
+        assert self.image_size is not None
+        shorter = math.floor(self.image_size / self.crop_pct)
+        if height <= width:
+            return shorter, int(shorter * width / height)
+        return int(shorter * height / width), shorter
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
@@ -82,6 +132,8 @@ def build_classifier(
     std: list[float] | None = None,
     image_size: int | None = None,
     source: str | None = None,
+    crop_pct: float | None = None,
+    interpolation: Interpolation | None = None,
 ) -> Classifier:
     """Builds a classifier, frozen and in evaluation mode.
 
@@ -92,7 +144,9 @@ def build_classifier(
         arguments: for the network's constructor, such as ``num_classes``.
         mean: normalisation; timm's own for a timm model, else 0.
         std: normalisation; timm's own for a timm model, else 1.
-        image_size: side to resize images to first.
+        image_size: side of the square that the network sees; None leaves images as they are.
+        crop_pct: see ``Classifier``; by default a timm model's own at its own size, else 1.
+        interpolation: see ``Classifier``; by default a timm model's own, else bilinear.
         source: where ``weights`` can be had, which the message says where they are missing.
 
     Raises:
@@ -104,7 +158,14 @@ def build_classifier(
     if weights is not None:
         load_weights(network, weights)
     default_mean, default_std = normalization_of(network, (arguments or {}).get("in_chans", 3))
-    classifier = Classifier(network, mean or default_mean, std or default_std, image_size)
+    classifier = Classifier(
+        network,
+        mean or default_mean,
+        std or default_std,
+        image_size,
+        crop_of(network, image_size) if crop_pct is None else crop_pct,
+        interpolation or interpolation_of(network),
+    )
     return classifier.eval().requires_grad_(False)
 
 
@@ -143,6 +204,26 @@ def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[fl
     return (mean, std) if len(mean) == len(std) == channels else ((0.0,), (1.0,))
 
 
+def crop_of(network: nn.Module, image_size: int | None) -> float:
+    """The ``crop_pct`` that a timm model states for this size; 1 for another size or model.
+
+    Of timm's ways to cut, ``squash`` is the same for square images; ``border``, which pads, is not followed.
+    """
+    stated = getattr(network, "pretrained_cfg", None) or {}
+    if image_size is None or stated.get("crop_mode") == "border":
+        return 1.0
+    for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
+        if (stated.get(size) or (0,))[-1] == image_size:
+            return float(stated.get(crop) or stated.get("crop_pct") or 1.0)
+    return 1.0
+
+
+def interpolation_of(network: nn.Module) -> Interpolation:
+    """The interpolation that a timm model states; bilinear for any other."""
+    stated = getattr(network, "pretrained_cfg", None) or {}
+    return "bicubic" if stated.get("interpolation") == "bicubic" else "bilinear"
+
+
 def load_weights(network: nn.Module, path: str) -> None:
     """Loads a state dict into a network, every key matching.
 
@@ -179,6 +260,11 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ConfigError(f"{key}: {path}: holds no state dict")
     return state
+
+
+def _offset(side: int, crop: int) -> int:
+    """Where a centre crop begins, rounded as torchvision does."""
+    return round((side - crop) / 2.0)
 
 
 def _import_builder(name: str) -> Callable[..., Any]:

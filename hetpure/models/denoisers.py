@@ -1,13 +1,17 @@
 """Denoisers: networks that predict the noise in an image on the VP schedule, whatever checkpoint they come from."""
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from hetpure.config import resolve_path
@@ -97,9 +101,11 @@ class DiffusersDenoiser(Denoiser):
     def from_pretrained(cls, path: str) -> "DiffusersDenoiser":
         """Loads a diffusers folder (of a UNet2DModel, or of a pipeline with one in ``unet/``) or a hub id.
 
+        A checkpoint without a scheduler's config says nothing of its schedule; it is taken for the linear VP one.
+
         Raises:
-            ConfigError: where it cannot be found or read, or its scheduler is not the linear VP schedule with noise
-                prediction.
+            ConfigError: where it cannot be found or read, works on latents, or its scheduler is not the linear VP
+                schedule with noise prediction.
         """
         found = resolve_path(path)
         source = str(found) if found.exists() else path
@@ -107,10 +113,12 @@ class DiffusersDenoiser(Denoiser):
             raise ConfigError(
                 f"denoiser.path: {path}: no such folder; accepted is a diffusers folder or a hub id OWNER/NAME"
             )
-        subfolder = "unet" if (found / "unet" / "config.json").is_file() else None
-        if found.exists() and not (found / (subfolder or "") / "config.json").is_file():
+        folder = found if found.exists() else _hub_configs(path)
+        subfolder = "unet" if (folder / "unet" / "config.json").is_file() else None
+        if not (folder / (subfolder or "") / "config.json").is_file():
             raise ConfigError(f"denoiser.path: {path}: holds no config.json; accepted is a folder that diffusers saved")
-        _check_scheduler(found)
+        _check_pipeline(folder)
+        _check_scheduler(folder)
         try:
             unet = UNet2DModel.from_pretrained(
                 source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
@@ -248,29 +256,67 @@ def build_denoiser(path: str, format: str = "diffusers", source: str | None = No
     return FORMATS[format](path)
 
 
+def _hub_configs(identifier: str) -> Path:
+    """A folder with a hub checkpoint's configs alone: what it is, before its weights are fetched."""
+    names = ("config.json", "model_index.json", "scheduler_config.json")
+    try:
+        patterns = [f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in names]
+        return Path(snapshot_download(identifier, allow_patterns=patterns))
+    except Exception as error:  # the hub raises dozens of types; each means: not there, or not to be had
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"denoiser.path: {identifier}: cannot be had from the hub: {reason}") from None
+
+
+def _check_pipeline(folder: Path) -> None:
+    """A latent diffusion's UNet has three channels too: refuse it."""
+    file = folder / "model_index.json"
+    if file.is_file() and (latent := {"vae", "vqvae"} & _read_json(file).keys()):
+        raise ConfigError(f"denoiser.path: {file}: has a {latent.pop()}, accepted are denoisers of images, not latents")
+
+
 def _check_scheduler(folder: Path) -> None:
-    """A checkpoint of another schedule would denoise, but wrongly: refuse it."""
+    """A checkpoint of another schedule would denoise, but wrongly: refuse it.
+
+    What a config leaves out has the default of the scheduler's class, as in diffusers.
+    """
     files = [
         f for f in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json") if f.is_file()
     ]
     if not files:
         return
-    try:
-        found = json.loads(files[0].read_text())
-        if not isinstance(found, dict):
-            raise ValueError("holds no keys")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"denoiser.path: {files[0]}: cannot be read as JSON: {error}") from None
+    given = _read_json(files[0])
+    name = str(given.get("_class_name", "DDPMScheduler"))
+    cls = getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise ConfigError(f"denoiser.path: {files[0]}: _class_name is {name!r}, which is no scheduler of diffusers")
+    defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()}
+    found = {**defaults, **given}
     ours = Schedule()
-    wanted = {
-        "prediction_type": "epsilon",
+    required = {
         "beta_schedule": "linear",
         "beta_start": ours.beta_start,
         "beta_end": ours.beta_end,
         "num_train_timesteps": ours.T,
+    }
+    accepted = {
+        **required,
+        "prediction_type": "epsilon",
         "trained_betas": None,
         "rescale_betas_zero_snr": False,
+        "use_flow_sigmas": False,
     }
-    for key, value in wanted.items():
+    for key, value in accepted.items():
+        if key not in found and key in required:
+            raise ConfigError(f"denoiser.path: {files[0]}: {name} has no {key}, accepted is {value!r}")
         if found.get(key, value) != value:
             raise ConfigError(f"denoiser.path: {files[0]}: {key} is {found[key]!r}, accepted is {value!r}")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"denoiser.path: {file}: cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"denoiser.path: {file}: cannot be read as JSON: holds no keys")
+    return found

@@ -132,11 +132,18 @@ class AttentionMask(nn.Module):
         self.selection = selection
         self.tau, self.top_fraction = tau, top_fraction
 
-    def attention(self, x: Tensor) -> Tensor:
-        """The attention map, (B, 1, H, W) in [0, 1], of images x (B, C, H, W) in [0, 1]; differentiable."""
-        activations = block_activations(self.classifier, x, self.blocks)
-        size = (x.shape[-2], x.shape[-1])
-        return attention_map(activations, size, self.p, self.root, self.normalization)
+    def attention(self, x: Tensor, blocks: Sequence[Block] | None = None) -> Tensor:
+        """The attention map, (B, 1, H, W) in [0, 1], of images x (B, C, H, W) in [0, 1]; differentiable.
+
+        Of some blocks alone, where they are given. Pixels that the classifier's own crop leaves out get 0: it does not
+        look there.
+        """
+        activations = block_activations(self.classifier, x, self.blocks if blocks is None else blocks)
+        height, width = x.shape[-2], x.shape[-1]
+        rows, columns = self.classifier.seen(height, width)
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        seen = attention_map(activations, size, self.p, self.root, self.normalization)
+        return functional.pad(seen, (columns.start, width - columns.stop, rows.start, height - rows.stop))
 
     def select(self, attention: Tensor) -> Tensor:
         """The mask of an attention map, (B, 1, H, W) of zeros and ones."""

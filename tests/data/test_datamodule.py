@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.io import savemat
 
 from hetpure.data import ImageDataModule, open_source
 from hetpure.errors import ConfigError
@@ -117,15 +116,6 @@ def test_local_folder_in_hub_layout(hub: Path, name: str):
     expected = torch.from_numpy(np.stack([np.asarray(image) for image in pixels(7, seed=7)])).permute(0, 3, 1, 2)
     assert torch.equal(batch["image"], expected[batch["index"]].float() / 255)
     assert len(next(iter(data.train_dataloader()))["image"]) == 5
-
-
-def test_svhn_mat_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
-    savemat(tmp_path / "test_32x32.mat", {"X": images, "y": np.array([[10], [1], [2], [10]])})
-    monkeypatch.setattr("torchvision.datasets.SVHN._check_integrity", lambda self: True)
-    source = open_source("torch/svhn", str(tmp_path), "test")
-    assert source.labels == [0, 1, 2, 0] and source.num_classes <= 10
-    assert torch.equal(source.image(1), torch.from_numpy(images[..., 1]).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,44 @@ def test_vit_blocks_by_name_are_laid_out_on_their_grid(vit: Classifier) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def swin() -> Classifier:
+    network = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=2, embed_dim=8, depths=(1,) * 4, num_heads=(1,) * 4,
+        num_classes=10,
+    )  # fmt: skip
+    return Classifier(network, [0.5] * 3, [0.2] * 3).eval().requires_grad_(False)
+
+
+def test_channels_last_modules_by_name_are_turned(swin: Classifier) -> None:
+    """Swin's layers give (B, H, W, C): the first (B, 8, 8, 8), where only the network's own word decides."""
+    x = images(2, 3, 32)
+    by_stage = block_activations(swin, x, [0, 1, 2, 3])
+    assert [tuple(a.shape[1:]) for a in by_stage] == [(8, 8, 8), (16, 4, 4), (32, 2, 2), (64, 1, 1)]
+    by_name = block_activations(swin, x, ["layers.0", "layers.1", "layers.2", "layers.3"])
+    for a, b in zip(by_name, by_stage, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last_is_told_by_the_input_s_proportions() -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.movedim(1, -1)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.straight, self.turned = nn.Identity(), Turned()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.turned(self.straight(x)).flatten(1)
+
+    for shape in ((2, 3, 8, 8), (2, 16, 8, 8), (2, 1, 8, 8), (2, 3, 6, 9), (2, 6, 6, 9)):
+        x = torch.rand(shape)
+        for found in block_activations(Classifier(Network(), [0.0], [1.0]), x, ["straight", "turned"]):
+            assert torch.equal(found, x), shape
+
+
 def test_any_module_by_block_names() -> None:
     classifier = tiny_classifier()
     x = images(2)

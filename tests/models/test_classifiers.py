@@ -1,15 +1,26 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from timm.data.transforms_factory import create_transform
 from torch import nn
 from torch.nn import functional
 
 from hetpure.errors import ConfigError
-from hetpure.models.classifiers import Classifier, build_classifier, load_weights, normalization_of, read_state_dict
+from hetpure.models.classifiers import (
+    Classifier,
+    build_classifier,
+    crop_of,
+    interpolation_of,
+    load_weights,
+    normalization_of,
+    read_state_dict,
+)
 from tests.toys import TinyNetwork, images
 
 THIRD_PARTY = """
@@ -54,6 +65,87 @@ def test_images_are_resized_first_where_a_size_is_set() -> None:
     expected = functional.interpolate(x, (12, 12), mode="bilinear", antialias=True)
     torch.testing.assert_close(classifier(x), (expected - 0.2) / 0.5)
     assert Classifier(nn.Identity(), [0.2], [0.5])(x).shape == x.shape
+
+
+def picture(height: int, width: int) -> Image.Image:
+    """Smooth, with some noise on top, and far enough from black and white: 8-bit resizing clips overshoots early."""
+    y, x = np.mgrid[:height, :width] / 16.0
+    waves = np.stack([np.sin(x + y), np.cos(1.7 * x), np.sin(2.1 * y)], axis=-1) * 60.0 + 128.0
+    noise = np.random.default_rng(0).normal(0.0, 12.0, waves.shape)
+    return Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8))
+
+
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255.0
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("size", "crop_pct", "tolerance"),
+    [
+        ((64, 64), 0.875, 1e-6),  # cut only: 56 is 0.875 of 64
+        ((64, 91), 0.875, 1e-6),
+        ((101, 64), 0.875, 1e-6),
+        ((120, 97), 0.875, 1.5 / 255),  # resized: timm's 8-bit images are rounded after each of two passes
+        ((50, 57), 0.9, 1.5 / 255),
+        ((64, 64), 1.0, 1.5 / 255),
+    ],
+)
+def test_the_view_is_timms_evaluation_transform(
+    size: tuple[int, int], crop_pct: float, tolerance: float, interpolation
+) -> None:
+    image = picture(*size)
+    transform = create_transform(
+        56, is_training=False, interpolation=interpolation, crop_pct=crop_pct, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    expected = transform(image)
+    assert isinstance(expected, torch.Tensor)
+    classifier = Classifier(nn.Identity(), [0.0], [1.0], 56, crop_pct, interpolation)
+    torch.testing.assert_close(classifier.view(as_tensor(image))[0], expected, rtol=0.0, atol=tolerance)
+
+
+def test_what_is_cut_off_gets_no_gradient_and_the_rest_does() -> None:
+    classifier = Classifier(nn.Identity(), [0.5], [0.25], image_size=28, crop_pct=0.875, interpolation="bicubic")
+    for side, outside in ((32, 2), (64, 3)):  # cut; resized and cut, which draws on a few pixels beyond the edge
+        x = images(1, 3, side).requires_grad_()
+        (gradient,) = torch.autograd.grad(classifier(x).square().sum(), x)
+        rows, columns = classifier.seen(side, side)
+        assert (rows, columns) == (slice(side // 16, side - side // 16),) * 2
+        assert gradient[..., rows, columns].abs().amin(1).min() > 0
+        assert gradient[..., : side // 16 - outside + 2 * (side == 32), :].abs().sum() == 0
+
+
+def test_a_timm_model_has_its_own_crop_at_its_own_sizes() -> None:
+    def of(name: str, size: int | None) -> tuple[float, str]:
+        network = nn.Identity()
+        network.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()  # pyright: ignore
+        return crop_of(network, size), interpolation_of(network)
+
+    assert of("tf_efficientnet_lite0", 224) == (0.875, "bicubic")
+    assert of("resnet50.tv_in1k", 224) == (0.875, "bilinear")
+    assert of("resnet50.tv2_in1k", 224) == (0.965, "bilinear")  # torchvision's: 232, of which 224
+    assert of("resnet50.tv_in1k", 288) == (1.0, "bilinear")
+    assert of("tf_efficientnet_lite0", None)[0] == 1.0
+    assert (crop_of(nn.Identity(), 224), interpolation_of(nn.Identity())) == (1.0, "bilinear")
+    # Nothing is resized unless a size is set.
+    own = build_classifier("resnet10t", arguments={"num_classes": 3}, image_size=176)
+    assert (own.crop_pct, own.interpolation) == (0.875, "bicubic")
+    assert build_classifier("resnet10t", image_size=176, crop_pct=1.0, interpolation="bilinear").crop_pct == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"crop_pct": 0.0}, "crop_pct"),
+        ({"crop_pct": 1.1}, "crop_pct"),
+        ({"interpolation": "nearest"}, "interpolation"),
+        ({"image_size": 0}, "image_size"),
+        ({"std": [0.0]}, "std"),
+    ],
+)
+def test_impossible_preprocessing_is_refused(arguments: dict, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"classifier\.{key}: found"):
+        build_classifier("cifar_resnet8", **{"image_size": 28, **arguments})
 
 
 def test_a_timm_model_has_its_own_normalisation() -> None:

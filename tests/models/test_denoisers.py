@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hetpure.errors import ConfigError
 from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
@@ -76,6 +76,74 @@ def test_another_schedule_is_refused(tmp_path: Path, key: str, value: object) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(ConfigError, match=key):
         build_denoiser(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ({"_class_name": "DDIMScheduler"}, None),  # diffusers' defaults are this schedule
+        ({"_class_name": "EulerDiscreteScheduler"}, None),
+        ({}, None),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 1348.0}, "ScoreSdeVeScheduler has no beta_schedule"),
+        ({"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler"),
+        ({"_class_name": "IPNDMScheduler"}, "has no beta_schedule"),
+        ({"_class_name": "UNet2DModel"}, "'UNet2DModel', which is no scheduler"),
+        ({"_class_name": "no_such"}, "'no_such', which is no scheduler"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": [0.1]}, "trained_betas"),
+        ({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ],
+)
+def test_a_scheduler_means_what_its_class_says(tmp_path: Path, scheduler: dict, message: str | None) -> None:
+    tiny_unet().save_pretrained(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(scheduler))
+    if message is None:
+        assert build_denoiser(str(tmp_path)).channels == 1
+        return
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_denoiser(str(tmp_path))
+    assert str(caught.value).startswith("denoiser.path") and "\n" not in str(caught.value)
+
+
+def test_latent_denoisers_are_refused(tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    (tmp_path / "model_index.json").write_text(
+        '{"unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"]}'
+    )
+    with pytest.raises(ConfigError, match=r"denoiser\.path.*has a vqvae"):
+        build_denoiser(str(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["unet", "pipeline"])
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+def test_hub_ids_are_checked_as_folders_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, beta_schedule: str
+) -> None:
+    """A hub of one checkpoint: what it holds is learnt from its configs, before any weights are fetched."""
+    scheduler = DDPMScheduler(beta_schedule=beta_schedule)
+    if form == "unet":
+        tiny_unet().save_pretrained(tmp_path)
+        scheduler.save_pretrained(tmp_path)
+    else:
+        DDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path)
+    fetched: list[str] = []
+
+    def snapshot(identifier: str, allow_patterns: list[str]) -> str:
+        fetched.extend(f for f in map(str, tmp_path.rglob("*")) if f.removeprefix(f"{tmp_path}/") in allow_patterns)
+        return str(tmp_path)
+
+    def from_pretrained(source: str, subfolder: str | None, **_: object) -> UNet2DModel:
+        fetched.append(f"weights of {source}, {subfolder}")
+        return tiny_unet()
+
+    monkeypatch.setattr("hetpure.models.denoisers.snapshot_download", snapshot)
+    monkeypatch.setattr(UNet2DModel, "from_pretrained", from_pretrained)
+    if beta_schedule == "linear":
+        build_denoiser("owner/name")
+        assert fetched.pop() == f"weights of owner/name, {'unet' if form == 'pipeline' else None}"
+    else:
+        with pytest.raises(ConfigError, match=r"denoiser\.path.*beta_schedule is 'squaredcos_cap_v2'"):
+            build_denoiser("owner/name")
+    assert fetched and all(name.endswith(".json") for name in fetched)
 
 
 def empty(folder: Path) -> None:

@@ -22,7 +22,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 
 def test_an_entry_is_the_network_that_this_project_loads_itself(tmp_path: Path):
     pytest.importorskip("geotorch", reason="needs the extra robustbench")
-    with pytest.raises(ConfigError, match="classifier.arguments.model: found 'x'"):
+    with pytest.raises(ConfigError, match=r"classifier.arguments.model: found 'x'"):
         zoo_entry("x")  # imports the package
     zoo = importlib.import_module("robustbench.model_zoo").model_dicts
     datasets = {d.value: d for d in zoo}
