@@ -26,7 +26,7 @@ from hetpure.training.train_classifier import run as train
 from hetpure.training.train_diffusion import complete as complete_diffusion
 from tests.toys import ToyDenoiser
 
-OWN = ("demo.yaml", "cifar10_lab.yaml")
+OWN = ("demo.yaml", "cifar10_lab.yaml", "imagenet_lab.yaml")
 """Comparisons of this project's own; every other evaluation is a row of one of the paper's tables."""
 
 
