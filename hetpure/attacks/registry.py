@@ -7,6 +7,7 @@ from hetpure.attacks.apgd import APGD
 from hetpure.attacks.autoattack import AutoAttack, ReferenceAutoAttack
 from hetpure.attacks.base import Attack
 from hetpure.attacks.modes import GRADIENTS, SUPPLIED, WITHOUT_PROCESS
+from hetpure.attacks.momentum import MomentumPGD
 from hetpure.attacks.pgd import PGD
 from hetpure.config import signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
@@ -14,6 +15,7 @@ from hetpure.errors import ConfigError
 ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
     "apgd": APGD,
+    "momentum_pgd": MomentumPGD,
     "autoattack": AutoAttack,
     "autoattack_reference": ReferenceAutoAttack,
 }
