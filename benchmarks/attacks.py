@@ -3,10 +3,10 @@
     python benchmarks/attacks.py --images 16 --only pgd-50x4,momentum-200x4
 
 Strength is measured by an independent evaluation: each adversarial image goes through the defense ``--draws`` times
-with draws that no attack has seen. Printed are the mean share of right answers, the share of images that the mean logits
-of these draws get right (robust accuracy), and the difference of shares to the first attack listed, paired image by image,
-with its standard error. Calls are images that the denoiser sees, for one image attacked: selection, checks and padding
-included; a call with a gradient and one without count alike. ``--only`` names NAME[:LOSS]-STEPSxEOT.
+with draws that no attack has seen. Printed are the mean share of right answers, the share of images that the mean
+logits of these draws get right (robust accuracy), and the difference of shares to the first attack listed, paired image
+by image, with its standard error. Calls are images that the denoiser sees, for one image attacked: selection, checks
+and padding included; a call with a gradient and one without count alike. ``--only`` names NAME[:LOSS]-STEPSxEOT.
 """
 
 import argparse
