@@ -64,13 +64,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--draws", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20, help="of the purifier's grid")
-    parser.add_argument("--chunk", type=int, default=64)
+    parser.add_argument("--chunk", type=int, help="rows in a network call; by default the images: nothing is padded")
     parser.add_argument("--only", default=DEFAULT)
     parser.add_argument("--json", type=Path, help="append results here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     raw = read_config("demo.yaml", [f"data.subset={options.images}", f"purifier.steps={options.steps}"])
-    config: DictConfig = complete({**raw, "chunk_size": options.chunk, "rows": {"heterogeneous": {}}})
+    config: DictConfig = complete({**raw, "chunk_size": options.chunk or options.images, "rows": {"heterogeneous": {}}})
     data = ImageDataModule(**to_dict(config.data)).prepare()
     model = build_rows(config, data)[0].model
     counted = Counted(model.purifier.denoiser)  # pyright: ignore[reportArgumentType]

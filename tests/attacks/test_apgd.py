@@ -9,7 +9,7 @@ from torch import Tensor
 from hetpure.attacks.apgd import APGD
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR
-from hetpure.attacks.norms import NORMS
+from hetpure.attacks.norms import L2, NORMS
 from hetpure.attacks.search import Search
 from hetpure.data import ImageDataModule
 from hetpure.data.items import item
@@ -53,25 +53,43 @@ def both(
     return ours, highest, correct.bool(), best, weakest
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("loss", ["ce", "dlr", "dlr_targeted"])
-def test_one_run_is_the_published_one_iterate_by_iterate(norm: str, loss: str) -> None:
-    """100 iterations, so that every checkpoint is passed. Linf: the same bits.
+class TheirL2(L2):
+    """L2 as the published code rounds it."""
 
-    L2: 1e-6 in float64: its projection rounds otherwise than theirs, and a hundred iterations amplify that.
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient / (self.length(gradient) + 1e-12)
+
+    def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+        delta = x_adv - x
+        size = torch.min(eps * torch.ones_like(x), self.length(delta))
+        return (x + delta / (self.length(delta) + 1e-12) * size).clamp(0.0, 1.0)
+
+    def length(self, x: Tensor) -> Tensor:
+        return (x**2).flatten(1).sum(1).sqrt().view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("norm", "eps", "tolerance"), [("Linf", 0.05, 0.0), ("their L2", 0.3, 0.0), ("L2", 0.3, 2e-3)])
+@pytest.mark.parametrize("loss", ["ce", "dlr", "dlr_targeted"])
+def test_one_run_is_the_published_one_iterate_by_iterate(
+    norm: str, eps: float, tolerance: float, loss: str, monkeypatch
+) -> None:
+    """100 iterations pass every checkpoint: the same bits in Linf, and in L2 where projections round alike.
+
+    Our own L2 rounds otherwise. Near its maximum a loss rises or falls by a rounding error, which decides about
+    steps: 2e-3 of a ball of 0.3.
     """
-    dtype = {"Linf": torch.float32, "L2": torch.float64}[norm]
-    classifier = tiny_classifier(dtype=dtype)
-    x = images(24, dtype=dtype)
+    if norm == "their L2":
+        monkeypatch.setitem(NORMS, "L2", TheirL2())
+    classifier = tiny_classifier()
+    x = images(24)
     label = classifier(x).argmax(1)
-    eps = {"Linf": 0.05, "L2": 0.3}[norm]
-    ours, highest, correct, best, weakest = both(classifier, x, label, norm, eps, 100, loss, target=1)
-    tolerance = {"Linf": 0.0, "L2": 1e-6}[norm]
+    name = norm.removeprefix("their ")
+    ours, highest, correct, best, weakest = both(classifier, x, label, name, eps, 100, loss, target=1)
     torch.testing.assert_close(ours.highest, highest, rtol=0, atol=tolerance)
-    torch.testing.assert_close(ours.loss, best.to(dtype), rtol=1e-5, atol=tolerance)
+    torch.testing.assert_close(ours.loss, best, rtol=0, atol=10 * tolerance)
     assert torch.equal(ours.correct.bool(), correct)
     assert 0 < correct.sum() < 24, "all alike: nothing was tested"
-    torch.testing.assert_close(ours.weakest[~correct], weakest[~correct], rtol=0, atol=tolerance)
+    torch.testing.assert_close(ours.weakest[~correct], weakest[~correct], rtol=0, atol=10 * tolerance)
 
 
 @pytest.mark.data
