@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -52,7 +53,7 @@ class Counted(Denoiser):
 def attack_of(name: str, steps: int) -> Attack:
     """An attack by its benchmark name: ``pgd``, ``apgd``, ``momentum``, each perhaps with ``:loss``."""
     kind, _, loss = name.partition(":")
-    chosen = {"loss": loss} if loss else {}
+    chosen: Any = {"loss": loss} if loss else {}
     if kind == "pgd":
         return PGD("Linf", EPS, steps, 0.02, **chosen)
     return (APGD if kind == "apgd" else MomentumPGD)("Linf", EPS, steps, **chosen)
