@@ -22,7 +22,7 @@ from hetpure.errors import ConfigError
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = PROJECT_ROOT / "configs"
 
-METHODS = ("classifier", "purifier", "attack")
+METHODS = ("classifier", "purifier", "attack", "gradient")
 """Sections whose keys belong to what their ``name`` says."""
 
 _FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*")

@@ -49,7 +49,7 @@ class Draws:
 
     Args:
         seed: the run's seed.
-        process: who draws, ``"defense"`` or ``"attack"``: the two never share a number.
+        process: who draws, ``"defense"``, ``"attack"`` or ``"selection"``: no two share a number.
         sample: (N,) int64, each row's index in its dataset split.
         draw: (N,) int64, which of a sample's purifications the row is (ensemble member, or EOT draw of an iteration).
     """
@@ -113,6 +113,11 @@ def defense_draws(seed: int, sample: Tensor, size: int) -> Draws:
 def attack_draws(seed: int, sample: Tensor, iteration: int, eot: int) -> Draws:
     """Keys of the attacker's ``eot`` draws of each sample in one iteration, fresh in every iteration."""
     return _draws(seed, "attack", sample, eot, first=iteration * eot)
+
+
+def selection_draws(seed: int, sample: Tensor, count: int) -> Draws:
+    """Keys of the ``count`` draws with which the attacker tries images out: no gradient and no defender sees them."""
+    return _draws(seed, "selection", sample, count, first=0)
 
 
 def _draws(seed: int, process: str, sample: Tensor, size: int, first: int) -> Draws:

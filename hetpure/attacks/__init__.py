@@ -1,8 +1,26 @@
 """Adaptive attacks on purified classifiers."""
 
+from hetpure.attacks.apgd import APGD
+from hetpure.attacks.autoattack import AutoAttack, ReferenceAutoAttack
 from hetpure.attacks.base import Attack
 from hetpure.attacks.callback import AdversarialAttack
-from hetpure.attacks.gradients import ExactGradient, Gradient, GradientSource
+from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient, GradientSource
+from hetpure.attacks.modes import BlindGradient, BPDAGradient, KnownDrawsGradient, MaskAwareGradient
 from hetpure.attacks.pgd import PGD
 
-__all__ = ["PGD", "AdversarialAttack", "Attack", "ExactGradient", "Gradient", "GradientSource"]
+__all__ = [
+    "APGD",
+    "PGD",
+    "AdversarialAttack",
+    "Attack",
+    "AutoAttack",
+    "BPDAGradient",
+    "BlindGradient",
+    "Evaluation",
+    "ExactGradient",
+    "Gradient",
+    "GradientSource",
+    "KnownDrawsGradient",
+    "MaskAwareGradient",
+    "ReferenceAutoAttack",
+]

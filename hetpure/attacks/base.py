@@ -14,10 +14,12 @@ class Attack(ABC):
     """Images and their labels to adversarial images, by asking a gradient source.
 
     Attributes:
-        steps: iterations, for progress.
+        steps: how often ``observe`` is called, the same for every batch.
+        classes: how many classes there must be at least.
     """
 
     steps: int
+    classes: int = 2
 
     @abstractmethod
     def __call__(
@@ -30,7 +32,7 @@ class Attack(ABC):
             x: clean images (B, C, H, W) in [0, 1].
             label: (B,) true classes.
             sample: (B,) dataset indices, which key the attacker's draws.
-            observe: called after every iteration with its number and its gradient.
+            observe: called after every iteration with its number and its gradient, of all B images.
         """
 
     @abstractmethod

@@ -1,13 +1,17 @@
-"""The attacker's view of the defense: gradients through the whole attack process, averaged over EOT draws."""
+"""The attacker's view of the defense: gradients through the whole attack process, averaged over EOT draws.
 
+This file has the gradient that approximates nothing. ``modes.py`` has the other views.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from hetpure.noise import attack_draws
+from hetpure.attacks.losses import LOSSES, Loss
+from hetpure.noise import Draws, attack_draws, selection_draws
 from hetpure.purification.classifier import PurifiedClassifier
 
 
@@ -26,20 +30,65 @@ class Gradient:
     correct: Tensor
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the attacker finds when it tries its images out, without gradients.
+
+    Attributes:
+        correct: share of the evaluations that are right, (B,).
+        margin: mean of max_{k != y} z_k - z_y, (B,): tells images with equal shares apart.
+    """
+
+    correct: Tensor
+    margin: Tensor
+
+
 class GradientSource(Protocol):
-    """Anything an attack can ask for a gradient."""
+    """Anything an attack can ask for a gradient.
+
+    Attributes:
+        seed: of the attacker's draws; an attack keys its own (a random start) by it too.
+        eot: draws per image and iteration.
+        stochastic: whether two evaluations of one image can differ.
+    """
+
+    seed: int
+    eot: int
+
+    @property
+    def stochastic(self) -> bool:
+        """See the class."""
+        ...
 
     def to(self, device: torch.device) -> None:
         """Brings the attack process to a device."""
         ...
 
-    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int) -> Gradient:
+    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         """Gradient of the loss at images x (B, C, H, W) in [0, 1] with their labels and dataset indices (B,)."""
+        ...
+
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
+        """Tries images x out with ``count`` draws of the attacker's that no gradient ever sees."""
+        ...
+
+    def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+        """Mean logits (B, K) over the same draws as ``evaluate``'s."""
+        ...
+
+    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
+        """Logits (B, K) of one draw an image, differentiable: the defense as code from elsewhere wants it.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            sample: (B,) what keys the draws.
+            call: number of the call: other calls, other draws.
+        """
         ...
 
 
 class ExactGradient:
-    """EOT gradient of the cross-entropy through mask-conditioned purification and classifier, nothing approximated.
+    """EOT gradient of a loss through mask-conditioned purification and classifier, nothing approximated.
 
     The mask is an indicator, so its own derivative is zero and the rest of the graph is all there is. All draws of all
     images go out together, in chunks of the attack process's chunk size; fresh draws in every iteration, never the
@@ -61,31 +110,72 @@ class ExactGradient:
         self.eot = eot if process.purifier.stochastic else 1
         self.seed = seed
 
+    @property
+    def stochastic(self) -> bool:
+        """See ``GradientSource``."""
+        return self.process.purifier.stochastic
+
     def to(self, device: torch.device) -> None:
         """See ``GradientSource``."""
         self.process.to(device)
 
-    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int) -> Gradient:
+    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         """See ``GradientSource``."""
-        process = self.process
         draws = attack_draws(self.seed, sample, iteration, self.eot)
         gradients, losses, hits = [], [], []
-        for chunk in process.chunks(x, draws):
+        for chunk in self.process.chunks(x, draws):
             of, real = label[chunk.image], chunk.real
             with torch.enable_grad():
                 rows = chunk.x.detach().requires_grad_()
-                logits = process.classifier(process.purifier.purify(rows, chunk.draws, *chunk.prepared))
-                loss = functional.cross_entropy(logits, of, reduction="none")
-                (gradient,) = torch.autograd.grad(loss.sum(), rows)
+                logits = self.see(rows, chunk.draws, chunk.prepared)
+                value = loss.rows(chunk.image)(logits, of)
+                (gradient,) = torch.autograd.grad(value.sum(), rows)
             gradients.append(gradient[:real])
-            losses.append(loss[:real].detach())
+            losses.append(value[:real].detach())
             hits.append((logits.argmax(dim=1) == of)[:real].to(x.dtype))
-        return Gradient(*(self._mean(parts, len(x)) for parts in (gradients, losses, hits)))
+        return Gradient(*(mean_over_draws(torch.cat(parts), len(x)) for parts in (gradients, losses, hits)))
 
-    def _mean(self, parts: list[Tensor], images: int) -> Tensor:
-        """Mean over each image's draws, summed in a fixed order so that it does not depend on the batch."""
-        rows = torch.cat(parts).unflatten(0, (images, self.eot))
-        total = rows[:, 0]
-        for draw in range(1, self.eot):
-            total = total + rows[:, draw]
-        return total / self.eot
+    def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
+        """Logits (N, K) of one chunk's rows x, as the attacker differentiates them."""
+        return self.process.classifier(self.process.purifier.purify(x, draws, *prepared))
+
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
+        """See ``GradientSource``."""
+        logits = self._tried(x, sample, count)
+        of = label.repeat_interleave(len(logits) // len(x))
+        correct = (logits.argmax(dim=1) == of).to(x.dtype)
+        return Evaluation(*(mean_over_draws(part, len(x)) for part in (correct, LOSSES["margin"](logits, of))))
+
+    def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+        """See ``GradientSource``."""
+        return mean_over_draws(self._tried(x, sample, count), len(x))
+
+    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
+        """See ``GradientSource``."""
+        draws = attack_draws(self.seed, sample, call, 1)
+        # As many rows as there are: whoever asks here decides the shape, and gets the same numbers for the same shape.
+        parts = torch.arange(len(x), device=x.device).split(self.process.chunk_size)
+        return torch.cat([self.see(x[part], draws.rows(part), self._prepared(x[part])) for part in parts])
+
+    def __str__(self) -> str:
+        """The mode in a few words, for tables."""
+        return "exact"
+
+    def _prepared(self, x: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return self.process.purifier.prepare(x.detach())
+
+    def _tried(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+        """Logits (B * count, K), or (B, K) where one evaluation says it all."""
+        draws = selection_draws(self.seed, sample, count if self.stochastic else 1)
+        with torch.no_grad():
+            return torch.cat([self.see(c.x, c.draws, c.prepared)[: c.real] for c in self.process.chunks(x, draws)])
+
+
+def mean_over_draws(rows: Tensor, images: int) -> Tensor:
+    """Mean over each image's draws, (B * D, ...) to (B, ...), in an order that does not depend on the batch."""
+    of_each = rows.unflatten(0, (images, len(rows) // images))
+    total = of_each[:, 0]
+    for draw in range(1, of_each.shape[1]):
+        total = total + of_each[:, draw]
+    return total / of_each.shape[1]

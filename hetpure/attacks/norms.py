@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hetpure.noise import Draws
+
 NormName = Literal["Linf", "L2"]
 
 
@@ -19,6 +21,10 @@ class Norm(ABC):
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest ascent direction of norm 1."""
+
+    @abstractmethod
+    def noise(self, draws: Draws, x: Tensor) -> Tensor:
+        """A random direction of norm 1, one for each image of x and row of draws."""
 
     @abstractmethod
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
@@ -36,9 +42,14 @@ class Linf(Norm):
         """See ``Norm``."""
         return gradient.sign()
 
+    def noise(self, draws: Draws, x: Tensor) -> Tensor:
+        """See ``Norm``: uniform in the cube, its largest value brought to 1."""
+        cube = 2.0 * draws.uniform("start", 0, x.shape[1:], x.dtype) - 1.0
+        return cube / self.size(cube).view(-1, *[1] * (x.ndim - 1))
+
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """See ``Norm``."""
-        return (x + (x_adv - x).clamp(-eps, eps)).clamp(0.0, 1.0)
+        return x_adv.clamp(x - eps, x + eps).clamp(0.0, 1.0)
 
 
 class L2(Norm):
@@ -55,6 +66,10 @@ class L2(Norm):
         scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
         return scaled / self._length(scaled)
 
+    def noise(self, draws: Draws, x: Tensor) -> Tensor:
+        """See ``Norm``: uniform on the sphere."""
+        return self.direction(draws.normal("start", 0, x.shape[1:], x.dtype))
+
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         """See ``Norm``. Clamping to [0, 1] only shortens what is left: x lies in that box too."""
         delta = x_adv - x
@@ -66,3 +81,18 @@ class L2(Norm):
 
 NORMS: dict[str, Norm] = {"Linf": Linf(), "L2": L2()}
 """Norms by name."""
+
+
+def written(norm: str, eps: float) -> str:
+    """A threat model in a few words: ``Linf eps 8/255``."""
+    levels = eps * 255
+    as_levels = norm == "Linf" and abs(levels - round(levels)) < 1e-6
+    return f"{norm} eps {f'{levels:.0f}/255' if as_levels else f'{eps:g}'}"
+
+
+def check_ball(norm: str, eps: float) -> None:
+    """Raises ValueError for a norm that is unknown or a radius that cannot be."""
+    if norm not in NORMS:
+        raise ValueError(f"norm = {norm!r} must be one of {', '.join(NORMS)}")
+    if not eps >= 0.0:
+        raise ValueError(f"eps = {eps} must not be negative")

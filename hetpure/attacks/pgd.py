@@ -4,50 +4,87 @@ from torch import Tensor
 
 from hetpure.attacks.base import Attack, Observer
 from hetpure.attacks.gradients import GradientSource
-from hetpure.attacks.norms import NORMS, NormName
+from hetpure.attacks.losses import LOSSES, LossName, check_loss
+from hetpure.attacks.norms import NORMS, NormName, check_ball, written
+from hetpure.attacks.search import Search, check_evaluations
 
 
 class PGD(Attack):
-    """No random start; a fixed step along the normalised mean gradient; projection onto the ball and onto [0, 1].
+    """A fixed step along the normalised mean gradient; projection onto the ball and onto [0, 1].
+
+    One run ends with its last iterate, as the paper's does. With restarts, every run's last iterate is tried out
+    repeatedly and the strongest is kept (``Search``); runs after the first start at random points and leave alone what
+    is surely broken.
 
     Args:
         norm: the threat model, ``Linf`` or ``L2``.
         eps: radius of the ball, in units of images in [0, 1].
-        steps: iterations.
+        steps: iterations of a run.
         step_size: length of one step in the norm.
+        loss: what to climb, ``ce``, ``margin`` or ``dlr``.
+        random_start: whether the first run starts at a random point too, not at the clean image.
+        restarts: number of runs.
+        evaluations: how often a run's result is tried out, where there are several.
 
     Raises:
         ValueError: names the argument that cannot be.
     """
 
     def __init__(
-        self, norm: NormName = "Linf", eps: float = 8 / 255, steps: int = 200, step_size: float = 0.007
+        self,
+        norm: NormName = "Linf",
+        eps: float = 8 / 255,
+        steps: int = 200,
+        step_size: float = 0.007,
+        loss: LossName = "ce",
+        random_start: bool = False,
+        restarts: int = 1,
+        evaluations: int = 20,
     ) -> None:
-        if norm not in NORMS:
-            raise ValueError(f"norm = {norm!r} must be one of {', '.join(NORMS)}")
-        if not eps >= 0.0:
-            raise ValueError(f"eps = {eps} must not be negative")
+        check_ball(norm, eps)
         if steps < 1:
             raise ValueError(f"steps = {steps} must be at least 1")
         if not step_size > 0.0:
             raise ValueError(f"step_size = {step_size} must be positive")
-        self.norm, self.eps, self.steps, self.step_size = norm, eps, steps, step_size
+        check_loss(loss, tuple(LOSSES))
+        if restarts < 1:
+            raise ValueError(f"restarts = {restarts} must be at least 1")
+        check_evaluations(evaluations)
+        self.norm, self.eps, self.step_size, self.loss = norm, eps, step_size, loss
+        self.random_start, self.restarts, self.evaluations = random_start, restarts, evaluations
+        self.classes = LOSSES[loss].classes
+        self.steps = steps * restarts
+        self._each = steps
 
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
         """See ``Attack``."""
-        norm = NORMS[self.norm]
-        x_adv = x
-        for iteration in range(self.steps):
-            found = gradient(x_adv, label, sample, iteration)
+        search = Search(gradient, x, label, sample, self.evaluations, observe)
+        for restart in range(self.restarts):
+            rows = search.open()
+            if not len(rows):
+                search.skip(self._each)
+                continue
+            found = self._run(search, rows, self.random_start or restart > 0)
+            if self.restarts == 1:
+                return found
+            search.offer(rows, found)
+        return search.image
+
+    def _run(self, search: Search, rows: Tensor, random_start: bool) -> Tensor:
+        norm, loss = NORMS[self.norm], LOSSES[self.loss]
+        x = search.x[rows]
+        x_adv = search.start(rows, norm, self.eps) if random_start else x
+        for _ in range(self._each):
+            found = search.ask(rows, x_adv, loss)
             x_adv = norm.project(x_adv + self.step_size * norm.direction(found.value), x, self.eps)
-            if observe is not None:
-                observe(iteration, found)
         return x_adv
 
     def __str__(self) -> str:
         """See ``Attack``."""
-        levels = self.eps * 255
-        eps = f"{levels:.0f}/255" if self.norm == "Linf" and abs(levels - round(levels)) < 1e-6 else f"{self.eps:g}"
-        return f"PGD {self.norm} eps {eps}, {self.steps} steps of {self.step_size:g}"
+        parts = [f"PGD {written(self.norm, self.eps)}", f"{self._each} steps of {self.step_size:g}"]
+        parts += [self.loss] if self.loss != "ce" else []
+        parts += ["random start"] if self.random_start else []
+        parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
+        return ", ".join(parts)

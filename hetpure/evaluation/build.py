@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from hetpure.attacks.base import Attack
-from hetpure.attacks.gradients import ExactGradient
+from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.modes import build_gradient
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
@@ -39,7 +40,7 @@ class Row:
     name: str
     model: PurifiedClassifier
     attack: Attack | None
-    gradient: ExactGradient | None
+    gradient: GradientSource | None
     store: RecordStore
     protocol: Protocol
 
@@ -89,18 +90,20 @@ def _build_row(
     attack = build_attack(to_dict(row.attack))
     if attack is None:
         return Row(name, model, None, None, store, Protocol(ensemble=model.ensemble_size))
+    if attack.classes > data.num_classes:
+        raise ConfigError(f"attack: {attack} needs {attack.classes} classes or more, the data have {data.num_classes}")
     process = surrogate_settings(settings, to_dict(row.attack.process))
     seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
-    surrogate = PurifiedClassifier(
-        classifier,
-        _tried(build_purifier(process, classifier, seen, "attack.process"), data, "attack.process"),
-        data.num_classes,
-        chunk_size=row.chunk_size,
-        seed=row.seed,
-    )
-    gradient = ExactGradient(surrogate, row.attack.eot, row.seed)
+    purifier = _tried(build_purifier(process, classifier, seen, "attack.process"), data, "attack.process")
+    try:
+        gradient = build_gradient(to_dict(row.attack.gradient), model.behind(purifier), row.attack.eot, row.seed)
+    except ValueError as error:
+        raise ConfigError(f"attack.gradient.{error}") from None
     change = ", ".join(f"{key} {value}" for key, value in to_dict(row.attack.process).items())
-    protocol = Protocol(str(attack), f"surrogate: {change}" if change else "exact", gradient.eot, model.ensemble_size)
+    seen_as = str(gradient)
+    if change:
+        seen_as = f"surrogate: {change}" if seen_as == "exact" else f"{seen_as}; surrogate: {change}"
+    protocol = Protocol(str(attack), seen_as, gradient.eot, model.ensemble_size)
     return Row(name, model, attack, gradient, store, protocol)
 
 

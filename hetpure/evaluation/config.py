@@ -116,7 +116,10 @@ def _merge_row(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, 
     row = merge(base, change)
     own_name = (change.get("purifier") or {}).get("name")
     if own_name not in (None, (base.get("purifier") or {}).get("name")) and isinstance(row.get("attack"), Mapping):
-        row["attack"] = {**row["attack"], "process": (change.get("attack") or {}).get("process", {})}
+        own = change.get("attack") or {}
+        row["attack"] = {**row["attack"], "process": own.get("process", {})}
+        if row["attack"].get("gradient") == "surrogate" and "gradient" not in own and not row["attack"]["process"]:
+            del row["attack"]["gradient"]
     return row
 
 

@@ -89,12 +89,25 @@ class PurifiedClassifier(lightning.LightningModule):
         if ensemble_mode not in ("mean_logits", "mean_probs", "vote"):
             raise ValueError(f"ensemble.mode = {ensemble_mode!r} must be mean_logits, mean_probs or vote")
         self.classifier, self.purifier = classifier, purifier
+        self.num_classes = num_classes
         self.ensemble_size = ensemble_size if purifier.stochastic else 1
         self.ensemble_mode: EnsembleMode = ensemble_mode
         self.chunk_size, self.seed = chunk_size, seed
         # Running figures of this process; the final table is computed from rows, so ranks never wait for each other.
         self.standard = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False)
         self.robust = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False)
+
+    def behind(self, purifier: Purifier) -> "PurifiedClassifier":
+        """The same classifier, ensemble, chunks and seed behind another purifier."""
+        return PurifiedClassifier(
+            self.classifier,
+            purifier,
+            self.num_classes,
+            self.ensemble_size,
+            self.ensemble_mode,
+            self.chunk_size,
+            self.seed,
+        )
 
     def forward(self, x: Tensor, sample: Tensor | None = None) -> Tensor:
         """Class scores (B, K) of images x (B, C, H, W) in [0, 1]: Algorithm 3.

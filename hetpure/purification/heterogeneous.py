@@ -20,7 +20,7 @@ from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
-from hetpure.purification.mask import AttentionMask, Normalization, Selection
+from hetpure.purification.mask import AttentionMask, Normalization, Relaxation, Selection
 from hetpure.purification.steps import End, check_eta, check_level, denoise_step, grid
 from hetpure.schedule import Schedule
 
@@ -264,3 +264,38 @@ class HeterogeneousPurifier(Purifier):
     def _step(self, x: Tensor, t: int, s: int, draws: Draws, round: int = 0) -> Tensor:
         """Eqs. (7), (9) and (11): x(t) to x(s) by the network."""
         return denoise_step(self.schedule, self.denoiser, x, t, s, self.eta, draws, round)
+
+
+class MaskAwarePurifier(Purifier):
+    """A heterogeneous purifier as an attacker differentiates it who also wants to move the mask.
+
+    The defense's mask is an indicator: it has no gradient, and the exact gradient of the defense treats it as a
+    constant though the attack moves it. Here the mask is relaxed (``AttentionMask.relaxed``), so that the gradient goes
+    through the classifier's attention as well. No defense: only attack processes have it.
+
+    Args:
+        purifier: the purifier under attack.
+        temperature: width of the sigmoid, in units of the attention map.
+        forward: ``soft`` purifies with the relaxed mask, ``hard`` with the defense's.
+
+    Raises:
+        ValueError: names the argument that cannot be.
+    """
+
+    def __init__(self, purifier: HeterogeneousPurifier, temperature: float, forward: Relaxation) -> None:
+        super().__init__()
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(f"temperature = {temperature} must be above 0 and finite")
+        if forward not in ("soft", "hard"):
+            raise ValueError(f"forward = {forward!r} must be soft or hard")
+        self.purifier, self.temperature = purifier, temperature
+        self.relaxation: Relaxation = forward
+
+    @property
+    def network_calls(self) -> int:
+        """See ``Purifier``."""
+        return self.purifier.network_calls
+
+    def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+        """See ``Purifier``. The mask carries a gradient, so it is made here and not prepared."""
+        return self.purifier.purify(x, draws, self.purifier.mask.relaxed(x, self.temperature, self.relaxation))

@@ -16,6 +16,7 @@ from hetpure.models.classifiers import Classifier
 
 Normalization = Literal["minmax", "softmax"]
 Selection = Literal["threshold", "top_fraction"]
+Relaxation = Literal["soft", "hard"]
 
 
 def activation_strength(activation: Tensor, p: int, root: bool) -> Tensor:
@@ -83,6 +84,20 @@ def select_top_fraction(attention: Tensor, fraction: float) -> Tensor:
     flat = attention.flatten(1)
     strongest = flat.topk(int(flat.shape[1] * fraction), dim=1).indices
     return torch.zeros_like(flat).scatter_(1, strongest, 1.0).view_as(attention)
+
+
+def top_fraction_threshold(attention: Tensor, fraction: float) -> Tensor:
+    """Half way between the weakest selected and the strongest left pixel of each map, (B, 1, 1, 1); differentiable."""
+    flat = attention.flatten(1)
+    count = int(flat.shape[1] * fraction)
+    edge = flat.topk(min(count + 1, flat.shape[1]), dim=1).values
+    if count == 0:
+        threshold = torch.full_like(edge[:, 0], float("inf"))
+    elif count == flat.shape[1]:
+        threshold = torch.full_like(edge[:, 0], float("-inf"))
+    else:
+        threshold = (edge[:, count - 1] + edge[:, count]) / 2.0
+    return threshold.view(-1, 1, 1, 1)
 
 
 class AttentionMask(nn.Module):
@@ -155,3 +170,27 @@ class AttentionMask(nn.Module):
         """The mask M, (B, 1, H, W) of zeros and ones, of images x (B, C, H, W) in [0, 1]. An indicator: no gradient."""
         with torch.no_grad():
             return self.select(self.attention(x))
+
+    def relaxed(self, x: Tensor, temperature: float, forward: Relaxation) -> Tensor:
+        """The mask with a gradient, for an attacker who moves it: sigmoid((attention - threshold) / temperature).
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            temperature: above 0, in units of the attention map; towards 0 the sigmoid becomes the indicator.
+            forward: ``soft`` gives the sigmoid itself; ``hard`` the indicator, with the sigmoid's gradient.
+
+        Returns:
+            (B, 1, H, W) in [0, 1].
+        """
+        attention = self.attention(x)
+        if self.selection == "threshold":
+            threshold = torch.full_like(attention[:, :1, :1, :1], self.tau)
+        else:
+            threshold = top_fraction_threshold(attention, self.top_fraction)
+        soft = ((attention - threshold) / temperature).sigmoid()
+        return soft if forward == "soft" else _straight_through(soft, self.select(attention.detach()))
+
+
+def _straight_through(soft: Tensor, hard: Tensor) -> Tensor:
+    """Exactly ``hard``, with ``soft``'s gradient: the difference is zero, and added last."""
+    return hard + (soft - soft.detach())

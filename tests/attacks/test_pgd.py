@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hetpure.attacks.gradients import ExactGradient, Gradient
+from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.norms import NORMS
 from hetpure.attacks.pgd import PGD
 from hetpure.models.classifiers import Classifier
@@ -22,7 +23,7 @@ class Constant:
         self.value = value
         self.asked: list[tuple[int, Tensor]] = []
 
-    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int) -> Gradient:
+    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         self.asked.append((iteration, x.clone()))
         return Gradient(self.value, torch.zeros(len(x)), torch.zeros(len(x)))
 
@@ -103,9 +104,11 @@ def test_every_iterate_stays_in_the_ball_and_in_0_1(norm: str, eps: float) -> No
     x[0, 0, :4] = x[0, 0, :4].round()  # pixels on the box's faces
 
     class Wild(Constant):
-        def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int) -> Gradient:
+        def __call__(
+            self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]
+        ) -> Gradient:
             self.value = torch.randn(3, 1, 8, 8)
-            return super().__call__(x, label, sample, iteration)
+            return super().__call__(x, label, sample, iteration, loss)
 
     gradient = Wild(torch.zeros(1))
     found = PGD(norm, eps, steps=10, step_size=0.2)(gradient, x, LABEL, SAMPLE)

@@ -1,0 +1,169 @@
+"""Auto-PGD (Croce & Hein 2020, Algorithm 1) with EOT: momentum, and a step size that follows each image's progress."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hetpure.attacks.base import Attack, Observer
+from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR, check_loss
+from hetpure.attacks.norms import NORMS, NormName, check_ball, written
+from hetpure.attacks.search import Search, check_evaluations
+
+APGDLoss = Literal["ce", "margin", "dlr", "dlr_targeted"]
+
+MOMENTUM = 0.75
+"""alpha of the paper's update: this much of the new step, the rest of the last one."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What one run found for its images (N, C, H, W).
+
+    Attributes:
+        highest: the iterates of the highest mean loss.
+        loss: that loss, (N,).
+        weakest: the iterates that the smallest share of EOT draws got right, the last of equals.
+        correct: that share, (N,).
+    """
+
+    highest: Tensor
+    loss: Tensor
+    weakest: Tensor
+    correct: Tensor
+
+
+class APGD(Attack):
+    """Parameter-free PGD: the first step has length 2 eps and is halved, image by image, where progress stalls.
+
+    One iteration: z = P(x_k + step * direction), x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})). At
+    checkpoints (after 22 % of the iterations, then at intervals that shrink by 3 % of them down to 6 %) an image's step
+    is halved, and its search goes on from the best iterate so far, where fewer than ``rho`` of the steps since the last
+    checkpoint raised the loss, or where neither step size nor best loss changed since then.
+
+    A run starts at a random point. Its gradients and losses are means over EOT draws, so the schedule sees the mean and
+    not one noisy draw. What is kept, over the run, restarts and targets, is chosen by repeated evaluation: ``Search``.
+    On a process without randomness this is the published attack, iterate by iterate.
+
+    Args:
+        norm: the threat model, ``Linf`` or ``L2``.
+        eps: radius of the ball, in units of images in [0, 1].
+        steps: iterations of a run; each asks for one gradient, and the starting point for one more.
+        loss: ``ce``, ``margin``, ``dlr``, or ``dlr_targeted``: a run for each of the likeliest wrong classes.
+        restarts: number of runs (for each target).
+        targets: of ``dlr_targeted``, at most; the likeliest wrong classes by mean logits on the clean image.
+        rho: share of the steps that must raise the loss.
+        evaluations: how often a candidate is tried out; see ``Search``.
+
+    Raises:
+        ValueError: names the argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        norm: NormName = "Linf",
+        eps: float = 8 / 255,
+        steps: int = 100,
+        loss: APGDLoss = "ce",
+        restarts: int = 1,
+        targets: int = 9,
+        rho: float = 0.75,
+        evaluations: int = 20,
+    ) -> None:
+        check_ball(norm, eps)
+        check_loss(loss, (*LOSSES, "dlr_targeted"))
+        for name, value in (("steps", steps), ("restarts", restarts), ("targets", targets)):
+            if value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        if not 0.0 <= rho <= 1.0:
+            raise ValueError(f"rho = {rho} must lie in [0, 1]")
+        check_evaluations(evaluations)
+        self.norm, self.eps, self.loss, self.rho = norm, eps, loss, rho
+        self.restarts, self.targets, self.evaluations = restarts, targets, evaluations
+        self.classes = TargetedDLR.classes if loss == "dlr_targeted" else LOSSES[loss].classes
+        self.each = steps
+        self.runs = restarts * (targets if loss == "dlr_targeted" else 1)
+        self.steps = self.runs * (steps + 1)
+
+    def __call__(
+        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
+    ) -> Tensor:
+        """See ``Attack``."""
+        search = Search(gradient, x, label, sample, self.evaluations, observe)
+        search.offer(search.all, x)
+        self.pursue(search)
+        return search.image
+
+    def pursue(self, search: Search) -> None:
+        """All runs, on what the search has still open; the first run of a search attacks every sample."""
+        for number in range(self.runs):
+            rows = search.all if search.iteration == 0 else search.open()
+            loss = self._loss(search, number // self.restarts)
+            start = search.start(rows, NORMS[self.norm], self.eps)
+            if loss is None or not len(rows):
+                search.skip(self.each + 1)
+                continue
+            found = self.climb(search, rows, start, loss.rows(rows))
+            search.offer(rows, found.weakest)
+            search.offer(rows, found.highest)
+
+    def climb(self, search: Search, rows: Tensor, start: Tensor, loss: Loss) -> Climb:
+        """One run for some rows of the search, from given starting points (N, C, H, W), on a loss of these rows."""
+        norm, x = NORMS[self.norm], search.x[rows]
+        x_adv = previous = start
+        found = search.ask(rows, x_adv, loss)
+        gradient = found.value
+        highest, best_loss, best_gradient = x_adv, found.loss, gradient
+        weakest, fewest = x_adv, found.correct
+        step = x.new_full((len(x), *[1] * (x.ndim - 1)), 2.0 * self.eps)
+        # The reference implementation compares the first iterate's loss with zero, not with the starting point's.
+        losses = [torch.zeros_like(found.loss)]
+        best_then, halved = best_loss, torch.ones_like(best_loss, dtype=torch.bool)
+        interval, since = max(int(0.22 * self.each), 1), 0
+        for i in range(self.each):
+            share = MOMENTUM if i else 1.0
+            z = norm.project(x_adv + step * norm.direction(gradient), x, self.eps)
+            moved = x_adv + (z - x_adv) * share + (x_adv - previous) * (1.0 - share)
+            previous, x_adv = x_adv, norm.project(moved, x, self.eps)
+
+            found = search.ask(rows, x_adv, loss)
+            gradient = found.value
+            fooled = found.correct <= fewest
+            weakest, fewest = _where(fooled, x_adv, weakest), torch.minimum(found.correct, fewest)
+            higher = found.loss > best_loss
+            highest, best_gradient = _where(higher, x_adv, highest), _where(higher, gradient, best_gradient)
+            best_loss = torch.where(higher, found.loss, best_loss)
+            losses.append(found.loss)
+
+            since += 1
+            if since == interval:
+                recent = torch.stack(losses[-interval - 1 :])
+                rises = (recent[1:] > recent[:-1]).sum(dim=0)
+                halved = (rises <= self.rho * interval) | (~halved & (best_then >= best_loss))
+                best_then = best_loss
+                step = _where(halved, step / 2.0, step)
+                x_adv, gradient = _where(halved, highest, x_adv), _where(halved, best_gradient, gradient)
+                interval, since = max(interval - max(int(0.03 * self.each), 1), max(int(0.06 * self.each), 1)), 0
+        return Climb(highest, best_loss, weakest, fewest)
+
+    def _loss(self, search: Search, target: int) -> Loss | None:
+        """The loss of a run for all of the search's images; None for a target that there are too few classes for."""
+        if self.loss != "dlr_targeted":
+            return LOSSES[self.loss]
+        ranked = search.likeliest_wrong()
+        return TargetedDLR(ranked[:, target]) if target < ranked.shape[1] else None
+
+    def __str__(self) -> str:
+        """See ``Attack``."""
+        names = {"ce": "APGD-CE", "margin": "APGD-margin", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
+        parts = [f"{names[self.loss]} {written(self.norm, self.eps)}", f"{self.each} steps"]
+        parts += [f"{self.targets} targets"] if self.loss == "dlr_targeted" else []
+        parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
+        return ", ".join(parts)
+
+
+def _where(of: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Per image: a where ``of`` (N,) says so, b elsewhere."""
+    return torch.where(of.view(-1, *[1] * (a.ndim - 1)), a, b)

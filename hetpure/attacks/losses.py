@@ -1,0 +1,102 @@
+"""What an attack climbs: losses of logits, one value an image, larger where the classifier is more wrong."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LossName = Literal["ce", "margin", "dlr"]
+
+_TINY = 1e-12
+
+
+class Loss(ABC):
+    """A loss of logits.
+
+    Attributes:
+        classes: how many classes it needs at least.
+    """
+
+    classes: int = 2
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss of each row, (N,), of logits (N, K) and true classes (N,)."""
+
+    def rows(self, index: Tensor) -> "Loss":
+        """The same loss for a selection of the images: one that knows more of each image than its label chooses."""
+        return self
+
+
+class CrossEntropy(Loss):
+    """-log softmax(z)_y."""
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """See ``Loss``."""
+        return functional.cross_entropy(logits, label, reduction="none")
+
+
+class Margin(Loss):
+    """max_{k != y} z_k - z_y (Carlini & Wagner 2017): positive exactly where the row is misclassified."""
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """See ``Loss``."""
+        right = logits.gather(1, label[:, None])[:, 0]
+        return best_other(logits, label) - right
+
+
+class DLR(Loss):
+    """-(z_y - max_{k != y} z_k) / (z_(1) - z_(3)), z sorted downwards (Croce & Hein 2020, eq. 6).
+
+    Invariant to shifts and positive scales of the logits, so it still has a gradient where softmax is saturated.
+    """
+
+    classes = 3
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """See ``Loss``."""
+        top = logits.sort(dim=1).values
+        right = logits.gather(1, label[:, None])[:, 0]
+        other = torch.where(logits.argmax(dim=1) == label, top[:, -2], top[:, -1])
+        return -(right - other) / (top[:, -1] - top[:, -3] + _TINY)
+
+
+class TargetedDLR(Loss):
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for a target class t an image (Croce & Hein 2020, eq. 7).
+
+    Args:
+        target: (B,) the classes that the images shall be taken for.
+    """
+
+    classes = 4
+
+    def __init__(self, target: Tensor) -> None:
+        self.target = target
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """See ``Loss``."""
+        top = logits.sort(dim=1).values
+        right = logits.gather(1, label[:, None])[:, 0]
+        wanted = logits.gather(1, self.target[:, None])[:, 0]
+        return -(right - wanted) / (top[:, -1] - 0.5 * (top[:, -3] + top[:, -4]) + _TINY)
+
+    def rows(self, index: Tensor) -> "TargetedDLR":
+        """See ``Loss``."""
+        return TargetedDLR(self.target[index])
+
+
+LOSSES: dict[str, Loss] = {"ce": CrossEntropy(), "margin": Margin(), "dlr": DLR()}
+"""Losses that need no target, by name."""
+
+
+def best_other(logits: Tensor, label: Tensor) -> Tensor:
+    """The largest logit of another class than the label's, (N,)."""
+    return logits.scatter(1, label[:, None], float("-inf")).amax(dim=1)
+
+
+def check_loss(loss: str, accepted: tuple[str, ...]) -> None:
+    """Raises ValueError for a loss that is not among those accepted."""
+    if loss not in accepted:
+        raise ValueError(f"loss = {loss!r} must be one of {', '.join(accepted)}")

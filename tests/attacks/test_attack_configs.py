@@ -1,0 +1,82 @@
+"""``attack`` sections: what is filled in, and one clear line for what cannot be."""
+
+import pytest
+
+from hetpure.attacks.registry import ATTACKS, complete_attack
+from hetpure.config import merge
+from hetpure.errors import ConfigError
+from hetpure.evaluation.config import complete
+
+
+def test_defaults_are_the_papers_attack_on_exact_gradients() -> None:
+    found = complete_attack({})
+    assert found["name"] == "pgd" and found["gradient"] == {"name": "exact"}
+    assert (found["eot"], found["steps"], found["loss"], found["restarts"]) == (20, 200, "ce", 1)
+    assert found["random_start"] is False
+
+
+def test_a_mode_is_a_name_or_a_section() -> None:
+    assert complete_attack({"gradient": "bpda"})["gradient"] == {"name": "bpda"}
+    section = {"name": "mask_aware", "temperature": 0.5}
+    assert complete_attack({"gradient": section})["gradient"] == {**section, "forward": "hard"}
+    assert complete_attack({"process": {"steps": 10}})["gradient"] == {"name": "surrogate"}
+    twice = complete_attack(complete_attack({"gradient": section}))
+    assert twice == complete_attack({"gradient": section})
+
+
+def test_another_mode_starts_afresh() -> None:
+    base = {"attack": {"gradient": {"name": "mask_aware", "temperature": 0.5}}}
+    assert merge(base, {"attack": {"gradient": {"name": "bpda"}}})["attack"]["gradient"] == {"name": "bpda"}
+
+
+def test_another_purifiers_row_drops_the_surrogate() -> None:
+    base = {
+        "classifier": {"name": "cifar_resnet8"},
+        "purifier": {"name": "heterogeneous"},
+        "attack": {"gradient": "surrogate", "process": {"steps": 20}},
+        "rows": {"a": {}, "b": {"purifier": {"name": "none"}}},
+    }
+    rows = complete(base).rows
+    assert rows["a"]["attack"]["gradient"]["name"] == "surrogate"
+    assert rows["b"]["attack"]["gradient"]["name"] == "exact"
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n != "autoattack_reference"])
+def test_every_attack_completes_from_its_name(name: str) -> None:
+    assert complete_attack({"name": name})["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"name": "fgsm"}, "attack.name: 'fgsm' is unknown; accepted are pgd, apgd"),
+        ({"name": "apgd", "step_size": 0.1}, "attack.step_size: unknown key; accepted are"),
+        ({"name": "apgd", "loss": "mse"}, "attack.loss: "),
+        ({"name": "pgd", "loss": "dlr_targeted"}, "attack.loss: "),
+        ({"name": "autoattack", "version": "plus"}, "attack.version: "),
+        ({"name": "autoattack", "queries": 0}, "attack.queries = 0 must be at least 1"),
+        ({"name": "autoattack_reference", "together": "x"}, "attack.together: "),
+        ({"restarts": 0}, "attack.restarts = 0 must be at least 1"),
+        ({"evaluations": 0}, "attack.evaluations = 0 must be at least 1"),
+        ({"random_start": "perhaps"}, "attack.random_start: "),
+        ({"name": "apgd", "rho": 2}, r"attack.rho = 2.0 must lie in \[0, 1\]"),
+        ({"gradient": "true"}, "attack.gradient.name: 'true' is unknown; accepted are exact, surrogate, bpda"),
+        ({"gradient": 3}, "attack.gradient: found 3, accepted are exact"),
+        ({"gradient": ["bpda"]}, "attack.gradient: found "),
+        ({"gradient": {"name": 3}}, "attack.gradient.name: 3 is unknown"),
+        ({"gradient": {"name": "bpda", "temperature": 1}}, "attack.gradient.temperature: unknown key"),
+        ({"gradient": {"name": "mask_aware", "temperature": "hot"}}, "attack.gradient.temperature: "),
+        ({"gradient": {"name": "mask_aware", "forward": "firm"}}, "attack.gradient.forward: "),
+        ({"gradient": "surrogate"}, "attack.process: is empty"),
+        (
+            {"gradient": "exact", "process": {"steps": 9}},
+            "attack.process: found .* accepted is none with gradient exact",
+        ),
+        ({"gradient": "deterministic", "process": {"steps": 9}}, "attack.process: found .* gradient deterministic"),
+        ({"gradient": "blind", "process": {"steps": 9}}, "attack.process: found .* gradient blind"),
+    ],
+)
+def test_what_cannot_be_is_one_line(settings: dict, expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{expected}") as caught:
+        complete_attack(settings)
+    assert "\n" not in str(caught.value)
