@@ -5,10 +5,11 @@ from typing import Any
 
 from hetpure.attacks.base import Attack
 from hetpure.attacks.pgd import PGD
+from hetpure.attacks.random_noise import RandomNoise
 from hetpure.config import signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 
-ATTACKS: dict[str, type[Attack]] = {"pgd": PGD}
+ATTACKS: dict[str, type[Attack]] = {"pgd": PGD, "random_noise": RandomNoise}
 
 COMMON: dict[str, tuple[Any, Any]] = {
     "name": (str, "pgd"),
