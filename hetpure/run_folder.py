@@ -31,7 +31,7 @@ def claim(
     Args:
         folder: the run's; made if needed.
         config: the resolved config.
-        free: keys that may differ when a run goes on, because they change no result; ``*`` stands for one part of a name.
+        free: keys that may differ when a run goes on, because they change no result; ``*`` is one part of a name.
         content: what the config's paths led to, as nested mappings of short strings, kept in ``content.yaml``. With it
             paths may be free: a file that moved is the same file, another one at the same place is not.
 

@@ -9,7 +9,7 @@ from hetpure.noise import Draws
 
 
 class RandomNoise(Attack):
-    """A random direction, eps long, that asks for no gradient: random signs (Linf) or a random point of the sphere (L2).
+    """A random direction, eps long: random signs (Linf) or a random point of the sphere (L2). Asks for no gradient.
 
     Args:
         norm: the threat model, ``Linf`` or ``L2``.

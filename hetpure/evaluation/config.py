@@ -54,8 +54,11 @@ class EnsembleConfig:
 
 @dataclass
 class ProtocolsConfig:
-    """What counts as right, beside the one-shot prediction: ``resubmissions`` N, all of which must be right (1: none),
-    and ``votes``, the purifications in a majority vote (0: none)."""
+    """What counts as right, beside the one-shot prediction.
+
+    ``resubmissions``: N evaluations, all of which must be right (1: none). ``votes``: purifications in a majority vote
+    (0: none).
+    """
 
     resubmissions: int = 1
     votes: int = 0

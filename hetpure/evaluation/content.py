@@ -1,4 +1,4 @@
-"""What a config's paths led to, as short hashes: a run belongs to the images and weights themselves, not their places."""
+"""What a config's paths led to, as short hashes: a run belongs to images and weights, not to their places."""
 
 import hashlib
 

@@ -59,8 +59,9 @@ def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verd
     rises = np.array([curve[-max(len(curve) // 4, 1) :].mean() - curve[0] for curve in curves])
     spread = len(rises) > 1 and float(rises.std()) > 0.0
     p = float(ttest_1samp(rises, 0.0, alternative="greater").pvalue) if spread else 0.0
+    begin = float(np.mean([curve[0] for curve in curves]))
     said = (
-        f"from {np.mean([c[0] for c in curves]):.3g} to {np.mean([c[0] for c in curves]) + rises.mean():.3g} on average, "
+        f"from {begin:.3g} to {begin + rises.mean():.3g} on average, "
         f"higher in {(rises > 0).sum()} of {len(rises)} images (paired t-test, p = {p:.2g})"
     )
     return Verdict(name, bool(rises.mean() > 0.0 and p < LEVEL), said)
@@ -91,9 +92,7 @@ def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
     if pair is None:
         return Verdict("huge eps", None, "no records")
     allowed = int(TOLERATED * pair.count)
-    said = (
-        f"{pair.right_b} of {pair.count} images right where every pixel may change by 64/255 (up to {allowed} allowed)"
-    )
+    said = f"{pair.right_b} of {pair.count} images right at 64/255 a pixel (up to {allowed} allowed)"
     return Verdict("huge eps", pair.right_b <= allowed, said)
 
 
@@ -163,7 +162,7 @@ def inside(
         saved: a record's image as it is on disk.
         clean: the image of an index.
     """
-    furthest = checked = 0.0
+    furthest, checked = 0.0, 0
     low, high, outside = 1.0, 0.0, []
     for record in {record.index: record for record in records if record.image is not None}.values():
         image = saved(record)
@@ -175,12 +174,12 @@ def inside(
         room = MARGIN * (1.0 if norm == "Linf" else delta.numel() ** 0.5)
         furthest, checked = max(furthest, length), checked + 1
         low, high = min(low, float(image.min())), max(high, float(image.max()))
-        if not (length <= eps + room and 0.0 <= float(image.min()) and float(image.max()) <= 1.0):
+        if not (length <= eps + room and image.min() >= 0.0 and image.max() <= 1.0):
             outside.append(record.index)
     if not checked and not outside:
         return Verdict("inside the ball", None, "no adversarial images")
     said = (
-        f"{checked:.0f} saved images: at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
+        f"{checked:.0f} saved images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
     )
     said += f"; outside: {len(outside)} ({_few(outside)})" if outside else ""
     return Verdict("inside the ball", not outside, said)

@@ -59,16 +59,18 @@ def run(config: DictConfig) -> None:
     output, first = Path(config.output), place.is_global_zero
     claim(output, config, FREE, content_of(rows, data))
 
-    def report(reason: str | None = None) -> list[TableRow]:
-        if reason is not None:
-            print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
+    def report() -> list[TableRow]:
         found = make_report(config, rows, data)
         _written(found, output)
         print_report(found)
         print(f"records, adversarial images, pictures and tables: {output}")
         return list(found.rows)
 
-    watch = Watch(output, place.global_rank, place.world_size, on_loss=lambda reason: [report(reason)] and None).start()
+    def lost(reason: str) -> None:
+        print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        report()
+
+    watch = Watch(output, place.global_rank, place.world_size, lost).start()
     dashboard = Dashboard(to_dict(config), output) if first else None
     state = "done"
     try:
