@@ -59,14 +59,14 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
         changes = differences(configs[0], config, FREE)
         if changes:
             raise ConfigError(f"{folder}: is another experiment than {folders[0]} ({'; '.join(changes[:4])})")
-    found: dict[tuple[str, str], dict[str, Spread | None]] = {}
-    for lines in zip(*([_whole(row, folder) for row in rows] for folder, rows in zip(folders, tables, strict=True))):
-        if len({(line["method"], line["protocol"]) for line in lines}) > 1:
-            raise ConfigError("the runs' tables have other methods or protocols")
-        found[lines[0]["method"], lines[0]["protocol"]] = {
-            side: _spread([line[side]["value"] for line in lines]) for side in ("standard", "robust")
-        }
-    return found
+    whole = [[_whole(row, folder) for row in rows] for folder, rows in zip(folders, tables, strict=True)]
+    names = [[(row["method"], row["protocol"]) for row in rows] for rows in whole]
+    if any(other != names[0] for other in names):
+        raise ConfigError("the runs' tables have other methods or protocols")
+    return {
+        name: {side: _spread([rows[i][side]["value"] for rows in whole]) for side in ("standard", "robust")}
+        for i, name in enumerate(names[0])
+    }
 
 
 def markdown(found: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:

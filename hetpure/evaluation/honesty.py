@@ -178,9 +178,7 @@ def inside(
             outside.append(record.index)
     if not checked and not outside:
         return Verdict("inside the ball", None, "no adversarial images")
-    said = (
-        f"{checked:.0f} saved images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
-    )
+    said = f"{checked:.0f} images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
     said += f"; outside: {len(outside)} ({_few(outside)})" if outside else ""
     return Verdict("inside the ball", not outside, said)
 

@@ -18,6 +18,7 @@ from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
+from hetpure.errors import RunError
 from hetpure.evaluation.build import Row, build_rows, content_of
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
@@ -40,6 +41,9 @@ FREE = (
     *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
 )
 """Keys that may differ when an evaluation goes on."""
+
+SECONDS_TO_TELL = 5.0
+"""How long an error waits for the news that another process died first."""
 
 
 def run(config: DictConfig) -> None:
@@ -79,7 +83,12 @@ def run(config: DictConfig) -> None:
             if dashboard is not None:
                 _finish_row(row, config, data, dashboard)
     except BaseException as error:
-        state = " ".join(f"ended with {type(error).__name__}: {error}".split())[:500]
+        # Where another process died, a collective may fail before the watch looks: the reason is that process.
+        reason = watch.reason(SECONDS_TO_TELL) if isinstance(error, RuntimeError) else None
+        said = error if reason is None else RunError(reason)
+        state = " ".join(f"ended with {type(said).__name__}: {said}".split())[:500]
+        if reason is not None:
+            raise said from None
         raise
     finally:
         watch.leave(state)
@@ -111,7 +120,11 @@ def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
 
 
 def evaluate_row(
-    row: Row, trainer: lightning.Trainer, data: ImageDataModule, only: Sequence[int] | None = None, watch: Any = None
+    row: Row,
+    trainer: lightning.Trainer,
+    data: ImageDataModule,
+    only: Sequence[int] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Evaluates the samples that have no record yet, each process its share.
 
@@ -136,7 +149,7 @@ def evaluate_row(
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
     callbacks: list[Any] = [Recorder(store, data, only), progress]
     if watch is not None:
-        callbacks.append(LambdaCallback(on_exception=lambda *_: watch.leave("was interrupted, or failed")))
+        callbacks.append(LambdaCallback(on_exception=lambda _trainer, _model, error: _told(watch, error)))
     if row.attack is not None and row.gradient is not None:
         callbacks.append(
             AdversarialAttack(row.attack, row.gradient, progress.on_attack_iteration, row.processes, progress.say)
@@ -188,6 +201,12 @@ def _evaluate_with_variants(row: Row, config: DictConfig, data: ImageDataModule,
     for variant in row.variants.values():
         few = data.indices[: config.honesty.images]
         evaluate_row(variant, evaluation_trainer(to_dict(config.trainer)), data, few, watch)
+
+
+def _told(watch: Watch, error: BaseException) -> None:
+    """Says that this process was interrupted before Lightning stops the others for it."""
+    if isinstance(error, KeyboardInterrupt):
+        watch.leave("interrupted")
 
 
 def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: Dashboard) -> None:

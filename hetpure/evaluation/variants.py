@@ -16,9 +16,9 @@ HUGE = 64 / 255
 def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: bool) -> dict[str, DictConfig]:
     """The complete config of each variant by name; those that mean nothing for the row's attack are left out.
 
-    ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``honesty.factor``. ``huge_eps`` allows 64/255
-    a pixel (L2: the length of that), with more iterations and steps that can reach it. ``random_noise`` has the attack's
-    norm and asks nobody. ``transfer`` attacks the undefended classifier.
+    ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``honesty.factor``. ``huge_eps`` allows
+    64/255 a pixel (L2: the length of that), with more iterations and steps that can reach it. ``random_noise`` has the
+    attack's norm and asks nobody. ``transfer`` attacks the undefended classifier.
 
     Args:
         row: the row's complete config.

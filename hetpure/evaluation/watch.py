@@ -98,6 +98,16 @@ class Watch:
             own, self._own = self._own, None
             own.close()
 
+    def reason(self, patience: float) -> str | None:
+        """Why the run is over because of another process, asked for up to so many seconds; None where it is not."""
+        deadline = time.monotonic() + patience
+        while self.world > 1 and time.monotonic() < deadline:
+            lost = self._lost()
+            if lost is not None:
+                return f"{lost}; what was finished is kept, the same command goes on from there"
+            time.sleep(0.2)
+        return None
+
     def _watch(self) -> None:
         while True:
             time.sleep(BEAT)
