@@ -58,9 +58,10 @@ class EvaluationProgress(Callback):
         self._move(self._done + self._batch * (iteration + 1) / (self.iterations + 1))
 
     def on_test_batch_end(
-        self, trainer: Any, pl_module: Evaluator, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Moves the bar to the batch's end and shows the accuracies so far."""
+        assert isinstance(pl_module, Evaluator)
         self._done += self._batch
         if self._bar is None or self._bar.disable:
             return

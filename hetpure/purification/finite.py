@@ -78,7 +78,8 @@ def _calls(process: PurifiedClassifier) -> Iterator[list[tuple[int, str | None, 
 
         def predict_noise(x: Tensor, t: int) -> Tensor:
             noise = inner(x, t)
-            found.append((t, *(None if y.isfinite().all() else _kind(y) for y in (x, noise))))
+            given, given_back = (None if y.isfinite().all() else _kind(y) for y in (x, noise))
+            found.append((t, given, given_back))
             return noise
 
         module.predict_noise = predict_noise  # on the instance, over the class's
