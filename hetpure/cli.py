@@ -11,7 +11,7 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from hetpure.config import config_names, read_config, to_yaml
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, RunError
 
 Raw = dict[str, object]
 Config = TypeVar("Config", bound=DictConfig)
@@ -22,6 +22,7 @@ Config = TypeVar("Config", bound=DictConfig)
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 BAD_INPUT = 2
+STOPPED = 3
 INTERRUPTED = 130
 
 
@@ -40,7 +41,7 @@ def main(
         arguments: command line, ``sys.argv`` by default.
 
     Returns:
-        Exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C.
+        Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -67,6 +68,9 @@ def main(
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         return INTERRUPTED

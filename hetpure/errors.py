@@ -1,4 +1,4 @@
-"""The one exception type that means: the user can mend this."""
+"""The exceptions that a command turns into one line instead of a traceback."""
 
 
 class ConfigError(ValueError):
@@ -6,4 +6,11 @@ class ConfigError(ValueError):
 
     Its message is a single line that names the key or file, what was found and what is accepted. The commands print
     that line and exit with code 2, before any long work starts.
+    """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on for a reason outside the program: a full disk, memory for not even one row.
+
+    Its message is a single line. What was finished is kept; the commands print the line and exit with code 3.
     """

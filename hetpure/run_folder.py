@@ -1,7 +1,9 @@
 """The folder of a run: it belongs to one config, and says which."""
 
+import contextlib
 import os
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +26,76 @@ ALWAYS_FREE = (
 when it stops."""
 
 
-def claim(folder: Path, config: DictConfig, free: Collection[str] = ()) -> None:
+def claim(
+    folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
+) -> None:
     """Saves the resolved config as ``config.yaml`` in a run's folder, or refuses a folder that is another run's.
 
     Args:
         folder: the run's; made if needed.
         config: the resolved config.
-        free: keys that may differ when a run goes on, because they change no result.
+        free: keys that may differ when a run goes on, because they change no result; ``*`` is one part of a name.
+        content: what the config's paths led to, as nested mappings of short strings, kept in ``content.yaml``. With it
+            paths may be free: a file that moved is the same file, another one at the same place is not.
 
     Raises:
         ConfigError: names the keys that differ, or says why the folder cannot be written.
     """
-    file = folder / "config.yaml"
+    known = {folder / "config.yaml": to_dict(config)}
+    if content is not None:
+        known[folder / "content.yaml"] = dict(content)
     try:
-        old = yaml.safe_load(file.read_text()) if file.is_file() else None
-        changes = _differences(old, to_dict(config), {*ALWAYS_FREE, *free}) if isinstance(old, dict) else []
+        changes = []
+        for file, new in known.items():
+            old = yaml.safe_load(file.read_text()) if file.is_file() else None
+            changes += differences(old, new, {*ALWAYS_FREE, *free}) if isinstance(old, dict) else []
         if changes:
             raise ConfigError(
                 f"output: {folder} holds another config's run ({'; '.join(changes[:4])}); "
                 "choose another output, or remove that folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(to_yaml(config))
-        part.replace(file)
+        for file, new in known.items():
+            write_whole(file, to_yaml(new))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"output: {folder} cannot be used: {' '.join(str(error).split())}") from None
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file so that it is the old one or the new one at every instant.
+
+    Raises:
+        OSError: where it cannot be written; the old one stays.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with part.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:
+    """What two configs differ in, one line each, but for keys that are free; ``*`` in those is one part of a name."""
     found = []
     for key in [*old, *(k for k in new if k not in old)]:
         name = f"{prefix}{key}"
-        if name in free or (prefix == "rows." and not (key in old and key in new)):
+        if any(_matches(name, pattern) for pattern in free) or (prefix == "rows." and not (key in old and key in new)):
             continue  # a row more or less leaves the others' results as they are
         a, b = old.get(key), new.get(key)
         if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
             a, b = a or {}, b or {}
-            found += _differences(a, b, free, f"{name}.")
+            found += differences(a, b, free, f"{name}.")
         elif a != b:
             found.append(f"{name} was {a!r}, is {b!r}")
     return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts = pattern.split(".")
+    return len(parts) == name.count(".") + 1 and all(p in ("*", n) for p, n in zip(parts, name.split("."), strict=True))

@@ -37,7 +37,14 @@ def build_logger(project: str, name: str | None, directory: str | Path, mode: st
     if mode == "disabled":
         return None
     Path(directory).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(silent=True, console="off", mode=cast(Literal["online", "offline"], mode))
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        mode=cast(Literal["online", "offline"], mode),
+        # A server that cannot be reached must not hold a run up for long, at its start or its end.
+        init_timeout=30.0,
+        finish_timeout=120.0,
+    )
     logger = WandbLogger(
         project=project, name=name, save_dir=str(directory), offline=mode != "online", settings=settings
     )

@@ -9,6 +9,7 @@ from hetpure.attacks.base import Attack
 from hetpure.attacks.modes import GRADIENTS, SUPPLIED, WITHOUT_PROCESS
 from hetpure.attacks.momentum import MomentumPGD
 from hetpure.attacks.pgd import PGD
+from hetpure.attacks.random_noise import RandomNoise
 from hetpure.config import signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 
@@ -18,6 +19,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "momentum_pgd": MomentumPGD,
     "autoattack": AutoAttack,
     "autoattack_reference": ReferenceAutoAttack,
+    "random_noise": RandomNoise,
 }
 
 COMMON: dict[str, tuple[Any, Any]] = {

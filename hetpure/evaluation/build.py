@@ -1,8 +1,10 @@
 """From a complete config to what runs: networks, defense and attack of every row, checked before any long work."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -15,12 +17,16 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import in_row, row_configs
+from hetpure.evaluation.content import data_content, network_content
+from hetpure.evaluation.protocols import Protocol, build_protocols
 from hetpure.evaluation.records import RecordStore
-from hetpure.evaluation.table import Protocol
+from hetpure.evaluation.table import Conditions
+from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.purification.finite import Guarded
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
 
 
@@ -34,7 +40,12 @@ class Row:
         attack: the attack, or None.
         gradient: the attacker's gradients through the attack process, or None.
         store: where its records go.
-        protocol: what it is measured under, for the table.
+        conditions: what it is measured under, for the table.
+        protocols: what it is judged by.
+        processes: what runs the attacker's network calls.
+        settings: the attack's, completed.
+        variants: the same method under other attacks, for the honesty checks.
+        content: hashes of its networks.
     """
 
     name: str
@@ -42,7 +53,17 @@ class Row:
     attack: Attack | None
     gradient: GradientSource | None
     store: RecordStore
-    protocol: Protocol
+    conditions: Conditions
+    protocols: Sequence[Protocol]
+    processes: Sequence[PurifiedClassifier] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    variants: "dict[str, Row]" = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+
+
+def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
+    """What the config's paths led to: hashes of the images and of every row's networks."""
+    return {"data": {"images": data_content(data)}, "rows": {row.name: row.content for row in rows}}
 
 
 def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
@@ -53,6 +74,7 @@ def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
     """
     classifiers: dict[str, Classifier] = {}
     denoisers: dict[str, Denoiser] = {}
+    hashes: dict[int, str] = {}
     rows = []
     for name, row in row_configs(config).items():
         try:
@@ -67,7 +89,16 @@ def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
                     denoisers[key_d] = build_denoiser(**to_dict(row.denoiser))
                     denoisers[key_d].check_image_shape(data.image_shape)
                 denoiser = denoisers[key_d]
-            rows.append(_build_row(name, row, data, classifiers[key], denoiser, Path(config.output)))
+            built = _build_row(name, row, data, classifiers[key], denoiser, Path(config.output))
+            if config.honesty.images:
+                for variant, changed in variants(row, data.image_shape, built.model.purifier.stochastic).items():
+                    folder = built.store.folder / "honesty"
+                    built.variants[variant] = _build_row(variant, changed, data, classifiers[key], denoiser, folder)
+            for network_name, network in (("classifier", classifiers[key]), ("denoiser", denoiser)):
+                if network is not None:
+                    built.content[network_name] = hashes.setdefault(id(network), "") or network_content(network)
+                    hashes[id(network)] = built.content[network_name]
+            rows.append(built)
         except ConfigError as error:
             raise in_row(name, config.rows.get(name, {}), error) from None
     return rows
@@ -77,23 +108,27 @@ def _build_row(
     name: str, row: DictConfig, data: ImageDataModule, classifier: Classifier, denoiser: Denoiser | None, output: Path
 ) -> Row:
     settings = to_dict(row.purifier)
+    guarded = Guarded(denoiser) if denoiser is not None else None
     model = PurifiedClassifier(
         classifier,
-        _tried(build_purifier(settings, classifier, denoiser), data, "purifier"),
+        _tried(build_purifier(settings, classifier, guarded), data, "purifier"),
         data.num_classes,
         row.ensemble.size,
         row.ensemble.mode,
         row.chunk_size,
         row.seed,
     )
-    store = RecordStore(output / name)
+    protocols = build_protocols(
+        model.ensemble_size, model.ensemble_mode, row.protocols.resubmissions, row.protocols.votes
+    )
+    store = RecordStore(output / name, [protocol.name for protocol in protocols])
     attack = build_attack(to_dict(row.attack))
     if attack is None:
-        return Row(name, model, None, None, store, Protocol(ensemble=model.ensemble_size))
+        return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size), protocols)
     if attack.classes > data.num_classes:
         raise ConfigError(f"attack: {attack} needs {attack.classes} classes or more, the data have {data.num_classes}")
     process = surrogate_settings(settings, to_dict(row.attack.process))
-    seen = Recomputed(denoiser) if denoiser is not None and row.attack.recompute else denoiser
+    seen = Recomputed(guarded) if guarded is not None and row.attack.recompute else guarded
     purifier = _tried(build_purifier(process, classifier, seen, "attack.process"), data, "attack.process")
     try:
         gradient = build_gradient(to_dict(row.attack.gradient), model.behind(purifier), row.attack.eot, row.seed)
@@ -103,8 +138,8 @@ def _build_row(
     seen_as = str(gradient)
     if change:
         seen_as = f"surrogate: {change}" if seen_as == "exact" else f"{seen_as}; surrogate: {change}"
-    protocol = Protocol(str(attack), seen_as, gradient.eot, model.ensemble_size)
-    return Row(name, model, attack, gradient, store, protocol)
+    conditions = Conditions(str(attack), seen_as, gradient.eot, model.ensemble_size)
+    return Row(name, model, attack, gradient, store, conditions, protocols, [gradient.process], to_dict(row.attack))
 
 
 def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:

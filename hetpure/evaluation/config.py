@@ -14,7 +14,9 @@ from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
 from hetpure.trainer import check_trainer
 
-SHARED = ("seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures")
+SHARED = (
+    "seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures", "protocols", "honesty"
+)  # fmt: skip
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
 
 
@@ -28,6 +30,10 @@ SET_BY_US = (
     "enable_model_summary",
 )
 """Arguments of Lightning's Trainer that an evaluation decides itself."""
+
+
+HONESTY_IMAGES = 32
+"""How many ``honesty: true`` checks."""
 
 
 @dataclass
@@ -48,6 +54,29 @@ class EnsembleConfig:
 
 
 @dataclass
+class ProtocolsConfig:
+    """What counts as right, beside the one-shot prediction.
+
+    ``resubmissions``: N evaluations, all of which must be right (1: none). ``votes``: purifications in a majority vote
+    (0: none).
+    """
+
+    resubmissions: int = 1
+    votes: int = 0
+
+
+@dataclass
+class HonestyConfig:
+    """Honesty checks: on how many images (0: none), and by how much the stronger attacks are stronger.
+
+    ``honesty: true`` means 32 images.
+    """
+
+    images: int = 0
+    factor: int = 2
+
+
+@dataclass
 class EvaluateConfig:
     """Everything that an evaluation is.
 
@@ -63,6 +92,8 @@ class EvaluateConfig:
     purifier: dict[str, Any] = field(default_factory=dict)
     attack: dict[str, Any] = field(default_factory=dict)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    protocols: ProtocolsConfig = field(default_factory=ProtocolsConfig)
+    honesty: HonestyConfig = field(default_factory=HonestyConfig)
     chunk_size: int = 64
     threads: int | None = None
     pictures: int = 8
@@ -77,6 +108,8 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     Raises:
         ConfigError: names the key, what was found and what is accepted.
     """
+    if isinstance(raw.get("honesty"), bool):
+        raw = {**raw, "honesty": {"images": HONESTY_IMAGES if raw["honesty"] else 0}}
     rows = structure(EvaluateConfig, raw).rows
     base = {k: v for k, v in raw.items() if k != "rows"}
     whole = _complete_row(base)
@@ -149,6 +182,10 @@ def _check_numbers(config: dict[str, Any]) -> None:
     """Values that no image, network or machine is needed to refuse."""
     at_least = {
         ("ensemble", "size"): 1,
+        ("protocols", "resubmissions"): 1,
+        ("protocols", "votes"): 0,
+        ("honesty", "images"): 0,
+        ("honesty", "factor"): 2,
         ("data", "batch_size"): 1,
         ("data", "workers"): 0,
         ("chunk_size",): 1,

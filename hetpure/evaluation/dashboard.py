@@ -1,12 +1,31 @@
 """What an evaluation shows on W&B, through Lightning's logger; offline where no account is configured."""
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import wandb
 
 from hetpure.evaluation.table import HEADER, TableRow, cells
 from hetpure.tracking import build_logger
+
+P = ParamSpec("P")
+
+
+def _shown_or_not(show: Callable[Concatenate["Dashboard", P], None]) -> Callable[Concatenate["Dashboard", P], None]:
+    """What goes wrong with the display is said, and is the end of the display, not of the evaluation."""
+
+    @wraps(show)
+    def shown(self: "Dashboard", *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.logger is None:
+            return
+        try:
+            show(self, *args, **kwargs)
+        except Exception as error:
+            self.give_up(error)
+
+    return shown
 
 
 class Dashboard:
@@ -15,40 +34,61 @@ class Dashboard:
     Args:
         config: the resolved config.
         output: folder of the run, which holds W&B's files too.
+        say: told where W&B cannot be used; the evaluation goes on without.
     """
 
-    def __init__(self, config: dict[str, Any], output: Path) -> None:
+    def __init__(self, config: dict[str, Any], output: Path, say: Callable[[str], None] = print) -> None:
         settings = config["wandb"]
-        self.logger = build_logger(settings["project"], settings["name"] or output.name, output, settings["mode"])
-        if self.logger is not None:
-            self.logger.log_hyperparams(config)
+        self.say = say
+        try:
+            self.logger = build_logger(settings["project"], settings["name"] or output.name, output, settings["mode"])
+        except OSError as error:
+            self.give_up(error)
+        self.config(config)
 
-    def row(self, line: TableRow) -> None:
-        """A row's figures."""
-        if self.logger is not None:
+    def give_up(self, error: Exception) -> None:
+        """Goes on without W&B."""
+        self.logger = None
+        self.say(f"W&B: {' '.join(str(error).split())[:200]}; going on without it")
+
+    @_shown_or_not
+    def config(self, config: dict[str, Any]) -> None:
+        """The resolved config, and with it the start of the run."""
+        assert self.logger is not None
+        self.logger.log_hyperparams(config)
+
+    @_shown_or_not
+    def rows(self, lines: list[TableRow]) -> None:
+        """A method's figures, one-shot under its name, other protocols below theirs."""
+        assert self.logger is not None
+        for line in lines:
             figures = {
                 "standard_accuracy": line.standard.value,
                 "robust_accuracy": line.robust.value,
                 "seconds": line.seconds,
                 "images": line.images,
             }
-            self.logger.log_metrics({f"{line.method}/{key}": value for key, value in figures.items()})
+            prefix = line.method if line.protocol == "one-shot" else f"{line.method}/{line.protocol}"
+            self.logger.log_metrics({f"{prefix}/{key}": value for key, value in figures.items()})
 
+    @_shown_or_not
     def curve(self, method: str, losses: list[float]) -> None:
         """The attacker's mean loss by iteration."""
-        if self.logger is not None:
-            run = self.logger.experiment
-            run.define_metric(f"{method}/attack_loss", step_metric=f"{method}/iteration")
-            for iteration, loss in enumerate(losses):
-                self.logger.log_metrics({f"{method}/iteration": iteration, f"{method}/attack_loss": loss})
+        assert self.logger is not None
+        run = self.logger.experiment
+        run.define_metric(f"{method}/attack_loss", step_metric=f"{method}/iteration")
+        for iteration, loss in enumerate(losses):
+            self.logger.log_metrics({f"{method}/iteration": iteration, f"{method}/attack_loss": loss})
 
+    @_shown_or_not
     def picture(self, method: str, file: Path) -> None:
         """A row's picture."""
-        if self.logger is not None:
-            self.logger.log_image(f"{method}/pictures", [str(file)])
+        assert self.logger is not None
+        self.logger.log_image(f"{method}/pictures", [str(file)])
 
+    @_shown_or_not
     def finish(self, lines: list[TableRow]) -> None:
         """The result table, and the end of the run."""
-        if self.logger is not None:
-            self.logger.log_table("results", columns=list(HEADER), data=[list(cells(line)) for line in lines])
-            wandb.finish()
+        assert self.logger is not None
+        self.logger.log_table("results", columns=list(HEADER), data=[list(cells(line)) for line in lines])
+        wandb.finish()

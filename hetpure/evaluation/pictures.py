@@ -10,6 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hetpure.data.datamodule import ImageDataModule
+from hetpure.data.items import item
+from hetpure.evaluation.records import Record, RecordStore
 from hetpure.noise import defense_draws
 from hetpure.purification.classifier import PurifiedClassifier
 
@@ -80,3 +83,34 @@ def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file
                     axes.set_title(heading.replace(" ", "\n", 1), fontsize=9)
             line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=8)
         figure.savefig(file)
+
+
+def recorded_pictures(
+    model: PurifiedClassifier, store: RecordStore, data: ImageDataModule, count: int
+) -> tuple[list[PictureRow], float]:
+    """``picture_rows`` of the first samples of the subset that have a result, and what became of them.
+
+    Args:
+        model: the defense.
+        store: the row's records.
+        data: where the clean images come from.
+        count: how many images, at most.
+    """
+    records = {record.index: record for record in reversed(store.read()) if record.failure is None}
+    chosen = [records[index] for index in data.indices if index in records][:count]
+    if not chosen:
+        return [], 0.0
+    device = model.device
+    clean = [item(data.test_source, record.index)["image"] for record in chosen]
+    found = [store.adversarial(record) for record in chosen]
+    adversarial = [c if a is None else a for c, a in zip(clean, found, strict=True)]
+    names = data.class_names or [str(k) for k in range(data.num_classes)]
+    sample = torch.tensor([record.index for record in chosen], device=device)
+    captions = [_caption(record, names) for record in chosen]
+    return picture_rows(model, torch.stack(clean).to(device), torch.stack(adversarial).to(device), sample, captions)
+
+
+def _caption(record: Record, names: Sequence[str]) -> str:
+    seen = [f"clean: {names[record.clean[0]]}"]
+    seen += [f"attacked: {names[record.adversarial[0]]}"] if record.adversarial else []
+    return "\n".join([names[record.label], *seen])

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from hetpure.attacks.gradients import Gradient
+from hetpure.evaluation.evaluator import Evaluator
 
 
 class EvaluationProgress(Callback):
@@ -22,7 +23,7 @@ class EvaluationProgress(Callback):
     def __init__(self, name: str, images: int, iterations: int) -> None:
         self.name, self.images, self.iterations = name, images, iterations
         self._bar: tqdm | None = None
-        self._batch = 0
+        self._batch = self._done = 0
         self._accuracies = ""
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -36,6 +37,10 @@ class EvaluationProgress(Callback):
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n:.0f}/{total:.0f} images, {remaining} left{postfix}",
         )
 
+    def say(self, text: str) -> None:
+        """A line of its own above the bar."""
+        tqdm.write(f"{self.name}: {text}", file=sys.stderr)
+
     def on_test_batch_start(
         self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -43,26 +48,29 @@ class EvaluationProgress(Callback):
         self._batch = len(batch["label"])
 
     def on_attack_iteration(self, iteration: int, found: Gradient) -> None:
-        """An attack's observer: moves the bar by one iteration's share of the batch."""
+        """An attack's observer: moves the bar to the iteration's share of the batch."""
         if self._bar is None or self._bar.disable:
             return
         self._bar.set_postfix_str(
             f"{self._accuracies}iteration {iteration + 1}/{self.iterations} loss {found.loss.mean():.3f}", refresh=False
         )
-        # The defense's own runs count as one more iteration.
-        self._bar.update(self._batch / (self.iterations + 1))
+        # The defense's own runs count as one more iteration; a batch that starts again takes the bar back.
+        self._move(self._done + self._batch * (iteration + 1) / (self.iterations + 1))
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Moves the bar to the batch's end and shows the accuracies so far."""
+        assert isinstance(pl_module, Evaluator)
+        self._done += self._batch
         if self._bar is None or self._bar.disable:
             return
-        self._accuracies = f"standard {pl_module.standard.compute():.1%} "
+        seen = max(pl_module.seen, 1)
+        self._accuracies = f"standard {pl_module.right['clean'] / seen:.1%} "
         if "adversarial" in outputs:
-            self._accuracies += f"robust {pl_module.robust.compute():.1%} "
+            self._accuracies += f"robust {pl_module.right['adversarial'] / seen:.1%} "
         self._bar.set_postfix_str(self._accuracies.strip(), refresh=False)
-        self._bar.update(self._batch / (self.iterations + 1))
+        self._move(self._done)
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Closes the bar."""
@@ -72,3 +80,7 @@ class EvaluationProgress(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leaves the terminal clean."""
         self.on_test_end(trainer, pl_module)
+
+    def _move(self, to: float) -> None:
+        assert self._bar is not None
+        self._bar.update(to - self._bar.n)

@@ -1,12 +1,16 @@
 """``evaluate.py``: evaluates every row of a config and leaves the results in a folder."""
 
+import itertools
 import os
+import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
@@ -14,16 +18,33 @@ from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.evaluation.build import Row, build_rows
+from hetpure.errors import RunError
+from hetpure.evaluation.build import Row, build_rows, content_of
 from hetpure.evaluation.dashboard import Dashboard
+from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.files import check_files
-from hetpure.evaluation.pictures import PictureRow, draw_pictures, picture_rows
+from hetpure.evaluation.honesty import Verdict, check
+from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
-from hetpure.evaluation.recorder import Recorder
-from hetpure.evaluation.records import RecordStore
-from hetpure.evaluation.table import print_table, table_row, write_table
+from hetpure.evaluation.recorder import Recorder, to_exclude
+from hetpure.evaluation.records import Record, RecordStore
+from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
+from hetpure.evaluation.watch import Watch
 from hetpure.run_folder import claim
 from hetpure.trainer import build_trainer
+
+FREE = (
+    "pictures",
+    "data.batch_size",
+    "honesty.images",
+    # Places: ``content.yaml`` holds what is there.
+    "data.root",
+    *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
+)
+"""Keys that may differ when an evaluation goes on."""
+
+SECONDS_TO_TELL = 5.0
+"""How long an error waits for the news that another process died first."""
 
 
 def run(config: DictConfig) -> None:
@@ -31,7 +52,8 @@ def run(config: DictConfig) -> None:
 
     Raises:
         ConfigError: before any evaluation, for anything in the config that cannot be.
-        KeyboardInterrupt: after the table of what is finished is written.
+        RunError: where it cannot go on; the table of what is finished is written, as far as that can be.
+        KeyboardInterrupt: likewise.
     """
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
@@ -39,26 +61,42 @@ def run(config: DictConfig) -> None:
     check_files(config)
     data = ImageDataModule(**to_dict(config.data)).prepare()
     rows = build_rows(config, data)
-    trainers = [evaluation_trainer(to_dict(config.trainer)) for _ in rows]
-    first = trainers[0].is_global_zero
-    output = Path(config.output)
-    claim(output, config, free=("pictures", "data.batch_size"))
+    place = evaluation_trainer(to_dict(config.trainer))
+    output, first = Path(config.output), place.is_global_zero
+    claim(output, config, FREE, content_of(rows, data))
+
+    def report() -> list[TableRow]:
+        found = make_report(config, rows, data)
+        _written(found, output)
+        print_report(found)
+        print(f"records, adversarial images, pictures and tables: {output}")
+        return list(found.rows)
+
+    def lost(reason: str) -> None:
+        print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        report()
+
+    watch = Watch(output, place.global_rank, place.world_size, lost).start()
     dashboard = Dashboard(to_dict(config), output) if first else None
+    state = "done"
     try:
-        for row, trainer in zip(rows, trainers, strict=True):
-            evaluate_row(row, trainer, data)
+        for row in rows:
+            _evaluate_with_variants(row, config, data, watch)
             if dashboard is not None:
-                row.model.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-                _finish_row(row, config.pictures, data, output / row.name, dashboard)
+                _finish_row(row, config, data, dashboard)
+    except BaseException as error:
+        # Where another process died, a collective may fail before the watch looks: the reason is that process.
+        reason = watch.reason(SECONDS_TO_TELL) if isinstance(error, RuntimeError) else None
+        said = error if reason is None else RunError(reason)
+        state = " ".join(f"ended with {type(said).__name__}: {said}".split())[:500]
+        if reason is not None:
+            raise said from None
+        raise
     finally:
+        watch.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            title = describe(config)
-            lines = [table_row(row.name, row.store.read(), len(data.indices), row.protocol) for row in rows]
-            write_table(lines, title, output)
-            print_table(lines, title)
-            print(f"records, adversarial images, pictures and tables: {output}")
-            dashboard.finish(lines)
+            dashboard.finish(report())
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -69,7 +107,8 @@ def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
     """
     ours: dict[str, Any] = {"devices": 1, **settings}
     if ours.get("strategy") == "ddp":
-        # A process whose share is done waits for the others, however long their last attack takes.
+        # A process whose share is done waits for the others, however long their last attack takes; that none of them
+        # is dead, ``Watch`` sees to.
         ours["strategy"] = DDPStrategy(timeout=timedelta(days=30))
     fixed = {
         "logger": False,
@@ -82,31 +121,75 @@ def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
     return build_trainer({**ours, **fixed})
 
 
-def evaluate_row(row: Row, trainer: lightning.Trainer, data: ImageDataModule) -> None:
+def evaluate_row(
+    row: Row,
+    trainer: lightning.Trainer,
+    data: ImageDataModule,
+    only: Sequence[int] | None = None,
+    watch: Watch | None = None,
+) -> None:
     """Evaluates the samples that have no record yet, each process its share.
 
+    Args:
+        row: what to evaluate.
+        trainer: used once.
+        data: the images.
+        only: indices of the samples to evaluate; None for all.
+        watch: told of a Ctrl-C before Lightning acts on it.
+
     Raises:
-        KeyboardInterrupt: after Ctrl-C; finished batches are recorded.
+        RunError: where it cannot go on; finished batches are recorded.
+        KeyboardInterrupt: after Ctrl-C, likewise.
     """
-    done = {record.index for record in row.store.read()}
-    data.exclude = frozenset(done)
-    left = len(data.indices) - len(done)
+    left = len(set(data.indices) - to_exclude(row.store, data, only))
     if not left:
         if trainer.is_global_zero:
-            print(f"{row.name}: all {len(done)} images are done already")
+            print(f"{row.name}: all {len(data.indices if only is None else only)} images are done already")
         return
     share = len(range(trainer.global_rank, left, trainer.world_size))
     progress = EvaluationProgress(row.name, share, row.attack.steps if row.attack else 0)
-    callbacks: list[Any] = [Recorder(RecordStore(row.store.folder, trainer.global_rank)), progress]
+    store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
+    callbacks: list[Any] = [Recorder(store, data, only), progress]
+    if watch is not None:
+        callbacks.append(LambdaCallback(on_exception=lambda _trainer, _model, error: _told(watch, error)))
     if row.attack is not None and row.gradient is not None:
-        callbacks.append(AdversarialAttack(row.attack, row.gradient, progress.on_attack_iteration))
+        callbacks.append(
+            AdversarialAttack(row.attack, row.gradient, progress.on_attack_iteration, row.processes, progress.say)
+        )
     cast(Any, trainer).callbacks.extend(callbacks)
     try:
-        trainer.test(row.model, datamodule=data, verbose=False)
+        trainer.test(Evaluator(row.model, row.protocols, progress.say), datamodule=data, verbose=False)
         trainer.strategy.barrier()  # the table needs every process's records
     except SystemExit:
         # Lightning turns Ctrl-C into an exit of its own.
         raise KeyboardInterrupt from None
+
+
+def make_report(config: DictConfig, rows: Sequence[Row], data: ImageDataModule) -> Report:
+    """The report of what the rows' folders hold."""
+    lines, notes, checks = [], [], {}
+    for row in rows:
+        records = row.store.read()
+        names = [protocol.name for protocol in row.protocols]
+        lines += table_rows(row.name, records, len(data.indices), names, row.conditions)
+        notes += notes_on(row.name, records, config.chunk_size)
+        if config.honesty.images and row.attack is not None:
+            checks[row.name] = verdicts_on(row, records, config.honesty.factor, data)
+    return Report(describe(config), lines, notes, checks)
+
+
+def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:
+    """The honesty checks of a row, from the records of it and its variants."""
+    one_shot = [record for record in records if record.protocol == row.protocols[0].name]
+    variants = {name: variant.store.read() for name, variant in row.variants.items()}
+    return check(
+        one_shot,
+        variants,
+        row.settings,
+        factor,
+        saved=row.store.adversarial,
+        clean=lambda index: item(data.test_source, index)["image"],
+    )
 
 
 def describe(config: DictConfig) -> str:
@@ -115,42 +198,44 @@ def describe(config: DictConfig) -> str:
     return f"{images}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
 
 
-def _finish_row(row: Row, count: int, data: ImageDataModule, folder: Path, dashboard: Dashboard) -> None:
+def _evaluate_with_variants(row: Row, config: DictConfig, data: ImageDataModule, watch: Watch) -> None:
+    evaluate_row(row, evaluation_trainer(to_dict(config.trainer)), data, watch=watch)
+    for variant in row.variants.values():
+        few = data.indices[: config.honesty.images]
+        evaluate_row(variant, evaluation_trainer(to_dict(config.trainer)), data, few, watch)
+
+
+def _told(watch: Watch, error: BaseException) -> None:
+    """Says that this process was interrupted before Lightning stops the others for it."""
+    if isinstance(error, KeyboardInterrupt):
+        watch.leave("interrupted")
+
+
+def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: Dashboard) -> None:
     """Scalars, loss curve and pictures of a finished row."""
     records = row.store.read()
-    dashboard.row(table_row(row.name, records, len(data.indices), row.protocol))
-    losses = [record.attack_loss for record in records if record.attack_loss]
-    if losses:
-        dashboard.curve(row.name, torch.tensor(losses).mean(dim=0).tolist())
-    pictures, amplification = _pictures(row, data, count)
+    names = [protocol.name for protocol in row.protocols]
+    dashboard.rows(table_rows(row.name, records, len(data.indices), names, row.conditions))
+    curves = [record.attack_loss for record in records if record.protocol == names[0] and record.attack_loss]
+    if curves:
+        # Attacks that leave broken samples alone have curves of different lengths.
+        columns = [[x for x in column if x is not None] for column in itertools.zip_longest(*curves)]
+        dashboard.curve(row.name, [sum(column) / len(column) for column in columns])
+    pictures, amplification = recorded_pictures(row.model, row.store, data, config.pictures)
     if pictures:
-        draw_pictures(
-            pictures,
-            amplification,
-            f"{row.name}; {row.protocol.attack}, {row.protocol.gradients}",
-            folder / "pictures.png",
-        )
-        dashboard.picture(row.name, folder / "pictures.png")
+        file = row.store.folder / "pictures.png"
+        title = f"{row.name}; {row.conditions.attack}, {row.conditions.gradients}"
+        try:
+            draw_pictures(pictures, amplification, title, file)
+        except OSError as error:
+            print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
+        else:
+            dashboard.picture(row.name, file)
 
 
-def _pictures(row: Row, data: ImageDataModule, count: int) -> tuple[list[PictureRow], float]:
-    scores = {record.index: record for record in row.store.read()}  # not all, where the Trainer was told to stop early
-    items = [item(data.test_source, index) for index in [i for i in data.indices if i in scores][:count]]
-    if not items:
-        return [], 0.0
-    device = row.model.device
-    clean = torch.stack([one["image"] for one in items]).to(device)
-    found = [row.store.adversarial(one["index"]) for one in items]
-    adversarial = torch.stack([c if a is None else a.to(device) for c, a in zip(clean, found, strict=True)])
-    sample = torch.tensor([one["index"] for one in items], device=device)
-    names = data.class_names or [str(k) for k in range(data.num_classes)]
-    captions = []
-    for record in (scores[index] for index in sample.tolist()):
-        seen = [f"clean: {names[_argmax(record.clean)]}"]
-        seen += [f"attacked: {names[_argmax(record.adversarial)]}"] if record.adversarial else []
-        captions.append("\n".join([names[record.label], *seen]))
-    return picture_rows(row.model, clean, adversarial, sample, captions)
-
-
-def _argmax(scores: list[float]) -> int:
-    return scores.index(max(scores))
+def _written(report: Report, output: Path) -> None:
+    """The report's files, if there is room for them: the terminal shows it in any case."""
+    try:
+        write_report(report, output)
+    except OSError as error:
+        print(f"{output}: the tables cannot be written: {error.strerror}", file=sys.stderr)

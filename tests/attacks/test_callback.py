@@ -51,7 +51,11 @@ def test_every_test_batch_is_attacked_through_the_attack_process(defense, gradie
     adversarial = torch.cat([batch["adversarial"] for batch in keep.batches])
     assert torch.equal(adversarial, expected)
     assert 0.02 < (adversarial - x).abs().max() <= 0.1 + 1e-6
-    assert torch.equal(torch.cat([batch["attack_loss"] for batch in keep.batches]), torch.stack(losses, dim=1))
+    found = torch.cat([torch.tensor(batch["attack_loss"]) for batch in keep.batches])
+    assert torch.equal(found, torch.stack(losses, dim=1))
+    sizes = [size for batch in keep.batches for of in batch["gradient_size"] for size in of]
+    assert len(sizes) == 15 and min(sizes) > 0
+    assert all(batch["attack_failure"] == {} for batch in keep.batches)
     assert torch.equal(torch.cat([out["clean"] for out in keep.outputs]), defense(x, index))
     assert torch.equal(torch.cat([out["adversarial"] for out in keep.outputs]), defense(expected, index))
     assert observed == [0, 1, 2] * 3

@@ -1,7 +1,6 @@
 """``evaluate.py`` end to end, on the embedded digits with random networks that come from outside the project."""
 
 import json
-import os
 import re
 import runpy
 import shutil
@@ -25,7 +24,7 @@ from hetpure.config import PROJECT_ROOT, read_config
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.records import Record, RecordStore
+from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.run import run
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import DiffusersDenoiser
@@ -98,10 +97,17 @@ def outcome(output: Path, row: str = "heterogeneous") -> dict[int, tuple]:
     store = RecordStore(output / row)
     found = {}
     for r in store.read():
-        image = store.adversarial(r.index)
+        image = store.adversarial(r)
         bits = None if image is None else image.numpy().tobytes()
-        found[r.index] = (r.label, r.clean, r.adversarial, r.attack_loss, bits)
+        found[r.index] = (r.label, r.clean_scores, r.adversarial_scores, r.attack_loss, bits, r.gradient_size)
     return found
+
+
+def image_of(output: Path, index: int, row: str = "heterogeneous") -> torch.Tensor:
+    store = RecordStore(output / row)
+    image = store.adversarial(next(r for r in store.read() if r.index == index))
+    assert image is not None
+    return image
 
 
 def lines(output: Path, row: str = "heterogeneous") -> list[int]:
@@ -147,13 +153,10 @@ def test_a_third_partys_networks_from_a_config_alone(theirs: Path, undisturbed: 
 
     found = outcome(undisturbed)
     assert sorted(found) == sorted(index.tolist()) == indices(6)
-    store = RecordStore(undisturbed / "heterogeneous")
     for i, k in enumerate(index.tolist()):
-        image = store.adversarial(k)
-        assert image is not None
-        torch.testing.assert_close(image, adversarial[i], rtol=0, atol=1e-5)
-        torch.testing.assert_close(torch.tensor(found[k][1]), clean[i], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(torch.tensor(found[k][2]), robust[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(image_of(undisturbed, k), adversarial[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(found[k][1]), clean[i : i + 1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(found[k][2]), robust[i : i + 1], rtol=1e-4, atol=1e-4)
         assert found[k][0] == label[i]
         assert len(found[k][3]) == 3
     results = json.loads((undisturbed / "results.json").read_text())["rows"]
@@ -165,8 +168,7 @@ def test_a_third_partys_networks_from_a_config_alone(theirs: Path, undisturbed: 
 def test_adversarial_images_are_in_the_ball_and_the_box(undisturbed: Path) -> None:
     source = ImageDataModule("digits").prepare().test_source
     for k in outcome(undisturbed):
-        image = RecordStore(undisturbed / "heterogeneous").adversarial(k)
-        assert image is not None
+        image = image_of(undisturbed, k)
         clean = source.image(k).float() / source.scale
         assert 0.03 < (image - clean).abs().max() <= 0.1 + 1e-6
         assert image.min() >= 0 and image.max() <= 1
@@ -265,7 +267,7 @@ def copy(source: Path, target: Path) -> Path:
 
 def test_a_finished_run_is_not_computed_again(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = copy(undisturbed, tmp_path / "run")
-    before = {f: f.read_bytes() for f in output.rglob("*") if f.suffix in (".jsonl", ".safetensors")}
+    before = {f: f.read_bytes() for f in output.rglob("*") if f.suffix in (".jsonl", ".npz")}
     assert evaluate(theirs, output, "data.batch_size=2", "trainer.max_steps=3") == 0  # keys that change no result
     assert {f: f.read_bytes() for f in before} == before
 
@@ -289,6 +291,7 @@ def test_a_run_cut_off_in_a_line_goes_on_with_what_is_missing(theirs: Path, undi
         ("purifier.tau=0.6", "purifier.tau"),
         ("data.subset=7", "data.subset"),
         ("chunk_size=4", "chunk_size"),
+        ("protocols.resubmissions=3", "protocols.resubmissions"),
     ],
 )
 def test_a_folder_of_another_config_is_refused(theirs: Path, undisturbed: Path, capfd, override: str, key: str) -> None:
@@ -330,6 +333,39 @@ def test_ctrl_c_leaves_finished_batches_and_the_same_command_goes_on(theirs: Pat
     assert outcome(output) == outcome(tmp_path / "undisturbed")
     assert sorted(lines(output)) == indices(16)
     assert {k: outcome(output)[k] for k in kept} == kept
+
+
+def test_files_that_moved_are_the_same_and_others_in_their_place_are_not(
+    theirs: Path, undisturbed: Path, tmp_path: Path, capfd
+) -> None:
+    """The content counts, not the path."""
+    output = copy(undisturbed, tmp_path / "run")
+    moved = copy(theirs / "denoiser", tmp_path / "moved")
+    shutil.copy(theirs / "weights.safetensors", tmp_path / "w.safetensors")
+    places = [f"denoiser.path={moved}", f"classifier.weights={tmp_path}/w.safetensors", f"data.root={tmp_path}"]
+    assert evaluate(theirs, output, *places) == 0
+    state = load_file(tmp_path / "w.safetensors")
+    state["head.bias"] += 1e-3
+    save_file(state, tmp_path / "w.safetensors")
+    assert_refused(theirs, output, capfd, places, "rows.heterogeneous.classifier was", fresh=False)
+
+
+def test_all_protocols_from_one_run(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """One-shot predictions are the same with and without the others; best-of-N is no better than one-shot."""
+    output = tmp_path / "run"
+    assert evaluate(theirs, output, "protocols.resubmissions=4", "protocols.votes=14") == 0
+    assert outcome(output) == outcome(undisturbed)
+    names = ("one-shot", "best of 4", "majority of 14")
+    records = RecordStore(output / "heterogeneous", names).read()
+    assert [(r.index, r.protocol) for r in records] == [(k, p) for k in indices(6) for p in names]
+    assert [len(r.adversarial) for r in records[:3]] == [1, 4, 1] and [r.draws for r in records[:3]] == [3, 12, 14]
+    for one, best, _ in zip(records[::3], records[1::3], records[2::3], strict=True):
+        assert best.clean_scores[0] == one.clean_scores[0] and best.adversarial_scores[0] == one.adversarial_scores[0]
+        assert len({tuple(scores) for scores in best.adversarial_scores}) == 4, "evaluations share no draw"
+    rows = json.loads((output / "results.json").read_text())["rows"]
+    assert [row["protocol"] for row in rows] == list(names)
+    assert rows[1]["robust"]["value"] <= rows[0]["robust"]["value"]
+    assert rows[2]["robust"]["count"] == 6
 
 
 # ---- bad input
@@ -438,6 +474,13 @@ BAD = [
     ("attack.process.name=magic", "attack.process.name"),
     ("ensemble.size=0", "ensemble.size"),
     ("ensemble.mode=max", "ensemble.mode"),
+    ("protocols.resubmissions=0", "protocols.resubmissions"),
+    ("protocols.votes=-1", "protocols.votes"),
+    ("protocols=all", "protocols"),
+    ("honesty.images=-1", "honesty.images"),
+    ("honesty.factor=1", "honesty.factor"),
+    ("honesty=perhaps", "honesty"),
+    ("rows={a: {honesty: {images: 3}}}", "rows.a.honesty"),
     ("data.subset=501", "data.subset"),
     ("data.subset=0", "data.subset"),
     ("data.batch_size=0", "data.batch_size"),
@@ -574,9 +617,3 @@ def test_help_explains(capsys) -> None:
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert "What it does." in shown and "--print-config" in shown and "demo.yaml" in shown
-
-
-def test_a_record_is_what_the_store_says() -> None:
-    """The fields that readers of the files rely on."""
-    assert list(Record.__dataclass_fields__) == ["index", "label", "clean", "adversarial", "attack_loss", "seconds"]
-    assert os.environ["WANDB_MODE"] == "disabled"

@@ -1,0 +1,235 @@
+"""Processes that watch each other: where one dies, the others end within a minute and say why.
+
+A collective waits for a dead process for ever, and launchers differ in what they do about it. So each process keeps a
+file in the run's folder: it holds a lock on it, changes a number in it every second, and writes there how it ended. All
+processes must see the run's folder anyway. On one machine a free lock says at once that its holder is gone, however it
+died; across machines, where locks may not reach, a number that stands still for ``PATIENCE`` seconds does.
+
+The lock also keeps a second run out of the folder, and makes a restarted one wait until the last process of the run
+before it is gone.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+from hetpure.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: numbers alone
+    fcntl = None
+
+PATIENCE = 30.0
+"""Seconds without a sign of life after which a process is taken for dead."""
+
+STARTUP = 600.0
+"""Seconds in which every process must have appeared."""
+
+BEAT = 1.0
+"""Seconds between two signs of life, and between two looks at the others'."""
+
+GRACE = 2.0
+"""Seconds that a process is given to end by itself, as after a Ctrl-C that reached all."""
+
+FAILED = 3
+"""Exit code of a process that ends because of another."""
+
+
+class Watch:
+    """This process's sign of life, and its eye on the others'.
+
+    Args:
+        folder: the run's.
+        rank: of this process.
+        world: how many there are.
+        on_loss: called with the reason, from a thread of its own, before the process ends because of another. Only the
+            lowest process that is left is asked.
+
+    Raises:
+        RunError: from ``start``, where another run is at work in the folder.
+    """
+
+    def __init__(self, folder: Path, rank: int, world: int, on_loss: Callable[[str], None]) -> None:
+        self.folder = folder / "processes"
+        self.rank, self.world, self.on_loss = rank, world, on_loss
+        self._host = _machine()
+        self._own: IO[str] | None = None
+        self._state = "working"
+        self._beats = 0
+        self._mutex = threading.Lock()
+        self._began = time.monotonic()
+        self._last: dict[int, tuple[str, float]] = {}
+        self._alive: set[int] = set()
+
+    def start(self, patience: float = 2 * PATIENCE) -> "Watch":
+        """Takes this process's place, waiting for the last process of an earlier run to end, and begins to watch."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            deadline = time.monotonic() + patience
+            self._own = self._file(self.rank).open("a+")
+            while not (self._lock(self._own) and self._free_beyond()):
+                if time.monotonic() > deadline:
+                    raise RunError(f"output: another run is at work in {self.folder.parent}, see {self.folder}")
+                time.sleep(0.2)
+        except OSError as error:
+            raise RunError(f"output: {self.folder} cannot be written: {error.strerror}") from None
+        for other in self._others():
+            # What stands there now is an earlier run's: only a change is a sign of life.
+            self._last[other] = (self._text(other), self._began)
+        self._beat()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        return self
+
+    def leave(self, state: str = "done") -> None:
+        """Stops watching and writes how this process ended: ``done``, or the reason."""
+        with self._mutex:
+            self._state = state
+        self._beat()
+        if self._own is not None:
+            own, self._own = self._own, None
+            own.close()
+
+    def reason(self, patience: float) -> str | None:
+        """Why the run is over because of another process, asked for up to so many seconds; None where it is not."""
+        deadline = time.monotonic() + patience
+        while self.world > 1 and time.monotonic() < deadline:
+            lost = self._lost()
+            if lost is not None:
+                return f"{lost}; what was finished is kept, the same command goes on from there"
+            time.sleep(0.2)
+        return None
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(BEAT)
+            self._beat()
+            lost = self._lost()
+            if lost is not None:
+                time.sleep(GRACE)
+            with self._mutex:
+                if self._state != "working":
+                    return  # this process is ending by itself
+                if lost is None:
+                    continue
+                self._state = f"ended because of another: {lost}"
+            self._beat()
+            self._end(lost)
+
+    def _end(self, reason: str) -> None:
+        try:
+            if all(other > self.rank for other in self._alive - self._gone()):
+                self.on_loss(reason)
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            # The main thread may be in a collective that never returns. Records are safe at any instant.
+            os._exit(FAILED)
+
+    def _lost(self) -> str | None:
+        """Why the run is over, if a process has ended before its work was done."""
+        now = time.monotonic()
+        for other in self._others():
+            text = self._text(other)
+            seen, since = self._last[other]
+            if text != seen:
+                self._last[other] = (text, now)
+                self._alive.add(other)
+                if len(self._alive) == self.world - 1:
+                    _silence_observer()
+            host, _, number, state = (*text.split("\t", 3), "", "", "", "")[:4]
+            who = f"process {other + 1} of {self.world} (host {host or '?'}, pid {number or '?'})"
+            if other not in self._alive:
+                if now - self._began > STARTUP:
+                    return f"process {other + 1} of {self.world} did not appear within {STARTUP / 60:.0f} minutes"
+            elif state == "done":
+                continue
+            elif state and state != "working":
+                return f"{who}: {state}"
+            elif host == self._host and self._is_free(other):
+                return f"{who} ended without a word: killed, or out of memory"
+            elif now - since > PATIENCE and text == seen:
+                return f"{who} has shown no sign of life for {PATIENCE:.0f} seconds"
+        return None
+
+    def _gone(self) -> set[int]:
+        """Processes that have ended, as far as this one can tell."""
+        return {other for other in self._alive if not self._text(other).endswith("\tworking") or self._is_free(other)}
+
+    def _others(self) -> list[int]:
+        return [rank for rank in range(self.world) if rank != self.rank]
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"process-{rank:03d}.txt"
+
+    def _text(self, rank: int) -> str:
+        try:
+            return self._file(rank).read_text().strip()
+        except OSError:
+            return ""
+
+    def _beat(self) -> None:
+        with self._mutex:
+            self._beats += 1
+            text = f"{self._host}\t{self._began:.3f}.{self._beats}\t{os.getpid()}\t{self._state}"
+            if self._own is not None:
+                # On a full disk nothing can be said; others notice by the lock or by the silence.
+                with contextlib.suppress(OSError, ValueError):
+                    self._own.seek(0)
+                    self._own.truncate()
+                    self._own.write(" ".join(text.split("\n")) + "\n")
+                    self._own.flush()
+
+    def _lock(self, file: IO[Any]) -> bool:
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a file system without locks
+        return True
+
+    def _is_free(self, rank: int) -> bool:
+        """Whether nobody holds a process's lock, where that can be told."""
+        if fcntl is None:
+            return False
+        try:
+            with self._file(rank).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return True
+        except OSError:
+            return False
+
+    def _free_beyond(self) -> bool:
+        """Whether no process of an earlier, larger run is still at work."""
+        files = self.folder.glob("process-*.txt")
+        ranks = [int(file.stem.removeprefix("process-")) for file in files]
+        held = [rank for rank in ranks if rank >= self.world and fcntl is not None and not self._is_free(rank)]
+        return not held
+
+
+def _machine() -> str:
+    """The host's name and which boot of it this is: containers on different machines may share a name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        boot = "?"
+    return f"{socket.gethostname()}/{boot}"
+
+
+def _silence_observer() -> None:
+    """Lightning's launcher kills this process without a word when one that it started dies: the watch says why."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []
