@@ -74,10 +74,10 @@ class WatchedGradient:
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = found.value.abs().flatten(1).amax(dim=1)
         fine = (finite_rows(found.value) & found.loss.isfinite()).tolist()
-        for i, (index, loss, largest) in enumerate(
+        for i, (index, value, largest) in enumerate(
             zip(sample.tolist(), found.loss.tolist(), size.tolist(), strict=True)
         ):
-            self.loss.setdefault(index, []).append(loss)
+            self.loss.setdefault(index, []).append(value)
             self.size.setdefault(index, []).append(largest)
             if not fine[i] and index not in self.failure:
                 self.failure[index] = self._explain(x[i : i + 1], found, i, sample[i : i + 1], iteration)

@@ -52,8 +52,15 @@ class GradientSource(Protocol):
         stochastic: whether two evaluations of one image can differ.
     """
 
-    seed: int
-    eot: int
+    @property
+    def seed(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def eot(self) -> int:
+        """See the class."""
+        ...
 
     @property
     def stochastic(self) -> bool:
