@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -190,10 +190,10 @@ def _readable(names: Sequence[str] | None) -> list[str] | None:
     """WordNet numbers, by which ImageNet's classes go (n02107142), as words; any other names as they are."""
     if names is None or not all(re.fullmatch(r"n\d{8}", name) for name in names):
         return None if names is None else list(names)
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    words = ImageNetInfo().label_descriptions(as_dict=True)
-    return [str(words.get(name, name)).split(",")[0] for name in names]
+    words = cast(dict[str, str], ImageNetInfo().label_descriptions(as_dict=True))
+    return [words.get(name, name).split(",")[0] for name in names]
 
 
 def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:

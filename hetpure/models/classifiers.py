@@ -30,8 +30,8 @@ class Classifier(nn.Module):
     """A network with the preprocessing it was trained with: image in [0, 1] to logits, differentiable.
 
     With an ``image_size`` images are resized so that the centre square of that side is ``crop_pct`` of their shorter
-    side, and cut to it: timm's evaluation transform on tensors, without its rounding and clipping to 8 bits after each of
-    two passes. An image whose shorter side is floor(image_size / crop_pct) already (256 for 224 and 0.875) is cut
+    side, and cut to it: timm's evaluation transform on tensors, without its rounding and clipping to 8 bits after each
+    pass. An image whose shorter side is floor(image_size / crop_pct) already (256 for 224 and 0.875) is cut
     only, no pixel changed.
 
     Args:
