@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from hetpure.config import structure, to_dict
 from hetpure.data import ImageDataModule
-from hetpure.models.classifiers import Classifier, build_network, normalization_of
+from hetpure.models.classifiers import Classifier, build_network, crop_of, interpolation_of, normalization_of
 from hetpure.run_folder import claim
 from hetpure.tracking import build_logger
 from hetpure.training.classifier import ClassifierTrainer
@@ -34,7 +34,14 @@ def run(config: DictConfig) -> None:
     chosen = plain["classifier"]
     network = build_network(chosen["name"], arguments=chosen["arguments"])
     mean, std = normalization_of(network, data.image_shape[0])
-    classifier = Classifier(network, chosen["mean"] or mean, chosen["std"] or std, chosen["image_size"])
+    classifier = Classifier(
+        network,
+        chosen["mean"] or mean,
+        chosen["std"] or std,
+        chosen["image_size"],
+        crop_of(network, chosen["image_size"]),
+        interpolation_of(network),
+    )
     classifier.check_classes(data.image_shape, data.num_classes)
     classifier.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     module = ClassifierTrainer(
