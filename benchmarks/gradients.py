@@ -1,0 +1,135 @@
+"""What an attack's gradient costs in steps, draws, processes and precision: ratios within one run, on this machine.
+
+    python -m benchmarks.gradients [--denoiser FOLDER] [--batch 8] [--steps 2 10 100]
+
+Prints, for each number of denoising steps, the time of an exact PGD+EOT gradient over that of as many bare forward +
+input-gradient calls and the classifier's own, and its peak memory, with the graph kept and recomputed; the time of EOT
+draws one after the other over that of all in one batch; of one process over two that share the images; and of bfloat16
+and of a compiled network over plain float32, with the share of predictions that change. Graphs that would not fit are
+not kept.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.purification import gradient_of, peak_memory, ratio, setting
+from hetpure.attacks.gradients import ExactGradient
+from hetpure.models.classifiers import Classifier
+from hetpure.models.denoisers import Denoiser, DiffusersDenoiser
+from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.purification.heterogeneous import HeterogeneousPurifier
+
+KEPT = 20
+"""Steps whose graph is still kept; more of them took gigabytes."""
+
+
+def bare(denoiser: Denoiser, classifier: Classifier, steps: int, x: torch.Tensor) -> Callable[[], Any]:
+    """As many forward + input-gradient calls of the networks alone."""
+    unet: Any = denoiser.unet if isinstance(denoiser, DiffusersDenoiser) else denoiser
+
+    def call() -> None:
+        for t in range(steps):
+            leaf = x.clone().requires_grad_()
+            out = unet(leaf, t).sample if isinstance(denoiser, DiffusersDenoiser) else unet(leaf, t)
+            torch.autograd.grad(out.sum(), leaf)
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(classifier(leaf).sum(), leaf)
+
+    return call
+
+
+def source_of(denoiser: Denoiser, classifier: Classifier, eot: int, chunk: int) -> ExactGradient:
+    """Exact gradients through two denoising steps."""
+    purifier = HeterogeneousPurifier(denoiser, classifier, steps=10)
+    return ExactGradient(PurifiedClassifier(classifier, purifier, 10, chunk_size=chunk), eot=eot, seed=0)
+
+
+def share(arguments: argparse.Namespace, start: Any, part: int, parts: int) -> float:
+    """Seconds that one of several processes, on a thread of its own, needs for its share of a batch of gradients."""
+    torch.set_num_threads(1)
+    denoiser, classifier, x = setting(arguments)
+    x = x[part::parts]
+    source, label = source_of(denoiser, classifier, 4, len(x)), torch.zeros(len(x), dtype=torch.long)
+    sample = torch.arange(len(x))
+    source(x, label, sample, 0)
+    if start is not None:
+        start.wait()
+    began = time.perf_counter()
+    for iteration in range(3):
+        source(x, label, sample, iteration)
+    return time.perf_counter() - began
+
+
+def processes(arguments: argparse.Namespace) -> float:
+    """Time of one process with one thread over the slower of two that share the images."""
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(2) as pool:
+        alone = pool.apply(share, (arguments, None, 0, 1))
+        start = manager.Barrier(2)
+        together = max(pool.starmap(share, [(arguments, start, part, 2) for part in (0, 1)]))
+    return alone / together
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--denoiser", help="diffusers folder; by default a random 32x32 UNet of lab size")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, nargs="+", default=[2, 10, 100], help="denoising steps; divide 200")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    denoiser, classifier, x = setting(arguments)
+    print(f"batch {len(x)}, {torch.get_num_threads()} threads, images {'x'.join(map(str, x.shape[1:]))}")
+    for steps in arguments.steps:
+        for recompute in (False, True):
+            if not recompute and steps > KEPT:
+                continue
+            ours = gradient_of(denoiser, classifier, steps, x, recompute)
+            value, seconds = ratio(ours, bare(denoiser, classifier, steps, x), arguments.rounds)
+            memory = peak_memory(arguments, steps, recompute)
+            kind = "recomputed" if recompute else "graph kept"
+            print(f"gradient, {steps} steps, {kind}: {value:.3f} of bare calls ({seconds:.2f} s), {memory:.0f} MB")
+    label, sample = torch.zeros(len(x), dtype=torch.long), torch.arange(len(x))
+    batched = source_of(denoiser, classifier, 8, 8 * len(x))
+    looped = source_of(denoiser, classifier, 8, len(x))
+    value, _ = ratio(lambda: looped(x, label, sample, 0), lambda: batched(x, label, sample, 0), arguments.rounds)
+    print(f"EOT of 8, a draw at a time over all at once: {value:.3f}")
+    print(f"one process over two, a thread each: {processes(arguments):.2f}")
+    _options(denoiser, classifier, x, arguments.rounds)
+
+
+def _options(denoiser: Denoiser, classifier: Classifier, x: torch.Tensor, rounds: int) -> None:
+    """What bfloat16 and torch.compile change."""
+    purifier = HeterogeneousPurifier(denoiser, classifier, steps=50)
+    defense = PurifiedClassifier(classifier, purifier, 10, ensemble_size=4, chunk_size=len(x))
+
+    def low() -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return defense(x)
+
+    with torch.no_grad():
+        plain = defense(x).argmax(dim=1)
+        value, _ = ratio(low, lambda: defense(x), rounds)
+        changed = float((low().argmax(dim=1) != plain).float().mean())
+        print(f"prediction in bfloat16 over float32: {value:.3f}, {100 * changed:.0f} % of predictions change")
+        before = defense(x)
+        began = time.perf_counter()
+        defense(x)
+        once = time.perf_counter() - began
+        denoiser.compile()
+        defense(x)
+        began = time.perf_counter()
+        found = defense(x)
+        value = (time.perf_counter() - began) / once
+    changed = float((found.argmax(dim=1) != plain).float().mean())
+    error = float((found - before).norm() / before.norm())
+    print(f"compiled over plain: {value:.3f}, {100 * changed:.0f} % of predictions change, scores by {error:.1g}")
+
+
+if __name__ == "__main__":
+    main()
