@@ -9,6 +9,8 @@ from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.purification.base import Purifier
+from hetpure.purification.diffpure_ode import DiffPureODE
+from hetpure.purification.diffpure_sde import DiffPureSDE
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
@@ -17,6 +19,8 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "none": NoPurifier,
     "uniform": UniformPurifier,
     "heterogeneous": HeterogeneousPurifier,
+    "diffpure_sde": DiffPureSDE,
+    "diffpure_ode": DiffPureODE,
 }
 
 _NETWORKS = ("denoiser", "classifier")
