@@ -11,6 +11,7 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.diffpure_ode import DiffPureODE
 from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
@@ -21,6 +22,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "heterogeneous": HeterogeneousPurifier,
     "diffpure_sde": DiffPureSDE,
     "diffpure_ode": DiffPureODE,
+    "gns": GradualNoisePurifier,
 }
 
 _NETWORKS = ("denoiser", "classifier")

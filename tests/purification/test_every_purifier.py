@@ -16,6 +16,7 @@ CASES: dict[str, dict[str, Any]] = {
     "diffpure_sde": {"name": "diffpure_sde", "t": 0.1, "steps": 50},
     "diffpure_ode-euler": {"name": "diffpure_ode", "t": 0.1, "steps": 50},
     "diffpure_ode-heun": {"name": "diffpure_ode", "t": 0.1, "steps": 50, "solver": "heun"},
+    "gns": {"name": "gns", "t": [0.03, 0.1], "steps": [3, 5]},
 }
 
 REFUSED: list[dict[str, Any]] = [
@@ -24,6 +25,11 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "diffpure_sde", "steps": 4},
     {"name": "diffpure_ode", "t": 0.0},
     {"name": "diffpure_ode", "steps": 2},
+    {"name": "diffpure_ode", "solver": "rk4"},
+    {"name": "gns", "t": []},
+    {"name": "gns", "steps": [1]},
+    {"name": "gns", "t": [0.03], "steps": [7]},
+    {"name": "gns", "eta": 2.0},
 ]
 
 
@@ -92,7 +98,7 @@ def test_network_calls_and_views(case: str) -> None:
 @pytest.mark.parametrize("settings", REFUSED, ids=str)
 def test_impossible_arguments_are_refused(settings: dict[str, Any]) -> None:
     argument = list(settings)[-1]
-    with pytest.raises(ConfigError, match=rf"^purifier\.{argument} = "):
+    with pytest.raises(ConfigError, match=rf"^purifier\.{argument}( =|:)"):
         built(settings)
 
 
