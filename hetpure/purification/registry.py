@@ -11,6 +11,7 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.diffpure_ode import DiffPureODE
 from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.gdmp import GuidedPurifier
 from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
@@ -22,6 +23,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "heterogeneous": HeterogeneousPurifier,
     "diffpure_sde": DiffPureSDE,
     "diffpure_ode": DiffPureODE,
+    "gdmp": GuidedPurifier,
     "gns": GradualNoisePurifier,
 }
 

@@ -16,6 +16,8 @@ CASES: dict[str, dict[str, Any]] = {
     "diffpure_sde": {"name": "diffpure_sde", "t": 0.1, "steps": 50},
     "diffpure_ode-euler": {"name": "diffpure_ode", "t": 0.1, "steps": 50},
     "diffpure_ode-heun": {"name": "diffpure_ode", "t": 0.1, "steps": 50, "solver": "heun"},
+    "gdmp-mse": {"name": "gdmp", "t": 0.006, "rounds": 2, "scale": 1.0},
+    "gdmp-ssim": {"name": "gdmp", "t": 0.006, "rounds": 2, "guide": "ssim", "scale": 10.0, "variance": "small"},
     "gns": {"name": "gns", "t": [0.03, 0.1], "steps": [3, 5]},
 }
 
@@ -26,6 +28,12 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "diffpure_ode", "t": 0.0},
     {"name": "diffpure_ode", "steps": 2},
     {"name": "diffpure_ode", "solver": "rk4"},
+    {"name": "gdmp", "t": 0.0001},
+    {"name": "gdmp", "rounds": 0},
+    {"name": "gdmp", "guide": "l1"},
+    {"name": "gdmp", "scale": -1.0},
+    {"name": "gdmp", "radius": 0.0},
+    {"name": "gdmp", "variance": "none"},
     {"name": "gns", "t": []},
     {"name": "gns", "steps": [1]},
     {"name": "gns", "t": [0.03], "steps": [7]},
