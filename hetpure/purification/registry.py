@@ -11,9 +11,11 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.diffpure_ode import DiffPureODE
 from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.freqpure import FrequencyPurifier
 from hetpure.purification.gdmp import GuidedPurifier
 from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.purification.menet import MENetPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
 
@@ -23,6 +25,8 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "heterogeneous": HeterogeneousPurifier,
     "diffpure_sde": DiffPureSDE,
     "diffpure_ode": DiffPureODE,
+    "freqpure": FrequencyPurifier,
+    "menet": MENetPurifier,
     "gdmp": GuidedPurifier,
     "gns": GradualNoisePurifier,
 }

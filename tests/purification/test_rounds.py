@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from hetpure.purification.freqpure import FrequencyPurifier
 from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.registry import complete_settings
 from tests.toys import QueueDraws, RecordingDraws, ToyDenoiser, abar, images, rows
@@ -44,3 +46,27 @@ def test_no_two_rounds_share_noise() -> None:
     draws = RecordingDraws(rows(1))
     GradualNoisePurifier(ToyDenoiser(), [0.03, 0.03], [3, 3])(images(1), draws)  # pyright: ignore
     assert len(draws.keys) == len(set(draws.keys)) == 2 + 2 * 2
+
+
+def test_freqpure_exchanges_low_frequencies() -> None:
+    """The centred spectra as in the paper, amplitudes replaced and phases clipped, by numpy: to 1e-10."""
+    a, b = (2 * images(1, 3, dtype=torch.float64, seed=s) - 1 for s in (5, 6))
+    found = FrequencyPurifier(ToyDenoiser(3), amplitude_cut=2.0, phase_cut=3.0, delta=0.3).exchange(a, b)
+    v, u = np.meshgrid(np.arange(-4, 4), np.arange(-4, 4))
+    radius = np.sqrt(u**2 + v**2)
+    for c in range(3):
+        own, given = (np.fft.fftshift(np.fft.fft2(((z[0, c] + 1) / 2).numpy())) for z in (a, b))
+        amplitude = np.where(radius <= 2.0, np.abs(given), np.abs(own))
+        off = (np.angle(own) - np.angle(given) + np.pi) % (2 * np.pi) - np.pi
+        phase = np.where(radius <= 3.0, np.angle(given) + np.clip(off, -0.3, 0.3), np.angle(own))
+        image = np.fft.ifft2(np.fft.ifftshift(amplitude * np.exp(1j * phase)))
+        assert np.abs(image.imag).max() < 1e-10
+        np.testing.assert_allclose(found[0, c].numpy(), np.clip(2 * image.real - 1, -1, 1), atol=1e-10)
+
+
+def test_freqpure_leaves_what_agrees_with_the_image() -> None:
+    """And its defaults are the rounds of the released CIFAR-10 script."""
+    x = 2 * images(2, 3, dtype=torch.float64) - 1
+    torch.testing.assert_close(FrequencyPurifier(ToyDenoiser(3)).exchange(x, x), x)
+    purifier = FrequencyPurifier(ToyDenoiser(3))
+    assert [grid[0] + 1 for grid in purifier.grids] == [20] * 5 + [50] * 5 and purifier.network_calls == 50
