@@ -8,6 +8,7 @@ from hetpure.config import merge, signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
+from hetpure.purification.adp import ScorePurifier
 from hetpure.purification.base import Purifier
 from hetpure.purification.diffpure_ode import DiffPureODE
 from hetpure.purification.diffpure_sde import DiffPureSDE
@@ -25,6 +26,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "heterogeneous": HeterogeneousPurifier,
     "diffpure_sde": DiffPureSDE,
     "diffpure_ode": DiffPureODE,
+    "adp": ScorePurifier,
     "freqpure": FrequencyPurifier,
     "menet": MENetPurifier,
     "gdmp": GuidedPurifier,
