@@ -12,7 +12,7 @@ _WEAK_STEPS = [30, 30, 30, 30, 50, 50]
 class GradualNoisePurifier(RoundsPurifier):
     """x <- denoise(sqrt(abar_t) x + sqrt(1 - abar_t) eps) for each t of the schedule, in DDPM steps to x(0).
 
-    The presets hold the defense's schedules (their Table 5 and scripts). The attack process of their scripts has three
+    The presets hold the defense's schedules (their scripts). The attack process of their scripts has three
     rounds of 1, 1 and 5 steps: t [0.03, 0.05, 0.125] (SVHN 0.08, ImageNet 0.2), steps [1, 1, 5].
 
     Args:

@@ -15,8 +15,7 @@ class MENetPurifier(Purifier):
     without a threshold). No network; the paper trains the classifier on such images, which is another classifier.
 
     Args:
-        p: chance that an entry is kept: 0.9, the released default (the mean of its 0.8 and 1); the paper's CIFAR-10
-            tables have 0.4 to 0.6 as well.
+        p: chance that an entry is kept: 0.9, the released test default (the mean of its 0.8 and 1).
         share: of the singular values that are kept.
 
     Raises:
