@@ -8,8 +8,15 @@ from hetpure.config import merge, signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
+from hetpure.purification.adp import ScorePurifier
 from hetpure.purification.base import Purifier
+from hetpure.purification.diffpure_ode import DiffPureODE
+from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.freqpure import FrequencyPurifier
+from hetpure.purification.gdmp import GuidedPurifier
+from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.purification.menet import MENetPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
 
@@ -17,6 +24,13 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "none": NoPurifier,
     "uniform": UniformPurifier,
     "heterogeneous": HeterogeneousPurifier,
+    "diffpure_sde": DiffPureSDE,
+    "diffpure_ode": DiffPureODE,
+    "adp": ScorePurifier,
+    "freqpure": FrequencyPurifier,
+    "menet": MENetPurifier,
+    "gdmp": GuidedPurifier,
+    "gns": GradualNoisePurifier,
 }
 
 _NETWORKS = ("denoiser", "classifier")

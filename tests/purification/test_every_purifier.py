@@ -1,0 +1,131 @@
+"""What holds for every purifier by name: exact gradients, keyed draws, honest counts, refusals, views."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hetpure.errors import ConfigError
+from hetpure.models.denoisers import Recomputed
+from hetpure.noise import Draws
+from hetpure.purification.base import Purifier
+from hetpure.purification.registry import PURIFIERS, build_purifier, complete_settings
+from tests.toys import ToyDenoiser, images, rows, tiny_classifier
+
+CASES: dict[str, dict[str, Any]] = {
+    "diffpure_sde": {"name": "diffpure_sde", "t": 0.1, "steps": 50},
+    "diffpure_ode-euler": {"name": "diffpure_ode", "t": 0.1, "steps": 50},
+    "diffpure_ode-heun": {"name": "diffpure_ode", "t": 0.1, "steps": 50, "solver": "heun"},
+    "adp": {"name": "adp", "sigma": 0.1, "steps": 3, "stop": 0.0},
+    "menet": {"name": "menet", "p": 0.7, "share": 0.5},
+    "freqpure": {"name": "freqpure", "t": [0.02, 0.06], "steps": [2, 3]},
+    "gdmp-mse": {"name": "gdmp", "t": 0.006, "rounds": 2, "scale": 1.0},
+    "gdmp-ssim": {"name": "gdmp", "t": 0.006, "rounds": 2, "guide": "ssim", "scale": 10.0, "variance": "small"},
+    "gns": {"name": "gns", "t": [0.03, 0.1], "steps": [3, 5]},
+}
+
+REFUSED: list[dict[str, Any]] = [
+    {"name": "diffpure_sde", "t": 1.0},
+    {"name": "diffpure_sde", "steps": 0},
+    {"name": "diffpure_sde", "steps": 4},
+    {"name": "diffpure_ode", "t": 0.0},
+    {"name": "diffpure_ode", "steps": 2},
+    {"name": "diffpure_ode", "solver": "rk4"},
+    {"name": "adp", "sigma": -0.1},
+    {"name": "adp", "steps": 0},
+    {"name": "adp", "step_size": 0.0},
+    {"name": "adp", "stop": 1.0},
+    {"name": "adp", "t": 1.0},
+    {"name": "menet", "p": 0.0},
+    {"name": "menet", "share": 1.5},
+    {"name": "freqpure", "t": [1.5]},
+    {"name": "freqpure", "amplitude_cut": -1.0},
+    {"name": "freqpure", "phase_cut": -1.0},
+    {"name": "freqpure", "delta": -0.1},
+    {"name": "gdmp", "t": 0.0001},
+    {"name": "gdmp", "rounds": 0},
+    {"name": "gdmp", "guide": "l1"},
+    {"name": "gdmp", "scale": -1.0},
+    {"name": "gdmp", "radius": 0.0},
+    {"name": "gdmp", "variance": "none"},
+    {"name": "gns", "t": []},
+    {"name": "gns", "steps": [1]},
+    {"name": "gns", "t": [0.03], "steps": [7]},
+    {"name": "gns", "eta": 2.0},
+]
+
+
+def built(settings: dict[str, Any], denoiser: Any = None) -> Purifier:
+    return build_purifier(complete_settings(settings), tiny_classifier(3), denoiser or ToyDenoiser(3))
+
+
+def draws_of(count: int) -> Draws:
+    return rows(count, seed=7)
+
+
+def test_all_names_are_here() -> None:
+    assert {c["name"] for c in CASES.values()} == set(PURIFIERS) - {"none", "uniform", "heterogeneous"}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_gradient_is_the_finite_difference(case: str, recompute: bool) -> None:
+    """Central differences in float64 along three random directions and a pixel: relative error < 1e-5."""
+    denoiser = ToyDenoiser(3)
+    purifier = built(CASES[case], Recomputed(denoiser) if recompute else denoiser)
+    x = (0.2 + 0.6 * images(2, 3, dtype=torch.float64)).requires_grad_()
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((purifier(x, draws_of(2)) * weight).sum(), x)
+    directions = [
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in range(2, 5)
+    ]
+    pixel = torch.zeros_like(x)
+    pixel[:, 1, 3, 4] = 1.0
+    h = 1e-6
+    with torch.no_grad():
+        for direction in (*directions, pixel):
+            a, b = (
+                (purifier(x + sign * h * direction, draws_of(2)) * weight).flatten(1).sum(1).sum() for sign in (1, -1)
+            )
+            expected = (a - b) / (2 * h)
+            assert abs(expected) > 1e-4, "nothing was tested"
+            assert abs((gradient * direction).sum() - expected) < 1e-5 * max(abs(expected), gradient.norm())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_do_not_see_each_other(case: str) -> None:
+    """Alone, in company and in another order: to the bit."""
+    purifier, x = built(CASES[case]), images(3, 3)
+    together = purifier(x, draws_of(3))
+    assert torch.equal(purifier(x[1:2], draws_of(3).rows(slice(1, 2))), together[1:2])
+    order = torch.tensor([2, 0, 1])
+    assert torch.equal(purifier(x[order], draws_of(3).rows(order)), together[order])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_network_calls_and_views(case: str) -> None:
+    denoiser = ToyDenoiser(3)
+    purifier, x = built(CASES[case], denoiser), images(2, 3)
+    out = purifier(x, draws_of(2))
+    assert len(denoiser.asked) == purifier.network_calls
+    assert out.shape == x.shape and out.dtype == x.dtype and out.min() >= 0 and out.max() <= 1
+    views = purifier.views(x, draws_of(2))
+    assert list(views)[-1] == "purified" and len(views) > 1 and torch.equal(views["purified"], out)
+    for view in views.values():
+        assert view.shape[0] == 2 and view.shape[2:] == (8, 8) and view.min() >= 0 and view.max() <= 1
+    again = purifier(x, Draws(7, "defense", torch.arange(2), torch.ones(2, dtype=torch.int64)))
+    assert torch.equal(out, again) is not purifier.stochastic
+
+
+@pytest.mark.parametrize("settings", REFUSED, ids=str)
+def test_impossible_arguments_are_refused(settings: dict[str, Any]) -> None:
+    argument = list(settings)[-1]
+    with pytest.raises(ConfigError, match=rf"^purifier\.{argument}( =|:)"):
+        built(settings)
+
+
+def test_every_preset_can_be_built() -> None:
+    for name, cls in PURIFIERS.items():
+        for preset in cls.PRESETS:
+            if name != "heterogeneous":
+                built({"name": name, "preset": preset})

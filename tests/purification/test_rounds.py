@@ -1,0 +1,72 @@
+"""Purifiers that noise and denoise in rounds."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hetpure.purification.freqpure import FrequencyPurifier
+from hetpure.purification.gns import GradualNoisePurifier
+from hetpure.purification.registry import complete_settings
+from tests.toys import QueueDraws, RecordingDraws, ToyDenoiser, abar, images, rows
+
+SHAPE = (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_gns_is_ddpm_in_rounds(eta: float) -> None:
+    """Lee & Kim's loop written out, to 1e-10: seq = stride - 1, 2 stride - 1, .., n - 1, then x(0)."""
+    x, draws, denoiser = images(2, dtype=torch.float64), QueueDraws(SHAPE), ToyDenoiser()
+    y, used = 2 * x - 1, 0
+    for number, (n, count) in enumerate([(30, 3), (100, 5)]):
+        seq = [i - 1 for i in range(n // count, n + 1, n // count)]
+        y = math.sqrt(abar(n - 1)) * y + math.sqrt(1 - abar(n - 1)) * draws.noise("diffuse", number)
+        for i, j in zip(reversed(seq), reversed([-1, *seq[:-1]]), strict=True):
+            e = denoiser(y, i)
+            x0 = (y - math.sqrt(1 - abar(i)) * e) / math.sqrt(abar(i))
+            c1 = eta * math.sqrt((1 - abar(i) / abar(j)) * (1 - abar(j)) / (1 - abar(i)))
+            y = math.sqrt(abar(j)) * x0 + math.sqrt(1 - abar(j) - c1**2) * e
+            if c1 > 0:
+                y = y + c1 * draws.noise("step", used)
+                used += 1
+    found = GradualNoisePurifier(denoiser, [0.03, 0.1], [3, 5], eta)(x, QueueDraws(SHAPE))  # pyright: ignore
+    torch.testing.assert_close(found, ((y + 1) / 2).clamp(0, 1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("preset", "last"), [("cifar10", 125), ("svhn", 80), ("imagenet", 200)])
+def test_gns_presets_are_the_papers_rounds(preset: str, last: int) -> None:
+    settings = complete_settings({"name": "gns", "preset": preset})
+    purifier = GradualNoisePurifier(ToyDenoiser(), settings["t"], settings["steps"], settings["eta"])
+    assert [grid[0] + 1 for grid in purifier.grids] == [30, 30, 30, 30, 50, 50, last, last]
+    assert purifier.network_calls == 220 + 2 * last and purifier.eta == 1.0
+
+
+def test_no_two_rounds_share_noise() -> None:
+    draws = RecordingDraws(rows(1))
+    GradualNoisePurifier(ToyDenoiser(), [0.03, 0.03], [3, 3])(images(1), draws)  # pyright: ignore
+    assert len(draws.keys) == len(set(draws.keys)) == 2 + 2 * 2
+
+
+def test_freqpure_exchanges_low_frequencies() -> None:
+    """The centred spectra as in the paper, amplitudes replaced and phases clipped, by numpy: to 1e-10."""
+    a, b = (2 * images(1, 3, dtype=torch.float64, seed=s) - 1 for s in (5, 6))
+    found = FrequencyPurifier(ToyDenoiser(3), amplitude_cut=2.0, phase_cut=3.0, delta=0.3).exchange(a, b)
+    v, u = np.meshgrid(np.arange(-4, 4), np.arange(-4, 4))
+    radius = np.sqrt(u**2 + v**2)
+    for c in range(3):
+        own, given = (np.fft.fftshift(np.fft.fft2(((z[0, c] + 1) / 2).numpy())) for z in (a, b))
+        amplitude = np.where(radius <= 2.0, np.abs(given), np.abs(own))
+        off = (np.angle(own) - np.angle(given) + np.pi) % (2 * np.pi) - np.pi
+        phase = np.where(radius <= 3.0, np.angle(given) + np.clip(off, -0.3, 0.3), np.angle(own))
+        image = np.fft.ifft2(np.fft.ifftshift(amplitude * np.exp(1j * phase)))
+        assert np.abs(image.imag).max() < 1e-10
+        np.testing.assert_allclose(found[0, c].numpy(), np.clip(2 * image.real - 1, -1, 1), atol=1e-10)
+
+
+def test_freqpure_leaves_what_agrees_with_the_image() -> None:
+    """And its defaults are the rounds of the released CIFAR-10 script."""
+    x = 2 * images(2, 3, dtype=torch.float64) - 1
+    torch.testing.assert_close(FrequencyPurifier(ToyDenoiser(3)).exchange(x, x), x)
+    purifier = FrequencyPurifier(ToyDenoiser(3))
+    assert [grid[0] + 1 for grid in purifier.grids] == [20] * 5 + [50] * 5 and purifier.network_calls == 50
