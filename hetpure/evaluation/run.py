@@ -42,9 +42,6 @@ FREE = (
 )
 """Keys that may differ when an evaluation goes on."""
 
-SECONDS_TO_TELL = 5.0
-"""How long an error waits for the news that another process died first."""
-
 
 def run(config: DictConfig) -> None:
     """Runs an evaluation from a complete config; what the output folder holds already is not computed again.
@@ -83,8 +80,7 @@ def run(config: DictConfig) -> None:
             if dashboard is not None:
                 _finish_row(row, config, data, dashboard)
     except BaseException as error:
-        # Where another process died, a collective may fail before the watch looks: the reason is that process.
-        reason = watch.reason(SECONDS_TO_TELL) if isinstance(error, RuntimeError) else None
+        reason = watch.reason(error)
         said = error if reason is None else RunError(reason)
         state = " ".join(f"ended with {type(said).__name__}: {said}".split())[:500]
         if reason is not None:
@@ -143,7 +139,8 @@ def evaluate_row(
     if not left:
         if trainer.is_global_zero:
             print(f"{row.name}: all {len(data.indices if only is None else only)} images are done already")
-        return
+        if trainer.world_size == 1:
+            return  # several go on: whether anything is left is the first process's to say, in ``Recorder``
     share = len(range(trainer.global_rank, left, trainer.world_size))
     progress = EvaluationProgress(row.name, share, row.attack.steps if row.attack else 0)
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)

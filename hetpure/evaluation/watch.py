@@ -37,6 +37,9 @@ STARTUP = 600.0
 BEAT = 1.0
 """Seconds between two signs of life, and between two looks at the others'."""
 
+WIDTH = 1024
+"""Bytes of a process's file."""
+
 GRACE = 2.0
 """Seconds that a process is given to end by itself, as after a Ctrl-C that reached all."""
 
@@ -62,7 +65,7 @@ class Watch:
         self.folder = folder / "processes"
         self.rank, self.world, self.on_loss = rank, world, on_loss
         self._host = _machine()
-        self._own: IO[str] | None = None
+        self._own: IO[bytes] | None = None
         self._state = "working"
         self._beats = 0
         self._mutex = threading.Lock()
@@ -75,7 +78,7 @@ class Watch:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             deadline = time.monotonic() + patience
-            self._own = self._file(self.rank).open("a+")
+            self._own = os.fdopen(os.open(self._file(self.rank), os.O_RDWR | os.O_CREAT, 0o666), "r+b")
             while not (self._lock(self._own) and self._free_beyond()):
                 if time.monotonic() > deadline:
                     raise RunError(f"output: another run is at work in {self.folder.parent}, see {self.folder}")
@@ -98,9 +101,15 @@ class Watch:
             own, self._own = self._own, None
             own.close()
 
-    def reason(self, patience: float) -> str | None:
-        """Why the run is over because of another process, asked for up to so many seconds; None where it is not."""
-        deadline = time.monotonic() + patience
+    def reason(self, error: BaseException) -> str | None:
+        """Which other process an error is due to; None where none is known to have ended.
+
+        A collective fails at once where another process died, and the watch may be later to know.
+        """
+        if not isinstance(error, RuntimeError) or isinstance(error, RunError):
+            return None
+        of_collective = any(word in str(error).lower() for word in ("peer", "connection", "nccl"))
+        deadline = time.monotonic() + (PATIENCE + 5.0 if of_collective else 1.0)
         while self.world > 1 and time.monotonic() < deadline:
             lost = self._lost()
             if lost is not None:
@@ -183,11 +192,10 @@ class Watch:
             text = f"{self._host}\t{self._began:.3f}.{self._beats}\t{os.getpid()}\t{self._state}"
             if self._own is not None:
                 # On a full disk nothing can be said; others notice by the lock or by the silence.
-                with contextlib.suppress(OSError, ValueError):
-                    self._own.seek(0)
-                    self._own.truncate()
-                    self._own.write(" ".join(text.split("\n")) + "\n")
-                    self._own.flush()
+                # In one piece: a kill between a truncation and a write would leave an empty file.
+                with contextlib.suppress(OSError):
+                    line = " ".join(text.split("\n")).encode()[: WIDTH - 1]
+                    os.pwrite(self._own.fileno(), line.ljust(WIDTH - 1) + b"\n", 0)
 
     def _lock(self, file: IO[Any]) -> bool:
         if fcntl is None:

@@ -145,7 +145,11 @@ def test_variants_change_one_thing_each() -> None:
     found = row_of("attack.steps=20", "attack.eot=4", "attack.eps=0.1", "honesty.factor=3", "protocols.votes=9")
     changed = {name: row.attack for name, row in found.items()}
     assert list(changed) == ["more_steps", "more_eot", "larger_eps", "huge_eps", "random_noise", "transfer"]
-    assert (changed["more_steps"].steps, changed["more_eot"].eot, changed["larger_eps"].eps) == (60, 12, 0.3)
+    assert (changed["more_steps"].steps, changed["more_eot"].eot, changed["larger_eps"].eps) == (
+        60,
+        12,
+        pytest.approx(0.3),
+    )
     assert (changed["more_steps"].eot, changed["more_eot"].steps, changed["larger_eps"].steps) == (4, 20, 20)
     huge = changed["huge_eps"]
     assert huge.eps == 64 / 255 and huge.steps * huge.step_size >= 2 * huge.eps
