@@ -89,6 +89,7 @@ class Watch:
         for other in self._others():
             # What stands there now is an earlier run's: only a change is a sign of life.
             self._last[other] = (self._text(other), self._began)
+        self._lost()  # who holds a lock is there already, and may be gone before the first look
         self._beat()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         return self
