@@ -87,12 +87,12 @@ def never_raises(name: str, what: str, base: Sequence[Record], stronger: Sequenc
 
 
 def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
-    """At 64/255 a pixel an attack can paint over the image: next to nothing stays right."""
+    """At 64/255 a pixel or more an attack can paint over the image: next to nothing stays right."""
     pair = _paired(base, huge)
     if pair is None:
         return Verdict("huge eps", None, "no records")
     allowed = int(TOLERATED * pair.count)
-    said = f"{pair.right_b} of {pair.count} images right at 64/255 a pixel (up to {allowed} allowed)"
+    said = f"{pair.right_b} of {pair.count} images right at a huge eps (up to {allowed} allowed)"
     return Verdict("huge eps", pair.right_b <= allowed, said)
 
 

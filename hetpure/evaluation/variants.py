@@ -10,14 +10,17 @@ from hetpure.config import structure, to_dict
 from hetpure.evaluation.config import EvaluateConfig
 
 HUGE = 64 / 255
-"""A perturbation per pixel that no defense of an image can undo."""
+HUGE_FACTOR = 8
+"""A perturbation per pixel that no defense of an image can undo, and how many times the attack's eps it is at least:
+64/255 is next to nothing where pictures are black and white and eps is 0.15."""
 
 
 def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: bool) -> dict[str, DictConfig]:
     """The complete config of each variant by name; those that mean nothing for the row's attack are left out.
 
     ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``honesty.factor``. ``huge_eps`` allows
-    64/255 a pixel (L2: the length of that), with more iterations and steps that can reach it. ``random_noise`` has the
+    64/255 a pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more
+    iterations and steps that can reach it. ``random_noise`` has the
     attack's norm and asks nobody. ``transfer`` attacks the undefended classifier.
 
     Args:
@@ -49,8 +52,8 @@ def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: boo
 
 
 def _huge(attack: dict[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    eps = HUGE if attack["norm"] == "Linf" else HUGE * math.sqrt(math.prod(image_shape))
-    eps = max(eps, attack["eps"])
+    whole = 1.0 if attack["norm"] == "Linf" else math.sqrt(math.prod(image_shape))
+    eps = max(min(max(HUGE * whole, HUGE_FACTOR * attack["eps"]), whole), attack["eps"])
     change = {"eps": eps}
     if "step_size" in attack and "steps" in attack:
         change["step_size"] = max(attack["step_size"], 2.5 * eps / attack["steps"])

@@ -79,8 +79,9 @@ class Watch:
             self.folder.mkdir(parents=True, exist_ok=True)
             deadline = time.monotonic() + patience
             self._own = os.fdopen(os.open(self._file(self.rank), os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            while not (self._lock(self._own) and self._free_beyond()):
+            while not (self._free_beyond() and self._lock(self._own)):
                 if time.monotonic() > deadline:
+                    self._own.close()
                     raise RunError(f"output: another run is at work in {self.folder.parent}, see {self.folder}")
                 time.sleep(0.2)
         except OSError as error:
@@ -88,6 +89,7 @@ class Watch:
         for other in self._others():
             # What stands there now is an earlier run's: only a change is a sign of life.
             self._last[other] = (self._text(other), self._began)
+        self._lost()  # who holds a lock is there already, and may be gone before the first look
         self._beat()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         return self
@@ -115,6 +117,8 @@ class Watch:
             if lost is not None:
                 return f"{lost}; what was finished is kept, the same command goes on from there"
             time.sleep(0.2)
+        if self.world > 1 and of_collective:
+            return f"the processes lost each other: {' '.join(str(error).split())[:200]}"
         return None
 
     def _watch(self) -> None:
@@ -124,6 +128,7 @@ class Watch:
             lost = self._lost()
             if lost is not None:
                 time.sleep(GRACE)
+                lost = self._lost()  # a place may have been between an earlier run's process and this one's
             with self._mutex:
                 if self._state != "working":
                     return  # this process is ending by itself
@@ -150,12 +155,14 @@ class Watch:
         for other in self._others():
             text = self._text(other)
             seen, since = self._last[other]
+            host, _, number, state = (*text.split("\t", 3), "", "", "", "")[:4]
+            near = host == self._host and fcntl is not None
             if text != seen:
                 self._last[other] = (text, now)
+            if text != seen or (near and not self._is_free(other)):
                 self._alive.add(other)
                 if len(self._alive) == self.world - 1:
                     _silence_observer()
-            host, _, number, state = (*text.split("\t", 3), "", "", "", "")[:4]
             who = f"process {other + 1} of {self.world} (host {host or '?'}, pid {number or '?'})"
             if other not in self._alive:
                 if now - self._began > STARTUP:
@@ -164,7 +171,7 @@ class Watch:
                 continue
             elif state and state != "working":
                 return f"{who}: {state}"
-            elif host == self._host and self._is_free(other):
+            elif near and self._is_free(other):
                 return f"{who} ended without a word: killed, or out of memory"
             elif now - since > PATIENCE and text == seen:
                 return f"{who} has shown no sign of life for {PATIENCE:.0f} seconds"

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.norms import Linf
-from hetpure.cli import main
 from hetpure.config import read_config
 from hetpure.data import ImageDataModule
 from hetpure.evaluation import honesty
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.records import Record
-from hetpure.evaluation.run import run
 from hetpure.evaluation.variants import variants
+from tests.evaluation import jobs
 
 
 def attacked(outcome: str, clean: str | None = None, **values) -> list[Record]:
@@ -152,7 +151,7 @@ def test_variants_change_one_thing_each() -> None:
     )
     assert (changed["more_steps"].eot, changed["more_eot"].steps, changed["larger_eps"].steps) == (4, 20, 20)
     huge = changed["huge_eps"]
-    assert huge.eps == 64 / 255 and huge.steps * huge.step_size >= 2 * huge.eps
+    assert huge.eps == pytest.approx(0.8) and huge.steps * huge.step_size >= 2 * huge.eps
     assert (changed["random_noise"].name, changed["random_noise"].eps) == ("random_noise", 0.1)
     assert changed["transfer"].process == {"name": "none"}
     assert all(row.protocols.votes == 0 and row.purifier == found["transfer"].purifier for row in found.values())
@@ -164,11 +163,16 @@ def test_variants_that_mean_nothing_are_left_out() -> None:
 
 
 def test_a_huge_l2_ball_is_as_deep() -> None:
-    assert row_of("attack.norm=L2", "attack.eps=0.5")["huge_eps"].attack.eps == pytest.approx(64 / 255 * 8)
+    """On images of 8 x 8: 64/255 everywhere is 8 * 64/255 long."""
+    assert row_of("attack.norm=L2", "attack.eps=0.2")["huge_eps"].attack.eps == pytest.approx(64 / 255 * 8)
+    assert row_of("attack.norm=L2", "attack.eps=0.5")["huge_eps"].attack.eps == pytest.approx(4.0)
 
 
-def test_an_attack_larger_than_huge_stays(tmp_path: Path) -> None:
-    assert row_of("attack.eps=0.4")["huge_eps"].attack.eps == 0.4
+@pytest.mark.parametrize(
+    ("eps", "huge"), [("8/255", 64 / 255), ("2/255", 64 / 255), (0.1, 0.8), (0.4, 1.0), (2.0, 2.0)]
+)
+def test_huge_is_eight_times_the_eps_and_at_least_64_levels(eps: float | str, huge: float) -> None:
+    assert row_of(f"attack.eps={eps}")["huge_eps"].attack.eps == pytest.approx(huge)
 
 
 def test_transfer_attacks_the_bare_classifier() -> None:
@@ -222,11 +226,11 @@ def test_broken_attacks_fail_the_report(
             lambda self, *a: (zero if self.process.purifier.network_calls else REAL_CALL)(self, *a),
         )
     overrides = [
-        f"output={tmp_path / 'run'}", "rows={only: {purifier: {name: uniform, t: 0.05, steps: 20}}}", "data.subset=12",
-        "attack.steps=6", "attack.step_size=0.05", "attack.eps=0.2", "attack.eot=2", "ensemble.size=1", "chunk_size=24",
-        "threads=1", "pictures=0", "wandb.mode=disabled", "honesty=true", "data.batch_size=12",
+        "data.subset=12", "attack.steps=8", "attack.step_size=0.05", "attack.eps=0.2", "attack.eot=2",
+        "ensemble.size=1", "chunk_size=24", "honesty=true", "data.batch_size=12",
     ]  # fmt: skip
-    assert main(complete, run, "", ["--config", "demo.yaml", *overrides]) == 0
+    rows = {"only": {"purifier": {"name": "uniform", "t": 0.05, "steps": 20}}}
+    assert jobs.evaluate(tmp_path / "run", rows, *overrides) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     found = {v["check"] for v in results["honesty"]["only"] if v["passed"] is False}
     assert found >= failing, results["honesty"]

@@ -1,0 +1,21 @@
+"""The demo's config with rows of a test's own."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hetpure.cli import main
+from hetpure.config import read_config
+from hetpure.evaluation.config import complete
+from hetpure.evaluation.run import run
+
+
+def evaluate(output: Path, rows: dict[str, Any], *overrides: str) -> int:
+    """``evaluate.py`` in this process, with the demo's networks and data; its exit code."""
+    raw = read_config("demo.yaml", []) | {"rows": rows}
+    output.parent.mkdir(exist_ok=True)
+    file = output.parent / "job.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    settings = [f"output={output}", "threads=1", "pictures=0", "wandb.mode=disabled", *overrides]
+    return main(complete, run, "", ["--config", str(file), *settings])
