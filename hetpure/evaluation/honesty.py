@@ -7,7 +7,7 @@ draws, and only those that one attack broke and the other did not say anything (
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, ttest_1samp
@@ -58,7 +58,8 @@ def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verd
         return Verdict(name, None, "the attack left no losses of two or more iterations")
     rises = np.array([curve[-max(len(curve) // 4, 1) :].mean() - curve[0] for curve in curves])
     spread = len(rises) > 1 and float(rises.std()) > 0.0
-    p = float(cast(Any, ttest_1samp(rises, 0.0, alternative="greater")).pvalue) if spread else 0.0
+    test: Any = ttest_1samp(rises, 0.0, alternative="greater") if spread else None
+    p = float(test.pvalue) if spread else 0.0
     begin = float(np.mean([curve[0] for curve in curves]))
     said = (
         f"from {begin:.3g} to {begin + rises.mean():.3g} on average, "

@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-
 from hetpure.errors import RunError
 
 try:
@@ -246,5 +244,5 @@ def _machine() -> str:
 def _silence_observer() -> None:
     """Lightning's launcher kills this process without a word when one that it started dies: the watch says why."""
     for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
-            thread._child_processes = []
+        if type(thread).__name__ == "_ChildProcessObserver":
+            vars(thread)["_child_processes"] = []

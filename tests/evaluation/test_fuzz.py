@@ -73,6 +73,7 @@ def base() -> dict[str, Any]:
     return raw
 
 
+@pytest.mark.slow
 def test_200_bad_configs_are_one_line_each(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     chance, data = random.Random(0), ImageDataModule("digits", subset=2).prepare()
     known = to_dict(complete(base))

@@ -341,7 +341,7 @@ def watching(folder: Path, rank: int, how: str) -> subprocess.Popen:
 )
 def test_a_process_that_is_gone_ends_the_others_with_its_reason(tmp_path: Path, how: str, said: str | None) -> None:
     second = watching(tmp_path, 1, how)
-    first = watching(tmp_path, 0, "60" if said else "6")
+    first = watching(tmp_path, 0, "60" if said else "3")
     if how == "60":
         assert first.stdout is not None and first.stdout.readline() == "started\n"
         time.sleep(1.0)
