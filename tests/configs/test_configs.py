@@ -133,6 +133,11 @@ PAPER: list[tuple[str, int, str, str, dict, dict, dict]] = [
     ("cifar10_diffpure_wrn70_16_pgd", 2, "dm_wrn70_16", "score_sde", DIFFPURE | {"t": 0.1}, LINF, {"size": 1}),
     ("cifar10_diffpure_l2_pgd", 3, "wrn28_10", "score_sde", DIFFPURE | {"t": 0.1}, L2, {"size": 1}),
     ("cifar10_diffpure_wrn70_16_l2_pgd", 4, "dm_wrn70_16", "score_sde", DIFFPURE | {"t": 0.1}, L2, {"size": 1}),
+    ("cifar10_autoattack", 1, "wrn28_10", "score_sde", SCRIPT,
+     LINF | SURROGATE | {"name": "autoattack", "version": "rand", "steps": 100},
+     {"size": 20, "mode": "vote"}),
+    ("cifar10_bpda", 5, "wrn28_10", "score_sde", SCRIPT,
+     LINF | {"steps": 100, "process": {}, "gradient": {"name": "bpda"}}, {"size": 20, "mode": "vote"}),
     ("imagenet_pgd", 6, "resnet50.tv2_in1k", "guided_diffusion", IMAGENET, LINF | SURROGATE | {"steps": 20},
      {"size": 20, "mode": "vote"}),
     ("cifar10_blocks_pgd", 7, "wrn28_10", "score_sde", SCRIPT, LINF | SURROGATE, {"size": 20, "mode": "vote"}),
@@ -147,7 +152,11 @@ def test_values_are_the_papers(expected: tuple[str, int, str, str, dict, dict, d
     assert head(name).startswith(f"Table {table}")
     assert (config.classifier.name, config.denoiser.format) == (classifier, denoiser)
     assert (config.data.subset, config.data.subset_seed) == (512, 0)
-    for section, values in (("purifier", purifier), ("attack", PGD | attack), ("ensemble", ensemble)):
+    for section, values in (
+        ("purifier", purifier),
+        ("attack", attack if "version" in attack else PGD | attack),
+        ("ensemble", ensemble),
+    ):
         found = to_dict(config[section])
         assert {key: found[key] for key in values} == values
 

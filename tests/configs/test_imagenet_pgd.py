@@ -59,7 +59,9 @@ def test_two_pictures_give_a_table(stand_ins: list[str], tmp_path: Path, capsys:
     assert (row["method"], row["images"], row["total"]) == ("heterogeneous", 2, 2)
     assert "heterogeneous" in capsys.readouterr().out
     store = RecordStore(output / "heterogeneous")
-    for index in (0, 1):
-        image = store.adversarial(index)
+    records = store.read()
+    assert [record.index for record in records] == [0, 1]
+    for record in records:
+        image = store.adversarial(record)
         assert image is not None and image.shape == (3, 256, 256)
     assert (output / "heterogeneous" / "pictures.png").is_file()
