@@ -31,6 +31,7 @@ def main(
     run: Callable[[DictConfig], None],
     description: str,
     arguments: Sequence[str] | None = None,
+    plan: Callable[[DictConfig, float, list[str]], object] | None = None,
 ) -> int:
     """Runs a command.
 
@@ -39,6 +40,8 @@ def main(
         run: does the work that a complete config describes.
         description: what ``--help`` says.
         arguments: command line, ``sys.argv`` by default.
+        plan: for a command that offers ``--plan``: says what the config will cost, given seconds to measure for and
+            rates as written.
 
     Returns:
         Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 130 after Ctrl-C.
@@ -50,6 +53,17 @@ def main(
     )
     parser.add_argument("--config", required=True, metavar="NAME.yaml", help="a file, or a bare name in configs/")
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
+    if plan is not None:
+        parser.add_argument("--plan", action="store_true", help="show what it will cost, run and write nothing")
+        parser.add_argument("--plan-seconds", type=float, default=20.0, help="that --plan measures for (20)")
+        parser.add_argument(
+            "--plan-rate",
+            action="append",
+            default=[],
+            metavar="NETWORK=RATE,RATE",
+            help="other hardware: images a second through one call of the denoiser (or classifier), without and with "
+            "the gradient of its input, such as denoiser=443,246",
+        )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as attack.eps=8/255 or trainer.devices=2"
     )
@@ -63,6 +77,9 @@ def main(
         config = complete(raw)
         if options.print_config:
             print(to_yaml(config), end="")
+            return 0
+        if plan is not None and options.plan:
+            plan(config, options.plan_seconds, options.plan_rate)
             return 0
         run(config)
     except ConfigError as error:

@@ -226,6 +226,12 @@ class _Recompute(torch.autograd.Function):
         return gradient, None, None
 
 
+def innermost(module: nn.Module) -> list[Denoiser]:
+    """The denoisers inside a module that wrap no other: the networks themselves."""
+    found = [m for m in module.modules() if isinstance(m, Denoiser)]
+    return [m for m in found if not any(isinstance(child, Denoiser) for child in m.modules() if child is not m)]
+
+
 FORMATS: dict[str, Callable[[str], Denoiser]] = {
     "diffusers": DiffusersDenoiser.from_pretrained,
     "ddpm": lambda path: DiffusersDenoiser(load_ddpm(path)),

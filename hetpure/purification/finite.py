@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hetpure.models.denoisers import Denoiser
+from hetpure.models.denoisers import Denoiser, innermost
 from hetpure.noise import Draws
 from hetpure.purification.classifier import PurifiedClassifier
 
@@ -86,15 +86,10 @@ def _calls(process: PurifiedClassifier) -> Iterator[list[tuple[int, str | None, 
         handles.append(module)
 
     # The innermost: what wraps it has turned infinity into NaN already.
-    innermost = [m for m in process.purifier.modules() if isinstance(m, Denoiser) and not _wraps(m)]
-    for module in innermost:
+    for module in innermost(process.purifier):
         note(module)
     try:
         yield found
     finally:
         for module in handles:
             del module.predict_noise
-
-
-def _wraps(module: Denoiser) -> bool:
-    return any(isinstance(child, Denoiser) for child in module.modules() if child is not module)

@@ -1,16 +1,14 @@
 import gc
-import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 import hetpure.noise
 from hetpure.attacks.gradients import ExactGradient
+from hetpure.evaluation.live_bytes import LiveBytes
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed
 from hetpure.noise import Draws
 from hetpure.purification.classifier import PurifiedClassifier
@@ -221,40 +219,6 @@ def test_eot_below_1_is_refused(denoiser, classifier) -> None:
 
 
 # ---- memory
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages alive that were made while the mode is on, and their peak.
-
-    Counted at every operation from the storages themselves, so it is exact on a CPU, where neither the allocator's
-    statistics nor the process's resident size could tell; and unlike ``saved_tensors_hooks`` it sees the backward pass,
-    where recomputation moves the memory to.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor):
-                self.watch(tensor.untyped_storage())
-        return out
-
-    def watch(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage.data_ptr(), storage.nbytes()
-        if not size or key in self.known:
-            return
-        self.known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.forget, key, size)
-
-    def forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.live -= size
 
 
 def peak_of_a_gradient(denoiser: Denoiser, classifier, steps: int, settings: dict | None) -> int:

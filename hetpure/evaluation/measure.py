@@ -1,0 +1,382 @@
+"""What one piece of work costs: network calls and FLOPs exactly, seconds and memory measured on this machine.
+
+A denoiser's calls and everything around them are looked at apart: around them, the real purifier runs with a denoiser
+that does next to nothing, which takes moments even where a thousand calls would take hours; a call is measured alone.
+Where there is time for it, a piece is also timed whole.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from hetpure.evaluation.live_bytes import peak_bytes
+from hetpure.evaluation.work import Piece
+from hetpure.models.denoisers import Denoiser, Recomputed, innermost
+from hetpure.noise import Draws
+from hetpure.purification.classifier import PurifiedClassifier
+
+PROBE_SHARE = 0.05
+"""A probe grows to more rows while it takes less than this share of the time that there is."""
+
+OFTEN = 50
+"""Runs of one piece that are enough."""
+
+INPUT_GRADIENT = 3.0
+"""A call with the gradient of its input, in calls without, where not even one could be timed: a forward pass and, in
+convolutions, as many operations again; on CPUs it took up to three times a forward pass."""
+
+
+@dataclass
+class Calls:
+    """Rows through the networks: without and with the gradient of the input (a recomputed call is one of each)."""
+
+    denoiser: int = 0
+    denoiser_gradient: int = 0
+    classifier: int = 0
+    classifier_gradient: int = 0
+
+    def add(self, other: "Calls", times: int = 1) -> None:
+        """Adds another's rows, that many times."""
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at once, ``base + per_row * rows``."""
+
+    base: float
+    per_row: float
+
+    def at(self, rows: int) -> float:
+        """Of a chunk of so many rows."""
+        return self.base + self.per_row * rows
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds of something: by the clock, and those in which this process computed (its threads' together)."""
+
+    clock: float = 0.0
+    busy: float = 0.0
+
+    def __add__(self, other: "Span") -> "Span":
+        return Span(self.clock + other.clock, self.busy + other.busy)
+
+    def __mul__(self, times: float) -> "Span":
+        return Span(self.clock * times, self.busy * times)
+
+
+@dataclass
+class Timing:
+    """How long something took at a number of rows, each time."""
+
+    rows: int
+    spans: list[Span] = field(default_factory=list)
+
+    def at(self, rows: int) -> Span:
+        """The mean, for that many rows, in proportion."""
+        return sum(self.spans, Span()) * (rows / self.rows / len(self.spans))
+
+
+class Meter:
+    """Measures pieces; asked twice, it answers at once.
+
+    Args:
+        images: real images (N, C, H, W) to measure with, on the device of the processes.
+        seconds: that timing may take, all together.
+    """
+
+    def __init__(self, images: Tensor, seconds: float) -> None:
+        self.images, self.device = images, images.device
+        self.limit, self.deadline = seconds, time.monotonic() + seconds
+        self._flops: dict[tuple[int, bool], float] = {}
+        self._calls: dict[tuple[int, bool], Timing] = {}
+
+    # ---- counts
+
+    def calls(self, process: PurifiedClassifier, piece: Piece) -> tuple[Calls, float]:
+        """Rows through the networks, and FLOPs, for one row of a piece."""
+        work = self.perform(process, piece, rows=1)
+        with _counted(process, stand_in=True) as found, FlopCounterMode(display=False) as counter:
+            work()
+        flops = float(counter.get_total_flops())
+        for denoiser in innermost(process.purifier):
+            flops += found.denoiser * self._call_flops(denoiser, gradient=False)
+            flops += found.denoiser_gradient * self._call_flops(denoiser, gradient=True)
+            break  # one network; a purifier with several denoisers is counted as if all were its first
+        return found, flops
+
+    def _call_flops(self, denoiser: Denoiser, gradient: bool) -> float:
+        key = id(denoiser), gradient
+        if key not in self._flops:
+            self._flops[key] = _call_flops(denoiser, self.images[:1], gradient)
+        return self._flops[key]
+
+    # ---- memory
+
+    def memory(self, process: PurifiedClassifier) -> Memory:
+        """Of one chunk's gradient through purifier and classifier; without a gradient where there is no attack.
+
+        Bytes alive at once, at one and at two rows: around the denoiser's calls, and in a call. Graphs that are kept
+        add up; a recomputed one comes once.
+        """
+        return self._line(lambda rows: self._gradient_bytes(process, rows))
+
+    def defense_memory(self, process: PurifiedClassifier) -> Memory:
+        """Of one chunk's purification and classification, without gradients."""
+        return self._line(lambda rows: self._prediction_bytes(process, rows))
+
+    def _line(self, at: Callable[[int], float]) -> Memory:
+        one, two = at(1), at(2)
+        slope = max(two - one, 0.0)
+        return Memory(max(one - slope, 0.0), slope)
+
+    def _gradient_bytes(self, process: PurifiedClassifier, rows: int) -> float:
+        x, draws, prepared = self._chunk(process, rows)
+
+        def gradient() -> None:
+            leaf = x.clone().requires_grad_()
+            logits = process.classifier(process.purifier.purify(leaf, draws, *prepared))
+            torch.autograd.grad(logits.sum(), leaf)
+
+        with _counted(process, stand_in=True) as found:
+            around = peak_bytes(gradient, self.device)
+        calls = found.denoiser_gradient // rows
+        recomputed = any(isinstance(module, Recomputed) for module in process.purifier.modules())
+        for denoiser in innermost(process.purifier):
+            kept, peak = _graph_bytes(denoiser, x)
+            around += peak + (0 if recomputed else max(calls - 1, 0) * kept)
+            break
+        return around
+
+    def _prediction_bytes(self, process: PurifiedClassifier, rows: int) -> float:
+        x, draws, prepared = self._chunk(process, rows)
+
+        @torch.no_grad()
+        def predict() -> None:
+            process.classifier(process.purifier.purify(x, draws, *prepared))
+
+        with _counted(process, stand_in=True):
+            around = peak_bytes(predict, self.device)
+        for denoiser in innermost(process.purifier):
+            with torch.no_grad():
+                around += peak_bytes(lambda denoiser=denoiser: denoiser.predict_noise(x, 1), self.device)
+            break
+        return around
+
+    # ---- time
+
+    def spans(self, wanted: dict[Any, tuple[PurifiedClassifier, Piece, float]]) -> dict[Any, Span]:
+        """How long pieces take, by key; those that matter most are measured most often.
+
+        Args:
+            wanted: process, piece, and how often it will come, by key.
+        """
+        self.deadline = time.monotonic() + self.limit
+        estimates = {key: self._estimate(process, piece) for key, (process, piece, _) in wanted.items()}
+        whole = self._whole(wanted, estimates)
+        return {key: whole[key].at(wanted[key][1].rows) if key in whole else estimates[key] for key in wanted}
+
+    def _estimate(self, process: PurifiedClassifier, piece: Piece) -> Span:
+        """What is around the denoiser's calls, and the calls."""
+
+        def around(rows: int) -> Span:
+            with _counted(process, stand_in=True):
+                return self._timed(self.perform(process, piece, rows))
+
+        found, _ = self.calls(process, piece)
+        span = self._probe(around, piece.rows).at(piece.rows)
+        for denoiser in innermost(process.purifier)[:1]:
+            for count, gradient in ((found.denoiser, False), (found.denoiser_gradient, True)):
+                if count:
+                    span += self._call(denoiser, gradient, piece.rows).at(piece.rows) * count
+        return span
+
+    def _call(self, denoiser: Denoiser, gradient: bool, rows: int) -> Timing:
+        """Of one call of a denoiser, at as many rows as there is time for."""
+        key = id(denoiser), gradient
+        if key in self._calls and self._calls[key].rows >= rows:
+            return self._calls[key]
+        if gradient:
+            guess = self._call(denoiser, False, rows).at(1) * INPUT_GRADIENT
+            if guess.clock > self.deadline - time.monotonic():
+                return Timing(1, [guess])
+
+        def once(rows: int) -> Span:
+            x = self._rows(rows)
+            return self._timed(lambda: _call(denoiser, x, gradient))
+
+        self._calls[key] = self._probe(once, rows)
+        return self._calls[key]
+
+    def _probe(self, once: Callable[[int], Span], most: int) -> Timing:
+        """At 1, 4, 16, .. rows up to ``most``, while there is time; the last counts."""
+        rows, short = 1, PROBE_SHARE * self.limit
+        found = Timing(1, [once(1)])
+        if found.at(1).clock < short:
+            found = Timing(1, [once(1)])  # the first call of anything is slow
+        while rows < most and found.at(min(4 * rows, most)).clock < short:
+            rows = min(4 * rows, most)
+            found = Timing(rows, [once(rows)])
+        return found
+
+    def _whole(
+        self, wanted: dict[Any, tuple[PurifiedClassifier, Piece, float]], estimates: dict[Any, Span]
+    ) -> dict[Any, Timing]:
+        """As many runs of the whole pieces as there is time for, shared out by what they weigh."""
+        runs: dict[Any, Timing] = {}
+        guess = {key: span.clock for key, span in estimates.items()}
+        total = sum(guess[key] * wanted[key][2] for key in wanted) or 1.0
+        while True:
+            left = self.deadline - time.monotonic()
+            fits = [key for key in wanted if guess[key] <= left]
+            if not fits:
+                return runs
+            # Each once, the heaviest first; then whatever is weightiest for the times it was measured.
+            heaviest = max(fits, key=lambda key: _weight(guess[key] * wanted[key][2] / total, runs.get(key)))
+            process, piece, _ = wanted[heaviest]
+            found = runs.setdefault(heaviest, Timing(piece.rows))
+            found.spans.append(self._timed(self.perform(process, piece, piece.rows)))
+            guess[heaviest] = found.at(piece.rows).clock
+            if len(found.spans) >= OFTEN:
+                guess[heaviest] = float("inf")
+
+    def _timed(self, do: Callable[[], Any]) -> Span:
+        self._wait()
+        clock, busy = time.perf_counter(), time.process_time()
+        do()
+        self._wait()
+        return Span(time.perf_counter() - clock, time.process_time() - busy)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # ---- doing it
+
+    def perform(self, process: PurifiedClassifier, piece: Piece, rows: int) -> Callable[[], None]:
+        """A piece of work, ready to be done, on that many rows."""
+        if piece.part == "prepare":
+            x = self._rows(rows)
+
+            @torch.no_grad()
+            def prepare() -> None:
+                process.purifier.prepare(x)
+
+            return prepare
+        if piece.part == "classify":
+            x = self._rows(rows)
+            return lambda: _differentiated(process.classifier, x, piece.gradient)
+        x, draws, prepared = self._chunk(process, rows)
+        return lambda: _differentiated(lambda y: process.purifier.purify(y, draws, *prepared), x, piece.gradient)
+
+    def _chunk(self, process: PurifiedClassifier, rows: int) -> tuple[Tensor, Draws, tuple[Tensor, ...]]:
+        """Images, keys and what is prepared for them (for a few images, which repeat)."""
+        number = torch.arange(rows, device=self.device)
+        draws = Draws(0, "selection", number % len(self.images), number)
+        few = self.images[: min(rows, 2)]
+        with torch.no_grad():
+            prepared = process.purifier.prepare(few)
+        repeated = number % len(few)
+        return few[repeated], draws, tuple(p[repeated] for p in prepared)
+
+    def _rows(self, rows: int) -> Tensor:
+        return self.images[torch.arange(rows, device=self.device) % len(self.images)]
+
+
+def _weight(share: float, runs: Timing | None) -> float:
+    return 1.0 + share if runs is None else share / len(runs.spans)
+
+
+def _differentiated(function: Callable[[Tensor], Tensor], x: Tensor, gradient: bool) -> None:
+    if not gradient:
+        with torch.no_grad():
+            function(x)
+        return
+    leaf = x.clone().requires_grad_()
+    out = function(leaf.view_as(leaf))  # the counter of FLOPs hooks on what networks are given, and takes no leaves
+    if out.requires_grad:
+        torch.autograd.grad(out.sum(), leaf)
+
+
+def _call(denoiser: Denoiser, x: Tensor, gradient: bool) -> None:
+    _differentiated(lambda y: denoiser.predict_noise(y, 1), x, gradient)
+
+
+def _graph_bytes(denoiser: Denoiser, x: Tensor) -> tuple[float, float]:
+    """What a call's graph keeps, and the most that call and backward pass need at once."""
+    peak = peak_bytes(lambda: _call(denoiser, x, True), x.device)
+    kept: list[Tensor] = []
+
+    def keep() -> None:
+        kept.append(denoiser.predict_noise(x.clone().requires_grad_(), 1))
+
+    return float(peak_bytes(keep, x.device)), float(peak)
+
+
+def _call_flops(denoiser: Denoiser, x: Tensor, gradient: bool) -> float:
+    """Of one row's call, on shapes alone where the network allows that, else really run."""
+    try:
+        tensors = {name: value.to("meta") for name, value in (*denoiser.named_parameters(), *denoiser.named_buffers())}
+        with FlopCounterMode(display=False) as counter:
+            _differentiated(
+                lambda y: functional_call(denoiser, tensors, (y, 1)), torch.empty_like(x, device="meta"), gradient
+            )
+    except Exception:  # whatever a foreign network does with real numbers
+        with FlopCounterMode(display=False) as counter:
+            _call(denoiser, x, gradient)
+    return float(counter.get_total_flops())
+
+
+@contextmanager
+def _counted(process: PurifiedClassifier, stand_in: bool) -> Iterator[Calls]:
+    """Counts rows through the networks of a process; with a stand-in, the denoisers do next to nothing meanwhile."""
+    found = Calls()
+
+    def note(network: str, x: Any) -> None:
+        gradient = torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad
+        name = f"{network}_gradient" if gradient else network
+        setattr(found, name, getattr(found, name) + len(x))
+
+    denoisers: list[Any] = innermost(process.purifier)
+    for module in denoisers:
+
+        def predict_noise(x: Tensor, t: int, real: Callable[[Tensor, int], Tensor] = module.predict_noise) -> Tensor:
+            note("denoiser", x)
+            return 0.1 * x if stand_in else real(x, t)
+
+        module.predict_noise = predict_noise  # on the instance, over the class's
+    with _noted(process.classifier.network, lambda x: note("classifier", x)):
+        try:
+            yield found
+        finally:
+            for module in denoisers:
+                del module.predict_noise
+
+
+@contextmanager
+def _noted(network: nn.Module, note: Callable[[Any], None]) -> Iterator[None]:
+    """Tells of every input of a network, also where timm's feature interface goes round its forward pass."""
+    handle = network.register_forward_pre_hook(lambda _module, arguments: note(arguments[0]))
+    around: Any = getattr(network, "forward_intermediates", None)
+    if around is not None:
+
+        def forward_intermediates(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            note(x)
+            return around(x, *args, **kwargs)
+
+        network.forward_intermediates = forward_intermediates  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        handle.remove()
+        if around is not None:
+            del network.forward_intermediates
