@@ -1,7 +1,7 @@
 """Attacks by name. An attack's constructor arguments are its config keys, beside those that every attack has."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from hetpure.attacks.apgd import APGD
 from hetpure.attacks.autoattack import AutoAttack, ReferenceAutoAttack
@@ -26,11 +26,12 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "name": (str, "pgd"),
     "gradient": (Any, None),
     "eot": (int, 20),
-    "recompute": (bool, True),
+    "recompute": (bool | Literal["auto"], True),
     "process": (dict[str, Any], {}),
 }
 """Keys of every attack: how the attacker sees the defense; draws per gradient; recompute each denoising step in the
-backward pass; changes to the purifier for the attacker alone (a surrogate)."""
+backward pass (``auto``: where its graph would not fit in memory); changes to the purifier for the attacker alone (a
+surrogate)."""
 
 
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:

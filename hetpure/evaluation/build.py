@@ -66,14 +66,27 @@ def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
     return {"data": {"images": data_content(data)}, "rows": {row.name: row.content for row in rows}}
 
 
-def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
+@dataclass(frozen=True)
+class Loaded:
+    """Networks by their settings: each is loaded once, however many rows, or builds of them, share it."""
+
+    classifiers: dict[str, Classifier] = field(default_factory=dict)
+    denoisers: dict[str, Denoiser] = field(default_factory=dict)
+
+
+def build_rows(config: DictConfig, data: ImageDataModule, loaded: Loaded | None = None) -> list[Row]:
     """Loads the networks of every row and checks them against the data and against each other.
+
+    Args:
+        config: complete, with numbers where it may say ``auto``.
+        data: the images.
+        loaded: networks that are there already; what is missing is added.
 
     Raises:
         ConfigError: names the key or file.
     """
-    classifiers: dict[str, Classifier] = {}
-    denoisers: dict[str, Denoiser] = {}
+    loaded = loaded or Loaded()
+    classifiers, denoisers = loaded.classifiers, loaded.denoisers
     hashes: dict[int, str] = {}
     rows = []
     for name, row in row_configs(config).items():

@@ -94,7 +94,7 @@ class EvaluateConfig:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     protocols: ProtocolsConfig = field(default_factory=ProtocolsConfig)
     honesty: HonestyConfig = field(default_factory=HonestyConfig)
-    chunk_size: int = 64
+    chunk_size: int | Literal["auto"] = 64
     threads: int | None = None
     pictures: int = 8
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -197,5 +197,5 @@ def _check_numbers(config: dict[str, Any]) -> None:
         value: Any = config
         for key in path:
             value = cast(dict, value)[key]
-        if value is not None and not value >= lowest:
+        if value not in (None, "auto") and not value >= lowest:
             raise ConfigError(f"{'.'.join(path)}: found {value}, accepted is {lowest} or more")

@@ -122,13 +122,19 @@ class Meter:
 
     # ---- memory
 
-    def memory(self, process: PurifiedClassifier) -> Memory:
-        """Of one chunk's gradient through purifier and classifier; without a gradient where there is no attack.
+    def memory(self, process: PurifiedClassifier, recomputed: bool | None = None) -> Memory:
+        """Of one chunk's gradient through purifier and classifier.
 
         Bytes alive at once, at one and at two rows: around the denoiser's calls, and in a call. Graphs that are kept
         add up; a recomputed one comes once.
+
+        Args:
+            process: the attack process.
+            recomputed: whether the denoiser is; None for as it is.
         """
-        return self._line(lambda rows: self._gradient_bytes(process, rows))
+        if recomputed is None:
+            recomputed = any(isinstance(module, Recomputed) for module in process.purifier.modules())
+        return self._line(lambda rows: self._gradient_bytes(process, rows, recomputed))
 
     def defense_memory(self, process: PurifiedClassifier) -> Memory:
         """Of one chunk's purification and classification, without gradients."""
@@ -139,7 +145,7 @@ class Meter:
         slope = max(two - one, 0.0)
         return Memory(max(one - slope, 0.0), slope)
 
-    def _gradient_bytes(self, process: PurifiedClassifier, rows: int) -> float:
+    def _gradient_bytes(self, process: PurifiedClassifier, rows: int, recomputed: bool) -> float:
         x, draws, prepared = self._chunk(process, rows)
 
         def gradient() -> None:
@@ -150,7 +156,6 @@ class Meter:
         with _counted(process, stand_in=True) as found:
             around = peak_bytes(gradient, self.device)
         calls = found.denoiser_gradient // rows
-        recomputed = any(isinstance(module, Recomputed) for module in process.purifier.modules())
         for denoiser in innermost(process.purifier):
             kept, peak = _graph_bytes(denoiser, x)
             around += peak + (0 if recomputed else max(calls - 1, 0) * kept)
@@ -248,6 +253,16 @@ class Meter:
             guess[heaviest] = found.at(piece.rows).clock
             if len(found.spans) >= OFTEN:
                 guess[heaviest] = float("inf")
+
+    def call_seconds(self, process: PurifiedClassifier, rows: int) -> float:
+        """The least of three times for a gradient through the process's denoiser (its classifier, without one)."""
+        x = self._rows(rows)
+        denoisers = innermost(process.purifier)
+
+        def network(y: Tensor) -> Tensor:
+            return denoisers[0].predict_noise(y, 1) if denoisers else process.classifier(y)
+
+        return min(self._timed(lambda: _differentiated(network, x, True)).clock for _ in range(3))
 
     def _timed(self, do: Callable[[], Any]) -> Span:
         self._wait()
@@ -373,10 +388,10 @@ def _noted(network: nn.Module, note: Callable[[Any], None]) -> Iterator[None]:
             note(x)
             return around(x, *args, **kwargs)
 
-        network.forward_intermediates = forward_intermediates  # pyright: ignore[reportAttributeAccessIssue]
+        object.__setattr__(network, "forward_intermediates", forward_intermediates)
     try:
         yield
     finally:
         handle.remove()
         if around is not None:
-            del network.forward_intermediates
+            object.__delattr__(network, "forward_intermediates")

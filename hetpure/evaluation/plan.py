@@ -19,7 +19,8 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError
-from hetpure.evaluation.build import Row, build_rows
+from hetpure.evaluation.build import Loaded, Row, build_rows
+from hetpure.evaluation.chunks import settle
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.files import check_files
 from hetpure.evaluation.measure import Calls, Memory, Meter, Span
@@ -91,8 +92,9 @@ def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()
     torch.set_num_threads(config.threads)
     check_files(config)
     data = ImageDataModule(**to_dict(config.data)).prepare()
-    rows = build_rows(config, data)
-    trainer = evaluation_trainer(to_dict(config.trainer))
+    trainer, loaded = evaluation_trainer(to_dict(config.trainer)), Loaded()
+    settle(config, data, trainer, loaded)
+    rows = build_rows(config, data, loaded)
     found = plan_rows(config, rows, data, seconds, trainer.world_size, trainer.strategy.root_device)
     if trainer.is_global_zero:
         print_plan(found, config, other, trainer.world_size, trainer.strategy.root_device)
@@ -161,7 +163,10 @@ def plan_rows(
         attack, defense = total(whole.attack, False), total(whole.defense, True)
         least = total(whole.least, False)
         calls, at_least = Calls(), Calls()
-        calls.add(attack[1]), calls.add(defense[1]), at_least.add(least[1]), at_least.add(defense[1])
+        for part in (attack, defense):
+            calls.add(part[1])
+        for part in (least, defense):
+            at_least.add(part[1])
         plans.append(
             RowPlan(
                 name,

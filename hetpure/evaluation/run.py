@@ -19,7 +19,8 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import RunError
-from hetpure.evaluation.build import Row, build_rows, content_of
+from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
+from hetpure.evaluation.chunks import settle
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.files import check_files
@@ -57,8 +58,9 @@ def run(config: DictConfig) -> None:
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
     check_files(config)
     data = ImageDataModule(**to_dict(config.data)).prepare()
-    rows = build_rows(config, data)
-    place = evaluation_trainer(to_dict(config.trainer))
+    place, loaded = evaluation_trainer(to_dict(config.trainer)), Loaded()
+    settle(config, data, place, loaded)
+    rows = build_rows(config, data, loaded)
     output, first = Path(config.output), place.is_global_zero
     claim(output, config, FREE, content_of(rows, data))
 
