@@ -108,10 +108,10 @@ class Meter:
         with _counted(process, stand_in=True) as found, FlopCounterMode(display=False) as counter:
             work()
         flops = float(counter.get_total_flops())
-        for denoiser in innermost(process.purifier):
+        # One network: a purifier with several denoisers is counted as if all were its first.
+        for denoiser in innermost(process.purifier)[:1]:
             flops += found.denoiser * self._call_flops(denoiser, gradient=False)
             flops += found.denoiser_gradient * self._call_flops(denoiser, gradient=True)
-            break  # one network; a purifier with several denoisers is counted as if all were its first
         return found, flops
 
     def _call_flops(self, denoiser: Denoiser, gradient: bool) -> float:
@@ -153,13 +153,13 @@ class Meter:
             logits = process.classifier(process.purifier.purify(leaf, draws, *prepared))
             torch.autograd.grad(logits.sum(), leaf)
 
-        with _counted(process, stand_in=True) as found:
-            around = peak_bytes(gradient, self.device)
+        with _counted(process, stand_in=True) as found, _straight(process):
+            around = float(peak_bytes(gradient, self.device))
         calls = found.denoiser_gradient // rows
-        for denoiser in innermost(process.purifier):
+        for denoiser in innermost(process.purifier)[:1]:
             kept, peak = _graph_bytes(denoiser, x)
-            around += peak + (0 if recomputed else max(calls - 1, 0) * kept)
-            break
+            image = x.numel() * x.element_size()
+            around += peak + (calls * image if recomputed else max(calls - 1, 0) * kept)
         return around
 
     def _prediction_bytes(self, process: PurifiedClassifier, rows: int) -> float:
@@ -171,10 +171,9 @@ class Meter:
 
         with _counted(process, stand_in=True):
             around = peak_bytes(predict, self.device)
-        for denoiser in innermost(process.purifier):
+        for denoiser in innermost(process.purifier)[:1]:
             with torch.no_grad():
                 around += peak_bytes(lambda denoiser=denoiser: denoiser.predict_noise(x, 1), self.device)
-            break
         return around
 
     # ---- time
@@ -375,6 +374,19 @@ def _counted(process: PurifiedClassifier, stand_in: bool) -> Iterator[Calls]:
         finally:
             for module in denoisers:
                 del module.predict_noise
+
+
+@contextmanager
+def _straight(process: PurifiedClassifier) -> Iterator[None]:
+    """While it is open, nothing is recomputed: what is reserved for inputs that are kept would hide what is needed."""
+    modules: list[Any] = [module for module in process.purifier.modules() if isinstance(module, Recomputed)]
+    for module in modules:
+        module.predict_noise = module.denoiser.predict_noise  # on the instance, over the class's
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.predict_noise
 
 
 @contextmanager

@@ -144,6 +144,10 @@ def plan_rows(
         drafts.append((name, row, keys, len(indices), done, sides))
     times = meter.spans(wanted)
     costs = {key: meter.calls(process, piece) for key, (process, piece, _) in wanted.items()}
+    memories = {}
+    for _, row, keys, *_ in drafts:
+        if (key := _memory_key(row, keys)) not in memories:
+            memories[key] = meter.memory(_process(row)) if row.processes else meter.defense_memory(row.model)
     plans = []
     for name, row, keys, images, done, sides in drafts:
 
@@ -175,7 +179,7 @@ def plan_rows(
                 calls,
                 at_least,
                 attack[2] + defense[2],
-                meter.memory(_process(row)) if row.processes else meter.defense_memory(row.model),
+                memories[_memory_key(row, keys)],
                 row.model.chunk_size,
                 here.clock,
                 (total(left.attack, False)[0] + total(left.defense, True)[0]).clock,
@@ -303,6 +307,10 @@ def _notes(
 
 def _process(row: Row) -> PurifiedClassifier:
     return row.processes[0] if row.processes else row.model
+
+
+def _memory_key(row: Row, keys: dict[tuple[bool, bool], str]) -> tuple[bool, str]:
+    return bool(row.processes), keys[not row.processes, True]
 
 
 def _keys(row: Row, settings: dict[str, Any]) -> dict[tuple[bool, bool], str]:
