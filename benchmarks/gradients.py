@@ -3,10 +3,9 @@
     python -m benchmarks.gradients [--denoiser FOLDER] [--batch 8] [--steps 2 10 100]
 
 Prints, for each number of denoising steps, the time of an exact PGD+EOT gradient over that of as many bare forward +
-input-gradient calls and the classifier's own, and its peak memory, with the graph kept and recomputed; the time of EOT
-draws one after the other over that of all in one batch; of one process over two that share the images; and of bfloat16
-and of a compiled network over plain float32, with the share of predictions that change. Graphs that would not fit are
-not kept.
+input-gradient calls and the classifier's own (where each step is recomputed, also over those with one more forward pass
+each), and its peak memory, with the graph kept and recomputed; the time of EOT draws one after the other over that of all in one batch; and of one process over two that share the images. Graphs that
+would not fit are not kept. What lower precision and compiling change, ``benchmarks/precision.py`` prints.
 """
 
 import argparse
@@ -28,12 +27,15 @@ KEPT = 20
 """Steps whose graph is still kept; more of them took gigabytes."""
 
 
-def bare(denoiser: Denoiser, classifier: Classifier, steps: int, x: torch.Tensor) -> Callable[[], Any]:
-    """As many forward + input-gradient calls of the networks alone."""
+def bare(denoiser: Denoiser, classifier: Classifier, steps: int, x: torch.Tensor, again: bool) -> Callable[[], Any]:
+    """As many forward + input-gradient calls of the networks alone; ``again`` with one more forward pass each."""
     unet: Any = denoiser.unet if isinstance(denoiser, DiffusersDenoiser) else denoiser
 
     def call() -> None:
         for t in range(steps):
+            if again:
+                with torch.no_grad():
+                    _ = unet(x, t).sample if isinstance(denoiser, DiffusersDenoiser) else unet(x, t)
             leaf = x.clone().requires_grad_()
             out = unet(leaf, t).sample if isinstance(denoiser, DiffusersDenoiser) else unet(leaf, t)
             torch.autograd.grad(out.sum(), leaf)
@@ -90,45 +92,18 @@ def main() -> None:
             if not recompute and steps > KEPT:
                 continue
             ours = gradient_of(denoiser, classifier, steps, x, recompute)
-            value, seconds = ratio(ours, bare(denoiser, classifier, steps, x), arguments.rounds)
             memory = peak_memory(arguments, steps, recompute)
-            kind = "recomputed" if recompute else "graph kept"
-            print(f"gradient, {steps} steps, {kind}: {value:.3f} of bare calls ({seconds:.2f} s), {memory:.0f} MB")
+            for again in (False, True)[: 1 + recompute]:
+                value, seconds = ratio(ours, bare(denoiser, classifier, steps, x, again), arguments.rounds)
+                kind = "recomputed" if recompute else "graph kept"
+                calls = "bare calls with one more forward" if again else "bare calls"
+                print(f"gradient, {steps} steps, {kind}: {value:.3f} of {calls} ({seconds:.2f} s), {memory:.0f} MB")
     label, sample = torch.zeros(len(x), dtype=torch.long), torch.arange(len(x))
     batched = source_of(denoiser, classifier, 8, 8 * len(x))
     looped = source_of(denoiser, classifier, 8, len(x))
     value, _ = ratio(lambda: looped(x, label, sample, 0), lambda: batched(x, label, sample, 0), arguments.rounds)
     print(f"EOT of 8, a draw at a time over all at once: {value:.3f}")
     print(f"one process over two, a thread each: {processes(arguments):.2f}")
-    _options(denoiser, classifier, x, arguments.rounds)
-
-
-def _options(denoiser: Denoiser, classifier: Classifier, x: torch.Tensor, rounds: int) -> None:
-    """What bfloat16 and torch.compile change."""
-    purifier = HeterogeneousPurifier(denoiser, classifier, steps=50)
-    defense = PurifiedClassifier(classifier, purifier, 10, ensemble_size=4, chunk_size=len(x))
-
-    def low() -> torch.Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return defense(x)
-
-    with torch.no_grad():
-        plain = defense(x).argmax(dim=1)
-        value, _ = ratio(low, lambda: defense(x), rounds)
-        changed = float((low().argmax(dim=1) != plain).float().mean())
-        print(f"prediction in bfloat16 over float32: {value:.3f}, {100 * changed:.0f} % of predictions change")
-        before = defense(x)
-        began = time.perf_counter()
-        defense(x)
-        once = time.perf_counter() - began
-        denoiser.compile()
-        defense(x)
-        began = time.perf_counter()
-        found = defense(x)
-        value = (time.perf_counter() - began) / once
-    changed = float((found.argmax(dim=1) != plain).float().mean())
-    error = float((found - before).norm() / before.norm())
-    print(f"compiled over plain: {value:.3f}, {100 * changed:.0f} % of predictions change, scores by {error:.1g}")
 
 
 if __name__ == "__main__":

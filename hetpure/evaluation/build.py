@@ -24,6 +24,7 @@ from hetpure.evaluation.table import Conditions
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
+from hetpure.models.precision import prepared_classifier, prepared_denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.finite import Guarded
@@ -93,14 +94,16 @@ def build_rows(config: DictConfig, data: ImageDataModule, loaded: Loaded | None 
         try:
             key = json.dumps(to_dict(row.classifier), sort_keys=True)
             if key not in classifiers:
-                classifiers[key] = build_classifier(**to_dict(row.classifier))
-                classifiers[key].check_classes(data.image_shape, data.num_classes)
+                classifier = build_classifier(**to_dict(row.classifier))
+                classifier.check_classes(data.image_shape, data.num_classes)
+                classifiers[key] = prepared_classifier(classifier, row.precision, row.compile)
             denoiser = None
             if needs_denoiser(row.purifier) and row.denoiser.path is not None:
                 key_d = json.dumps(to_dict(row.denoiser), sort_keys=True)
                 if key_d not in denoisers:
-                    denoisers[key_d] = build_denoiser(**to_dict(row.denoiser))
-                    denoisers[key_d].check_image_shape(data.image_shape)
+                    found = build_denoiser(**to_dict(row.denoiser))
+                    found.check_image_shape(data.image_shape)
+                    denoisers[key_d] = prepared_denoiser(found, row.precision, row.compile)
                 denoiser = denoisers[key_d]
             built = _build_row(name, row, data, classifiers[key], denoiser, Path(config.output))
             if config.honesty.images:

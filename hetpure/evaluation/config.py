@@ -15,7 +15,8 @@ from hetpure.purification.registry import complete_settings, default_ensemble_mo
 from hetpure.trainer import check_trainer
 
 SHARED = (
-    "seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures", "protocols", "honesty"
+    "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures", "protocols",
+    "honesty"
 )  # fmt: skip
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
 
@@ -96,6 +97,8 @@ class EvaluateConfig:
     honesty: HonestyConfig = field(default_factory=HonestyConfig)
     chunk_size: int | Literal["auto"] = 64
     threads: int | None = None
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False
     pictures: int = 8
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -173,7 +176,7 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
     if str(config["trainer"].get("precision", 32)) not in ("32", "32-true"):
         raise ConfigError(
             f"trainer.precision: found {config['trainer']['precision']}, accepted is 32-true: Lightning lowers the "
-            "defense's precision alone, and the attack would differentiate another function"
+            "defense's precision alone, and the attack would differentiate another function; set precision itself"
         )
     return config
 

@@ -7,18 +7,19 @@ Where there is time for it, a piece is also timed whole.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from hetpure.evaluation.live_bytes import peak_bytes
-from hetpure.evaluation.work import Piece
+from hetpure.evaluation.work import Piece, replaced
 from hetpure.models.denoisers import Denoiser, Recomputed, innermost
+from hetpure.models.precision import Lowered
 from hetpure.noise import Draws
 from hetpure.purification.classifier import PurifiedClassifier
 
@@ -92,10 +93,11 @@ class Meter:
     Args:
         images: real images (N, C, H, W) to measure with, on the device of the processes.
         seconds: that timing may take, all together.
+        grows: whether times at few rows are tried before many: not where each number of rows is compiled for.
     """
 
-    def __init__(self, images: Tensor, seconds: float) -> None:
-        self.images, self.device = images, images.device
+    def __init__(self, images: Tensor, seconds: float, grows: bool = True) -> None:
+        self.images, self.device, self.grows = images, images.device, grows
         self.limit, self.deadline = seconds, time.monotonic() + seconds
         self._flops: dict[tuple[int, bool], float] = {}
         self._calls: dict[tuple[int, bool], Timing] = {}
@@ -105,7 +107,7 @@ class Meter:
     def calls(self, process: PurifiedClassifier, piece: Piece) -> tuple[Calls, float]:
         """Rows through the networks, and FLOPs, for one row of a piece."""
         work = self.perform(process, piece, rows=1)
-        with _counted(process, stand_in=True) as found, FlopCounterMode(display=False) as counter:
+        with _eager(), _counted(process, stand_in=True) as found, FlopCounterMode(display=False) as counter:
             work()
         flops = float(counter.get_total_flops())
         # One network: a purifier with several denoisers is counted as if all were its first.
@@ -117,7 +119,8 @@ class Meter:
     def _call_flops(self, denoiser: Denoiser, gradient: bool) -> float:
         key = id(denoiser), gradient
         if key not in self._flops:
-            self._flops[key] = _call_flops(denoiser, self.images[:1], gradient)
+            with _eager():
+                self._flops[key] = _call_flops(denoiser, self.images[:1], gradient)
         return self._flops[key]
 
     # ---- memory
@@ -141,7 +144,8 @@ class Meter:
         return self._line(lambda rows: self._prediction_bytes(process, rows))
 
     def _line(self, at: Callable[[int], float]) -> Memory:
-        one, two = at(1), at(2)
+        with _eager():
+            one, two = at(1), at(2)
         slope = max(two - one, 0.0)
         return Memory(max(one - slope, 0.0), slope)
 
@@ -156,7 +160,7 @@ class Meter:
         with _counted(process, stand_in=True) as found, _straight(process):
             around = float(peak_bytes(gradient, self.device))
         calls = found.denoiser_gradient // rows
-        for denoiser in innermost(process.purifier)[:1]:
+        for denoiser in _denoiser(process):
             kept, peak = _graph_bytes(denoiser, x)
             image = x.numel() * x.element_size()
             around += peak + (calls * image if recomputed else max(calls - 1, 0) * kept)
@@ -171,7 +175,7 @@ class Meter:
 
         with _counted(process, stand_in=True):
             around = peak_bytes(predict, self.device)
-        for denoiser in innermost(process.purifier)[:1]:
+        for denoiser in _denoiser(process):
             with torch.no_grad():
                 around += peak_bytes(lambda denoiser=denoiser: denoiser.predict_noise(x, 1), self.device)
         return around
@@ -198,7 +202,7 @@ class Meter:
 
         found, _ = self.calls(process, piece)
         span = self._probe(around, piece.rows).at(piece.rows)
-        for denoiser in innermost(process.purifier)[:1]:
+        for denoiser in _denoiser(process):
             for count, gradient in ((found.denoiser, False), (found.denoiser_gradient, True)):
                 if count:
                     span += self._call(denoiser, gradient, piece.rows).at(piece.rows) * count
@@ -223,6 +227,9 @@ class Meter:
 
     def _probe(self, once: Callable[[int], Span], most: int) -> Timing:
         """At 1, 4, 16, .. rows up to ``most``, while there is time; the last counts."""
+        if not self.grows:
+            once(most)
+            return Timing(most, [once(most)])
         rows, short = 1, PROBE_SHARE * self.limit
         found = Timing(1, [once(1)])
         if found.at(1).clock < short:
@@ -256,12 +263,13 @@ class Meter:
     def call_seconds(self, process: PurifiedClassifier, rows: int) -> float:
         """The least of three times for a gradient through the process's denoiser (its classifier, without one)."""
         x = self._rows(rows)
-        denoisers = innermost(process.purifier)
+        denoisers = _denoiser(process)
 
         def network(y: Tensor) -> Tensor:
             return denoisers[0].predict_noise(y, 1) if denoisers else process.classifier(y)
 
-        return min(self._timed(lambda: _differentiated(network, x, True)).clock for _ in range(3))
+        with _eager():
+            return min(self._timed(lambda: _differentiated(network, x, True)).clock for _ in range(3))
 
     def _timed(self, do: Callable[[], Any]) -> Span:
         self._wait()
@@ -304,6 +312,12 @@ class Meter:
 
     def _rows(self, rows: int) -> Tensor:
         return self.images[torch.arange(rows, device=self.device) % len(self.images)]
+
+
+def _denoiser(process: PurifiedClassifier) -> list[Denoiser]:
+    """The denoiser as the process's precision has it, if there is one; of several, the first."""
+    modules = list(process.purifier.modules())
+    return [*(m for m in modules if isinstance(m, Lowered)), *innermost(process.purifier)][:1]
 
 
 def _weight(share: float, runs: Timing | None) -> float:
@@ -360,50 +374,43 @@ def _counted(process: PurifiedClassifier, stand_in: bool) -> Iterator[Calls]:
         name = f"{network}_gradient" if gradient else network
         setattr(found, name, getattr(found, name) + len(x))
 
-    denoisers: list[Any] = innermost(process.purifier)
-    for module in denoisers:
+    def asked(denoiser: Denoiser) -> Callable[[Tensor, int], Tensor]:
+        real = denoiser.predict_noise
 
-        def predict_noise(x: Tensor, t: int, real: Callable[[Tensor, int], Tensor] = module.predict_noise) -> Tensor:
+        def predict_noise(x: Tensor, t: int) -> Tensor:
             note("denoiser", x)
             return 0.1 * x if stand_in else real(x, t)
 
-        module.predict_noise = predict_noise  # on the instance, over the class's
-    with _noted(process.classifier.network, lambda x: note("classifier", x)):
-        try:
-            yield found
-        finally:
-            for module in denoisers:
-                del module.predict_noise
+        return predict_noise
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            note("classifier", x)
+            return function(x, *args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for denoiser in innermost(process.purifier):
+            stack.enter_context(replaced(denoiser, "predict_noise", asked(denoiser)))
+        network = process.classifier.network
+        # Also where timm's feature interface goes round its forward pass.
+        for name in ("forward", "forward_intermediates"):
+            if (function := getattr(network, name, None)) is not None:
+                stack.enter_context(replaced(network, name, noted(function)))
+        yield found
+
+
+def _eager() -> Any:
+    """While it is open, compiled networks run as they were written: no compiling for a shape that comes once."""
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
 def _straight(process: PurifiedClassifier) -> Iterator[None]:
     """While it is open, nothing is recomputed: what is reserved for inputs that are kept would hide what is needed."""
-    modules: list[Any] = [module for module in process.purifier.modules() if isinstance(module, Recomputed)]
-    for module in modules:
-        module.predict_noise = module.denoiser.predict_noise  # on the instance, over the class's
-    try:
+    with ExitStack() as stack:
+        for module in process.purifier.modules():
+            if isinstance(module, Recomputed):
+                stack.enter_context(replaced(module, "predict_noise", module.denoiser.predict_noise))
         yield
-    finally:
-        for module in modules:
-            del module.predict_noise
-
-
-@contextmanager
-def _noted(network: nn.Module, note: Callable[[Any], None]) -> Iterator[None]:
-    """Tells of every input of a network, also where timm's feature interface goes round its forward pass."""
-    handle = network.register_forward_pre_hook(lambda _module, arguments: note(arguments[0]))
-    around: Any = getattr(network, "forward_intermediates", None)
-    if around is not None:
-
-        def forward_intermediates(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            note(x)
-            return around(x, *args, **kwargs)
-
-        object.__setattr__(network, "forward_intermediates", forward_intermediates)
-    try:
-        yield
-    finally:
-        handle.remove()
-        if around is not None:
-            object.__delattr__(network, "forward_intermediates")

@@ -24,7 +24,7 @@ from hetpure.evaluation.chunks import settle
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.files import check_files
 from hetpure.evaluation.measure import Calls, Memory, Meter, Span
-from hetpure.evaluation.run import evaluation_trainer
+from hetpure.evaluation.run import evaluation_trainer, set_precision
 from hetpure.evaluation.work import Piece, Pieces, work_of
 from hetpure.purification.classifier import PurifiedClassifier
 
@@ -93,6 +93,7 @@ def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()
     check_files(config)
     data = ImageDataModule(**to_dict(config.data)).prepare()
     trainer, loaded = evaluation_trainer(to_dict(config.trainer)), Loaded()
+    set_precision(config, trainer)
     settle(config, data, trainer, loaded)
     rows = build_rows(config, data, loaded)
     found = plan_rows(config, rows, data, seconds, trainer.world_size, trainer.strategy.root_device)
@@ -122,7 +123,7 @@ def plan_rows(
             for name, variant in row.variants.items()
         ]
     examples = torch.stack([torch.as_tensor(item(data.test_source, k)["image"]) for k in data.indices[:8]]).to(device)
-    meter = Meter(examples, seconds)
+    meter = Meter(examples, seconds, grows=not config.compile)
     wanted: dict[Any, tuple[PurifiedClassifier, Piece, float]] = {}
     drafts = []
     for name, row, settings, indices in planned:

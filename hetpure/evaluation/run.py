@@ -18,7 +18,7 @@ from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.errors import RunError
+from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
 from hetpure.evaluation.chunks import settle
 from hetpure.evaluation.dashboard import Dashboard
@@ -31,6 +31,7 @@ from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.records import Record, RecordStore
 from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
 from hetpure.evaluation.watch import Watch
+from hetpure.models.precision import allow_tf32
 from hetpure.run_folder import claim
 from hetpure.trainer import build_trainer
 
@@ -59,6 +60,7 @@ def run(config: DictConfig) -> None:
     check_files(config)
     data = ImageDataModule(**to_dict(config.data)).prepare()
     place, loaded = evaluation_trainer(to_dict(config.trainer)), Loaded()
+    set_precision(config, place)
     settle(config, data, place, loaded)
     rows = build_rows(config, data, loaded)
     output, first = Path(config.output), place.is_global_zero
@@ -117,6 +119,18 @@ def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
         "inference_mode": False,  # attacks differentiate
     }
     return build_trainer({**ours, **fixed})
+
+
+def set_precision(config: DictConfig, place: lightning.Trainer) -> None:
+    """Sets what a precision needs set for the whole process.
+
+    Raises:
+        ConfigError: for a precision that the device does not have.
+    """
+    device = place.strategy.root_device.type
+    if config.precision == "tf32" and device != "cuda":
+        raise ConfigError(f"precision: found tf32, accepted on this device ({device}) are float32, bfloat16")
+    allow_tf32(config.precision)
 
 
 def evaluate_row(
@@ -194,7 +208,9 @@ def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDat
 def describe(config: DictConfig) -> str:
     """What the rows have in common, in a line."""
     images = f"{config.data.subset} images of " if config.data.subset else ""
-    return f"{images}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
+    text = f"{images}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
+    text += f"; networks in {config.precision}" if config.precision != "float32" else ""
+    return text + ("; networks compiled" if config.compile else "")
 
 
 def _evaluate_with_variants(row: Row, config: DictConfig, data: ImageDataModule, watch: Watch) -> None:

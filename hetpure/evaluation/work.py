@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetpure.attacks.gradients import GradientSource
 from hetpure.evaluation.build import Row
@@ -164,10 +164,24 @@ def _hollow(process: PurifiedClassifier) -> Iterator[Pieces]:
         note("classify", x)
         return x.flatten(1).mean(dim=1, keepdim=True) * torch.arange(process.num_classes)
 
-    purifier: Any = process.purifier
-    classifier: Any = process.classifier
-    purifier.prepare, purifier.purify, classifier.forward = prepare, purify, classify  # on the instances
-    try:
+    purifier, classifier = process.purifier, process.classifier
+    with (
+        replaced(purifier, "prepare", prepare),
+        replaced(purifier, "purify", purify),
+        replaced(classifier, "forward", classify),
+    ):
         yield found
+
+
+@contextmanager
+def replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While it is open, a module has a method of its own, over its class's."""
+    before = module.__dict__.get(name)
+    object.__setattr__(module, name, function)
+    try:
+        yield
     finally:
-        del purifier.prepare, purifier.purify, classifier.forward
+        if before is None:
+            object.__delattr__(module, name)
+        else:
+            object.__setattr__(module, name, before)

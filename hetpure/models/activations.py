@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetpure.models.classifiers import Classifier
+from hetpure.models.classifiers import Classifier, is_compiled
 
 Block = int | str
 
@@ -71,12 +71,13 @@ def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]
             return [by_index[i] for i in indices]
         names = [info[i]["module"] for i in indices]
     with _recording(network, names) as outputs:
-        network(z)
+        # What torch.compile made of the network does not know of hooks that came later.
+        (network.forward if is_compiled(network) else network)(z)
     if unused := [name for name in names if name not in outputs]:
         raise ValueError(f"blocks: {', '.join(unused)} took no part in the network's forward pass")
     aspect = z.shape[-2] / z.shape[-1]
     declared = str(getattr(network, "output_fmt", "NCHW"))
-    return [_as_map(outputs[name], name, aspect, declared) for name in names]
+    return [_as_map(outputs[name], name, aspect, declared).to(z.dtype) for name in names]
 
 
 @contextmanager

@@ -262,6 +262,11 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
     return state
 
 
+def is_compiled(network: nn.Module) -> bool:
+    """Whether calls of a network go through ``torch.compile``."""
+    return getattr(network, "_compiled_call_impl", None) is not None
+
+
 def _offset(side: int, crop: int) -> int:
     """Where a centre crop begins, rounded as torchvision does."""
     return round((side - crop) / 2.0)

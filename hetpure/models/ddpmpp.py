@@ -146,9 +146,9 @@ class DDPMpp(nn.Module):
         self.norm_out = nn.GroupNorm(_groups(width), width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, geometry.image_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, label: float) -> Tensor:
-        """(B, C, H, W) and the noise level's label to the network's output, (B, C, H, W)."""
-        labels = torch.full((len(x),), label, device=x.device)
+    def forward(self, x: Tensor, label: float | Tensor) -> Tensor:
+        """(B, C, H, W) and the noise level's label, one or (B,), to the network's output, (B, C, H, W)."""
+        labels = label if isinstance(label, Tensor) else torch.full((len(x),), label, device=x.device)
         embedding = get_timestep_embedding(labels, self.geometry.channels).to(x.dtype)
         embedding = self.linear_2(silu(self.linear_1(embedding)))
         x = self.conv_in(x)

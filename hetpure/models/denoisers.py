@@ -153,7 +153,8 @@ class ContinuousDenoiser(Denoiser):
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
         """See ``Denoiser``."""
         scale, label, skip, out = self.conditioning[t]
-        noise = self.network(x if scale == 1.0 else scale * x, label)
+        # A tensor: torch.compile would compile anew for every number.
+        noise = self.network(x if scale == 1.0 else scale * x, torch.full((len(x),), label, device=x.device))
         if skip or out != 1.0:
             noise = skip * x + out * noise
         return noise.contiguous()

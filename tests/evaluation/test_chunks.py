@@ -91,7 +91,7 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_padding_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """24 rows of a gradient, 12 of a prediction: chunks of 8 pad 4 rows of a prediction, larger ones more."""
     monkeypatch.setattr(
-        "hetpure.evaluation.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (2.0 + rows)
+        "hetpure.evaluation.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (4.0 + rows)
     )
     config = settled(monkeypatch, tmp_path / "a", 1e12, attack={"eot": 6}, ensemble={"size": 3})
     assert config.chunk_size == 8

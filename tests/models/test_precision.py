@@ -1,0 +1,77 @@
+"""Networks in bfloat16, for defense and attack alike; nothing else in it."""
+
+import pytest
+import torch
+
+from hetpure.attacks.gradients import ExactGradient
+from hetpure.models.activations import block_activations
+from hetpure.models.classifiers import is_compiled
+from hetpure.models.denoisers import Recomputed
+from hetpure.models.precision import Lowered, allow_tf32, prepared_classifier, prepared_denoiser
+from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from tests.toys import images, tiny_classifier, tiny_denoiser
+
+SETTINGS = {"steps": 20, "blocks": ["block1", "block2"], "tau": 0.5}
+
+
+def process_of(precision, recompute: bool = False) -> PurifiedClassifier:
+    denoiser = prepared_denoiser(tiny_denoiser(), precision, compiled=False)
+    classifier = prepared_classifier(tiny_classifier(), precision, compiled=False)
+    purifier = HeterogeneousPurifier(Recomputed(denoiser) if recompute else denoiser, classifier, **SETTINGS)
+    return PurifiedClassifier(classifier, purifier, 10, ensemble_size=2, chunk_size=4)
+
+
+def test_products_are_lowered_and_results_are_float32() -> None:
+    """Near float32 (bfloat16 has 8 bits: 5 %), and not equal to it."""
+    plain, lowered, x = tiny_denoiser(), Lowered(tiny_denoiser()), images(2)
+    seen = []
+    lowered.denoiser.unet.conv_in.register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    found = lowered.predict_noise(x, 100)
+    assert seen == [torch.bfloat16] and found.dtype == torch.float32
+    expected = plain.predict_noise(x, 100)
+    assert 0 < (found - expected).norm() < 0.05 * expected.norm()
+
+    classifier, reference = prepared_classifier(tiny_classifier(), "bfloat16", False), tiny_classifier()
+    assert classifier(x).dtype == torch.float32
+    assert 0 < (classifier(x) - reference(x)).norm() < 0.05 * reference(x).norm()
+    for found, expected in zip(
+        *(block_activations(c, x, ["block1", "block2"]) for c in (classifier, reference)), strict=True
+    ):
+        assert found.dtype == torch.float32
+        assert 0 < (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_float32_is_left_as_it_is() -> None:
+    denoiser, classifier = tiny_denoiser(), tiny_classifier()
+    assert prepared_denoiser(denoiser, "float32", False) is denoiser
+    assert "forward" not in prepared_classifier(classifier, "float32", False).network.__dict__
+
+
+def test_attack_and_defense_see_the_same_function() -> None:
+    """The gradient through lowered networks, kept and recomputed, bit for bit."""
+    x, label, sample = images(2), torch.tensor([1, 2]), torch.arange(2)
+    kept, again = (ExactGradient(process_of("bfloat16", r), 2, 0)(x, label, sample, 0) for r in (False, True))
+    assert torch.equal(kept.value, again.value) and torch.equal(kept.loss, again.loss)
+    plain = ExactGradient(process_of("float32"), 2, 0)(x, label, sample, 0)
+    cosine = torch.nn.functional.cosine_similarity(kept.value.flatten(1), plain.value.flatten(1))
+    assert kept.value.dtype == torch.float32 and bool((cosine > 0.9).all()) and not torch.equal(kept.value, plain.value)
+
+
+def test_compiling_marks_the_networks_alone() -> None:
+    denoiser, classifier = tiny_denoiser(), tiny_classifier()
+    assert prepared_denoiser(denoiser, "float32", True) is denoiser
+    prepared_classifier(classifier, "float32", True)
+    assert is_compiled(denoiser.unet) and is_compiled(classifier.network)
+    # Masks look inside by hooks, which a compiled network would not call.
+    found = block_activations(classifier, images(2), ["block1", "block2"])
+    expected = block_activations(tiny_classifier(), images(2), ["block1", "block2"])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("precision,wanted", [("tf32", "tf32"), ("float32", "ieee"), ("bfloat16", "ieee")])
+def test_tf32_is_a_choice(precision, wanted: str) -> None:
+    allow_tf32(precision)
+    assert torch.backends.cudnn.conv.fp32_precision == wanted
+    assert torch.backends.cuda.matmul.fp32_precision == wanted
+    allow_tf32("float32")
