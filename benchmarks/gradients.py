@@ -1,11 +1,12 @@
-"""What an attack's gradient costs in steps, draws, processes and precision: ratios within one run, on this machine.
+"""What an attack's gradient costs in steps, draws and processes: ratios within one run, on this machine.
 
     python -m benchmarks.gradients [--denoiser FOLDER] [--batch 8] [--steps 2 10 100]
 
 Prints, for each number of denoising steps, the time of an exact PGD+EOT gradient over that of as many bare forward +
 input-gradient calls and the classifier's own (where each step is recomputed, also over those with one more forward pass
-each), and its peak memory, with the graph kept and recomputed; the time of EOT draws one after the other over that of all in one batch; and of one process over two that share the images. Graphs that
-would not fit are not kept. What lower precision and compiling change, ``benchmarks/precision.py`` prints.
+each), and its peak memory, with the graph kept and recomputed; the time of EOT draws one after the other over that of
+all in one batch; and of one process over two that share the images. Graphs that would not fit are not kept. What lower
+precision and compiling change, ``benchmarks/precision.py`` prints.
 """
 
 import argparse

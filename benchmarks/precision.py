@@ -2,10 +2,10 @@
 
     python -m benchmarks.precision --root PATH/TO/cifar10-jpeg [--images 64] [--draws 4] [--options bfloat16 compile]
 
-Prints, for each option, the time of a prediction and of an exact gradient over those in plain float32 (rounds of the two
-alternate, the median of their ratios counts); the cosine between the gradients; and the share of single purifications'
-and of whole predictions' decisions that change, over images and draws that are the same. For scale, it prints the share
-of single decisions that other draws change.
+Prints, for each option, the time of a prediction and of an exact gradient over those in plain float32 (rounds of the
+two alternate, the median of their ratios counts); the cosine between the gradients; and the share of decisions of single
+purifications and of whole predictions that change, over images and draws that are the same. For scale, it prints the
+share of single decisions that other draws change.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
             for do in (predict, attack)
         ]
         print(
-            f"{option}: prediction {times[0]:.2f}, gradient {times[1]:.2f} of float32's time (first pass {first:.0f} s); "
+            f"{option}: prediction {times[0]:.2f}, gradient {times[1]:.2f} of float32's time (first {first:.0f} s); "
             f"gradients' cosine {float(cosine.mean()):.4f} (least {float(cosine.min()):.4f}); {single:.2f} % of single "
             f"decisions and {joined:.2f} % of predictions change"
         )

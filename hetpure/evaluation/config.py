@@ -15,8 +15,8 @@ from hetpure.purification.registry import complete_settings, default_ensemble_mo
 from hetpure.trainer import check_trainer
 
 SHARED = (
-    "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures", "protocols",
-    "honesty"
+    "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures",
+    "protocols", "honesty"
 )  # fmt: skip
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
 
