@@ -38,6 +38,7 @@ class DataConfig:
     test_split: str = "test"
     subset: int | None = None
     subset_seed: int = 0
+    subset_skip: int = 0
     batch_size: int = 16
     workers: int = 0
     flip: bool = False

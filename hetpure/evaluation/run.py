@@ -192,6 +192,7 @@ def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDat
 def describe(config: DictConfig) -> str:
     """What the rows have in common, in a line."""
     images = f"{config.data.subset} images of " if config.data.subset else ""
+    images = f"{images[:-4]} after {config.data.subset_skip} of " if config.data.subset_skip else images
     return f"{images}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
 
 
