@@ -34,8 +34,8 @@ class GuidedPurifier(Purifier):
             image, so that neighbours play no part: 600 is the same.
         radius: of the attack's ball in [0, 1] units, the paper's gamma / 255.
         variance: Sigma: beta_t (``large``, the released CIFAR-10 model) or the posterior's (``small``).
-        steps: grid points of the whole range (``walk``); 1000 is every timestep. A coarser grid's Sigma is larger by its
-            stride, and so is the pull: lower ``scale`` with it.
+        steps: grid points of the whole range (``walk``); 1000 is every timestep. A coarser grid's Sigma is larger, and
+            so is the pull: lower ``scale`` with it, and take the ``small`` variance (the large one leaves noise).
 
     Raises:
         ValueError: names the argument that cannot be.
