@@ -16,6 +16,7 @@ from hetpure.purification.freqpure import FrequencyPurifier
 from hetpure.purification.gdmp import GuidedPurifier
 from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.purification.lorid import LowRankIterativePurifier
 from hetpure.purification.menet import MENetPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
@@ -31,6 +32,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "menet": MENetPurifier,
     "gdmp": GuidedPurifier,
     "gns": GradualNoisePurifier,
+    "lorid": LowRankIterativePurifier,
 }
 
 _NETWORKS = ("denoiser", "classifier")

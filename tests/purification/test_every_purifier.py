@@ -21,7 +21,10 @@ CASES: dict[str, dict[str, Any]] = {
     "freqpure": {"name": "freqpure", "t": [0.02, 0.06], "steps": [2, 3]},
     "gdmp-mse": {"name": "gdmp", "t": 0.006, "rounds": 2, "scale": 1.0},
     "gdmp-ssim": {"name": "gdmp", "t": 0.006, "rounds": 2, "guide": "ssim", "scale": 10.0, "variance": "small"},
+    "gdmp-coarse": {"name": "gdmp", "t": 0.2, "rounds": 1, "steps": 20, "scale": 60.0},
     "gns": {"name": "gns", "t": [0.03, 0.1], "steps": [3, 5]},
+    "lorid": {"name": "lorid", "t": 0.02, "loops": 2, "steps": 2, "share": 0.5},
+    "lorid-hosvd": {"name": "lorid", "t": 0.02, "loops": 1, "steps": 2, "share": 0.6, "sweeps": 0},
 }
 
 REFUSED: list[dict[str, Any]] = [
@@ -43,6 +46,10 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "freqpure", "phase_cut": -1.0},
     {"name": "freqpure", "delta": -0.1},
     {"name": "gdmp", "t": 0.0001},
+    {"name": "gdmp", "t": 1.0},
+    {"name": "gdmp", "steps": 0},
+    {"name": "gdmp", "steps": 7},
+    {"name": "gdmp", "steps": 20},
     {"name": "gdmp", "rounds": 0},
     {"name": "gdmp", "guide": "l1"},
     {"name": "gdmp", "scale": -1.0},
@@ -52,6 +59,11 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "gns", "steps": [1]},
     {"name": "gns", "t": [0.03], "steps": [7]},
     {"name": "gns", "eta": 2.0},
+    {"name": "lorid", "t": 1.0},
+    {"name": "lorid", "loops": 0},
+    {"name": "lorid", "steps": 7},
+    {"name": "lorid", "share": 0.0},
+    {"name": "lorid", "sweeps": -1},
 ]
 
 
