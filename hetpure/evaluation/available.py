@@ -1,4 +1,4 @@
-"""What of a config can be evaluated here. Without a table everything must be; a table goes on without what is absent."""
+"""What of a config can be evaluated here: all of it, or an error; in a table, what is not absent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -27,23 +27,6 @@ NO_MATTER = (
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measured accuracy in percent.
-
-    Attributes:
-        value: the accuracy.
-        low: lower end of its 95 % Wilson interval; None where it has none (the mean of two accuracies).
-        high: upper end.
-        count: images with a result.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    count: int
-
-
-@dataclass(frozen=True)
 class TableCell:
     """One method in one column.
 
@@ -54,7 +37,7 @@ class TableCell:
     """
 
     printed: Figure | None = None
-    measured: Measured | None = None
+    measured: Accuracy | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -179,20 +162,15 @@ def _line(
     return TableLine(line["label"], line["kind"] or "", cells, reasons, "; ".join(notes) or None)
 
 
-def _measured(row: TableRow, side: Side) -> Measured | None:
-    found = {"standard": row.standard, "robust": row.robust}
+def _measured(row: TableRow, side: Side) -> Accuracy | None:
+    standard, robust = row.standard, row.robust
     if side != "average":
-        return _percent(found[side])
-    standard, robust = found.values()
-    if not robust.count:
-        return None
-    return Measured(50 * (standard.value + robust.value), None, None, robust.count)
-
-
-def _percent(accuracy: Accuracy) -> Measured | None:
-    if not accuracy.count:
-        return None
-    return Measured(100 * accuracy.value, 100 * accuracy.low, 100 * accuracy.high, accuracy.count)
+        found = standard if side == "standard" else robust
+    else:
+        # The mean of two accuracies varies at most as much as they do on average: so this interval is wide enough.
+        ends = ((getattr(standard, end) + getattr(robust, end)) / 2 for end in ("value", "low", "high"))
+        found = Accuracy(*ends, robust.count)
+    return found if found.count else None
 
 
 def _conditions(settings: Mapping[str, Any], rows: Sequence[TableRow]) -> list[str]:

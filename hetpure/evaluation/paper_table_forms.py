@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hetpure.evaluation.paper_table import Measured, PaperTable, TableCell
+from hetpure.evaluation.paper_table import PaperTable, TableCell
+from hetpure.evaluation.printed import Figure
+from hetpure.evaluation.table import Accuracy
 from hetpure.run_folder import write_whole
 
 NOT_MEASURED = "–"
@@ -60,20 +62,20 @@ def write_table(table: PaperTable, folder: Path) -> None:
 
 
 def plain(table: PaperTable) -> dict[str, Any]:
-    """The table as JSON has it; accuracies in percent."""
+    """The table as JSON has it: printed figures in percent, with [mean, deviation] for two; measured ones in 0..1."""
     return {
         "title": table.title,
         "run": table.run,
-        "unit": "percent",
         "warnings": list(table.warnings),
-        "columns": [{"name": name, "title": title} for name, title in table.columns.items()],
+        "columns": list(table.columns),
+        "titles": dict(table.columns),
         "rows": [
             {
                 "kind": line.kind,
                 "method": line.method,
                 "cells": {
                     name: {
-                        "printed": asdict(cell.printed) if cell.printed else None,
+                        "printed": _bare(cell.printed),
                         "measured": asdict(cell.measured) if cell.measured else None,
                         "reason": "; and ".join(cell.reasons) or None,
                     }
@@ -102,20 +104,15 @@ def numbers(table: PaperTable) -> tuple[list[str], list[list[Any]]]:
             if name in table.printed:
                 values += [cell.printed.value, cell.printed.deviation] if cell.printed else [None, None]
             m = cell.measured
-            values += [m.value, m.low, m.high, m.count] if m else [None] * 4
+            values += [100 * m.value, 100 * m.low, 100 * m.high, m.count] if m else [None] * 4
         reasons = [*line.reasons, *(reason for cell in line.cells.values() for reason in cell.reasons)]
         lines.append([*values, "; and ".join(dict.fromkeys(reasons)) or None, line.note])
     return [*header, "reason", "note"], lines
 
 
-def written(measured: Measured | None, table: PaperTable) -> str:
+def written(measured: Accuracy, table: PaperTable) -> str:
     """A measured accuracy as people read it; the number of images where cells differ in it."""
-    if measured is None:
-        return NOT_MEASURED
-    text = f"{measured.value:.2f}"
-    if measured.low is not None and measured.high is not None:
-        text += f" [{measured.low:.1f}, {measured.high:.1f}]"
-    return text if table.count is not None else f"{text} n={measured.count}"
+    return str(measured) if table.count is not None else f"{measured} n={measured.count}"
 
 
 def above(table: PaperTable) -> str:
@@ -227,6 +224,12 @@ def escaped(text: str) -> str:
     """Text as LaTeX prints it; footnote marks raised."""
     found = "".join(_LATEX.get(character, character) for character in text)
     return re.sub("\x00([^\x01]*)\x01", r"\\textsuperscript{\1}", found)
+
+
+def _bare(figure: Figure | None) -> float | list[float] | None:
+    if figure is None or figure.deviation is None:
+        return None if figure is None else figure.value
+    return [figure.value, figure.deviation]
 
 
 def _cell(cell: TableCell, table: PaperTable, notes: Footnotes, mark: Callable[[str], str]) -> str:
