@@ -1,7 +1,7 @@
 """From a complete config to what runs: networks, defense and attack of every row, checked before any long work."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hetpure.attacks.modes import build_gradient
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.content import data_content, network_content
 from hetpure.evaluation.protocols import Protocol, build_protocols
@@ -66,8 +66,15 @@ def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
     return {"data": {"images": data_content(data)}, "rows": {row.name: row.content for row in rows}}
 
 
-def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
+def build_rows(
+    config: DictConfig, data: ImageDataModule, lacks: Callable[[str, AbsentError], None] | None = None
+) -> list[Row]:
     """Loads the networks of every row and checks them against the data and against each other.
+
+    Args:
+        config: complete.
+        data: the images.
+        lacks: told of a row that something is not here for, which is then left out; by default that is an error.
 
     Raises:
         ConfigError: names the key or file.
@@ -100,6 +107,9 @@ def build_rows(config: DictConfig, data: ImageDataModule) -> list[Row]:
                     hashes[id(network)] = built.content[network_name]
             rows.append(built)
         except ConfigError as error:
+            if lacks is not None and isinstance(error, AbsentError):
+                lacks(name, error)
+                continue
             raise in_row(name, config.rows.get(name, {}), error) from None
     return rows
 

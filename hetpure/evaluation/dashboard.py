@@ -87,6 +87,12 @@ class Dashboard:
         self.logger.log_image(f"{method}/pictures", [str(file)])
 
     @_shown_or_not
+    def table(self, columns: list[str], data: list[list[Any]]) -> None:
+        """A table of methods by columns, as numbers."""
+        assert self.logger is not None
+        self.logger.log_table("table", columns=columns, data=data)
+
+    @_shown_or_not
     def finish(self, lines: list[TableRow]) -> None:
         """The result table, and the end of the run."""
         assert self.logger is not None

@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +19,12 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import RunError
-from hetpure.evaluation.build import Row, build_rows, content_of
+from hetpure.evaluation.available import available, content_here, former_lines
+from hetpure.evaluation.build import Row
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.files import check_files
 from hetpure.evaluation.honesty import Verdict, check
+from hetpure.evaluation.paper_table_report import report_table
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
@@ -37,6 +38,7 @@ FREE = (
     "pictures",
     "data.batch_size",
     "honesty.images",
+    "table",
     # Places: ``content.yaml`` holds what is there.
     "data.root",
     *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
@@ -55,17 +57,22 @@ def run(config: DictConfig) -> None:
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
-    check_files(config)
-    data = ImageDataModule(**to_dict(config.data)).prepare()
-    rows = build_rows(config, data)
+    here = available(config)
+    data, rows = here.data, here.rows
+    if not rows:  # of a table: without one, what is absent is an error
+        report_table(config, make_report(config, rows, data, here.absent), here.absent)
+        return
     place = evaluation_trainer(to_dict(config.trainer))
     output, first = Path(config.output), place.is_global_zero
-    claim(output, config, FREE, content_of(rows, data))
+    claim(output, config, FREE, content_here(here, output))
 
-    def report() -> list[TableRow]:
-        found = make_report(config, rows, data)
+    def report(dashboard: Dashboard | None = None) -> list[TableRow]:
+        found = make_report(config, rows, data, here.absent)
         _written(found, output)
-        print_report(found)
+        if config.table.lines:
+            report_table(config, found, here.absent, dashboard)
+        else:
+            print_report(found)
         print(f"records, adversarial images, pictures and tables: {output}")
         return list(found.rows)
 
@@ -92,7 +99,7 @@ def run(config: DictConfig) -> None:
         watch.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            dashboard.finish(report())
+            dashboard.finish(report(dashboard))
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -162,8 +169,10 @@ def evaluate_row(
         raise KeyboardInterrupt from None
 
 
-def make_report(config: DictConfig, rows: Sequence[Row], data: ImageDataModule) -> Report:
-    """The report of what the rows' folders hold."""
+def make_report(
+    config: DictConfig, rows: Sequence[Row], data: ImageDataModule, absent: Mapping[str, list[str]] | None = None
+) -> Report:
+    """The report of what the rows' folders hold, those rows' among them that lack something now."""
     lines, notes, checks = [], [], {}
     for row in rows:
         records = row.store.read()
@@ -172,6 +181,8 @@ def make_report(config: DictConfig, rows: Sequence[Row], data: ImageDataModule) 
         notes += notes_on(row.name, records, config.chunk_size)
         if config.honesty.images and row.attack is not None:
             checks[row.name] = verdicts_on(row, records, config.honesty.factor, data)
+    if absent:
+        lines += [line for former in former_lines(config, absent).values() for line in former]
     return Report(describe(config), lines, notes, checks)
 
 
