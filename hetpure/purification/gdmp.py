@@ -11,7 +11,7 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.ssim import ssim
-from hetpure.purification.steps import walk
+from hetpure.purification.steps import check_level, walk
 from hetpure.schedule import CLEAN, Schedule
 
 Guide = Literal["mse", "ssim"]
@@ -53,6 +53,7 @@ class GuidedPurifier(Purifier):
         steps: int = 1000,
     ) -> None:
         super().__init__()
+        check_level("t", t)
         if rounds < 1:
             raise ValueError(f"rounds = {rounds} must be at least 1")
         if guide not in ("mse", "ssim"):

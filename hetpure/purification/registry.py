@@ -18,6 +18,7 @@ from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.lorid import LowRankIterativePurifier
 from hetpure.purification.menet import MENetPurifier
+from hetpure.purification.mimic import MimicPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
 
@@ -33,6 +34,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "gdmp": GuidedPurifier,
     "gns": GradualNoisePurifier,
     "lorid": LowRankIterativePurifier,
+    "mimic": MimicPurifier,
 }
 
 _NETWORKS = ("denoiser", "classifier")

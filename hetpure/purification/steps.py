@@ -30,7 +30,6 @@ def walk(schedule: Schedule, t: float, steps: int) -> list[int]:
     Raises:
         ValueError: where steps does not divide T, or t does not reach one stride.
     """
-    check_level("t", t)
     if steps < 1 or schedule.T % steps:
         raise ValueError(f"steps = {steps} must divide T = {schedule.T}")
     stride, last = schedule.T // steps, round(t * schedule.T)
