@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
+from hetpure.evaluation.grid import expand_grid
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
 from hetpure.trainer import check_trainer
@@ -81,7 +82,8 @@ class EvaluateConfig:
     """Everything that an evaluation is.
 
     ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of
-    its own. Without rows the config itself is the one row.
+    its own. Without rows the config itself is the one row. ``grid`` maps keys to lists of values: each combination is
+    one more row.
     """
 
     seed: int = 0
@@ -100,6 +102,7 @@ class EvaluateConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     rows: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, Any] = field(default_factory=dict)
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -110,6 +113,7 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     """
     if isinstance(raw.get("honesty"), bool):
         raw = {**raw, "honesty": {"images": HONESTY_IMAGES if raw["honesty"] else 0}}
+    raw = expand_grid(raw, SHARED)
     rows = structure(EvaluateConfig, raw).rows
     base = {k: v for k, v in raw.items() if k != "rows"}
     whole = _complete_row(base)

@@ -37,6 +37,7 @@ FREE = (
     "pictures",
     "data.batch_size",
     "honesty.images",
+    "grid",  # its combinations are rows, and a row more or less leaves the others as they are
     # Places: ``content.yaml`` holds what is there.
     "data.root",
     *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
