@@ -20,14 +20,17 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import RunError
 from hetpure.evaluation.build import Row, build_rows, content_of
+from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.files import check_files
+from hetpure.evaluation.grid import left_out
 from hetpure.evaluation.honesty import Verdict, check
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.records import Record, RecordStore
+from hetpure.evaluation.sweep import draw_grid
 from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
 from hetpure.evaluation.watch import Watch
 from hetpure.run_folder import claim
@@ -93,7 +96,9 @@ def run(config: DictConfig) -> None:
         watch.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            dashboard.finish(report())
+            lines = report()
+            _draw_grid(config, lines, dashboard)
+            dashboard.finish(lines)
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -165,7 +170,7 @@ def evaluate_row(
 
 def make_report(config: DictConfig, rows: Sequence[Row], data: ImageDataModule) -> Report:
     """The report of what the rows' folders hold."""
-    lines, notes, checks = [], [], {}
+    lines, notes, checks = [], left_out(to_dict(config)), {}
     for row in rows:
         records = row.store.read()
         names = [protocol.name for protocol in row.protocols]
@@ -214,7 +219,8 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
     """Scalars, loss curve and pictures of a finished row."""
     records = row.store.read()
     names = [protocol.name for protocol in row.protocols]
-    dashboard.rows(table_rows(row.name, records, len(data.indices), names, row.conditions))
+    lines = table_rows(row.name, records, len(data.indices), names, row.conditions)
+    dashboard.rows(lines, calls_per_image(row, records))
     curves = [record.attack_loss for record in records if record.protocol == names[0] and record.attack_loss]
     if curves:
         # Attacks that leave broken samples alone have curves of different lengths.
@@ -230,6 +236,18 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
             print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
         else:
             dashboard.picture(row.name, file)
+
+
+def _draw_grid(config: DictConfig, lines: list[TableRow], dashboard: Dashboard) -> None:
+    """The grid's figure, if there is a grid, and room for it."""
+    try:
+        file = draw_grid(to_dict(config), lines, describe(config))
+    except OSError as error:
+        print(f"{config.output}: the grid's figure cannot be written: {error.strerror}", file=sys.stderr)
+        return
+    if file is not None:
+        print(f"accuracy over {', '.join(config.grid)}: {file}")
+        dashboard.figure("sweep/figure", file)
 
 
 def _written(report: Report, output: Path) -> None:
