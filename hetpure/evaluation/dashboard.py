@@ -103,9 +103,8 @@ class Dashboard:
         if self.alone:
             run.define_metric("attack_loss", step_metric="iteration")
         for iteration, loss in enumerate(losses):
-            figures = {"iteration": iteration, "attack_loss": loss}
-            named = {f"{method}/{key}": value for key, value in figures.items()}
-            self.logger.log_metrics({**named, **(figures if self.alone else {})})
+            figures = {f"{method}/iteration": iteration, f"{method}/attack_loss": loss, "iteration": iteration}
+            self.logger.log_metrics({**figures, **({"attack_loss": loss} if self.alone else {})})
 
     @_shown_or_not
     def picture(self, method: str, file: Path) -> None:

@@ -133,15 +133,15 @@ def _combinations(grid: Mapping[str, list[Any]], rows: Collection[str]) -> dict[
     return {name: values for name, values in combinations(grid).items() if name not in rows} if grid else {}
 
 
-class _NeedsNetwork(Exception):
-    """A constructor got as far as its networks."""
+class _NetworkError(Exception):
+    """A constructor asked a network that is not there: its numbers were to its liking."""
 
 
 class _Absent(nn.Module):
     """Stands for a network that is not loaded yet."""
 
     def __getattr__(self, name: str) -> Any:
-        raise _NeedsNetwork(name)
+        raise _NetworkError(name)
 
 
 def _refusal(raw: Mapping[str, Any], values: Values) -> str | None:
@@ -165,7 +165,7 @@ def _objection(settings: Callable[[], dict[str, Any]], where: str) -> str | None
         build_purifier(settings(), cast(Classifier, _Absent()), cast(Denoiser, _Absent()), where)
     except ConfigError as error:
         return str(error)
-    except _NeedsNetwork:
+    except _NetworkError:
         pass
     return None
 

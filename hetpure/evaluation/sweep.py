@@ -89,9 +89,7 @@ def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: 
     caption = _caption([point.result for point in points])
     if len(keys) == 2:
         values = [(point.values[keys[0]], point.values[keys[1]]) for point in points]
-        draw_heat_map(
-            (called[keys[0]], called[keys[1]]), list(zip(values, pairs, strict=True)), title, caption, file
-        )
+        draw_heat_map((called[keys[0]], called[keys[1]]), list(zip(values, pairs, strict=True)), title, caption, file)
         return
     if len(keys) == 1:
         label, values = called[keys[0]], [point.values[keys[0]] for point in points]

@@ -1,5 +1,6 @@
 """Accuracy over one swept key as a line, over two as a heat map."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,14 +108,15 @@ def _heat(axes: Axes, cells: Sequence[Sequence[Accuracy | None]], name: str) -> 
     values = [[100 * cell.value if cell is not None else math.nan for cell in row] for row in cells]
     seen = [value for row in values for value in row if not math.isnan(value)]
     low, high = (min(seen), max(seen)) if seen else (0.0, 100.0)
-    axes.set_facecolor("0.95")
-    axes.imshow(values, cmap="cividis", vmin=low, vmax=max(high, low + 1.0), aspect="auto", origin="lower")
+    # At least ten points from end to end: less is no difference to see.
+    middle, half = (low + high) / 2, max(high - low, 10.0) / 2
+    axes.imshow(values, cmap="cividis", vmin=middle - half, vmax=middle + half, aspect="auto", origin="lower")
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
             if cell is None or not cell.count:
                 axes.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, facecolor="none", edgecolor="0.7", hatch="///")
                 continue
-            dark = 100 * cell.value < (low + high) / 2
+            dark = 100 * cell.value <= middle
             text = f"{100 * cell.value:.1f}\n[{100 * cell.low:.0f}, {100 * cell.high:.0f}]"
             axes.text(x, y, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
     axes.set_title(f"{name} accuracy, %", fontsize=9)
@@ -122,7 +124,7 @@ def _heat(axes: Axes, cells: Sequence[Sequence[Accuracy | None]], name: str) -> 
 
 def _spread(places: Sequence[float]) -> bool:
     """Whether ticks at all places leave room for their numbers."""
-    gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(places)]
     return not gaps or min(gaps) > (places[-1] - places[0]) / 14
 
 
