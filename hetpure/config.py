@@ -70,9 +70,9 @@ def config_file(name: str) -> Path:
 
 
 def config_names() -> list[str]:
-    """What ``--config`` finds in ``configs/``, without the pieces that configs are composed of."""
+    """What ``--config`` finds in ``configs/``, without the pieces that configs are composed of and W&B's own files."""
     names = (p.relative_to(CONFIG_DIR).as_posix() for p in CONFIG_DIR.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("pieces/"))
+    return sorted(name for name in names if not name.startswith(("pieces/", "sweeps/wandb/")))
 
 
 def resolve_path(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.expand import TableConfig, check_protocols, expand
+from hetpure.evaluation.grid import expand_grid
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
 from hetpure.trainer import check_trainer
@@ -82,8 +83,8 @@ class EvaluateConfig:
     """Everything that an evaluation is.
 
     ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of
-    its own. Without rows the config itself is the one row. With ``table.columns`` each of them is evaluated once for
-    each column; see ``expand``.
+    its own. Without rows the config itself is the one row. ``grid`` maps keys to lists of values: each combination is
+    one more row (``expand_grid``). With ``table.columns`` each row is evaluated once for each column (``expand``).
     """
 
     seed: int = 0
@@ -103,6 +104,7 @@ class EvaluateConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     rows: dict[str, Any] = field(default_factory=dict)
     table: TableConfig = field(default_factory=TableConfig)
+    grid: dict[str, Any] = field(default_factory=dict)
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -113,6 +115,7 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     """
     if isinstance(raw.get("honesty"), bool):
         raw = {**raw, "honesty": {"images": HONESTY_IMAGES if raw["honesty"] else 0}}
+    raw = expand_grid(raw, SHARED)
     config = structure(EvaluateConfig, raw)
     base = {k: v for k, v in raw.items() if k not in ("rows", "table")}
     whole = _complete_row(base)
@@ -122,7 +125,7 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
         if not isinstance(change, Mapping | None):
             raise ConfigError(f"rows.{name}: found {change!r}, accepted is a section of keys")
         for key in change or {}:
-            if key in SHARED or key in ("rows", "table"):
+            if key in SHARED or key in ("rows", "table", "grid"):
                 raise ConfigError(f"rows.{name}.{key}: is the same for all rows; set {key} once, outside rows")
         changes[str(name)] = dict(change or {})
     if config.table.columns and not changes and not config.table.lines:

@@ -21,14 +21,17 @@ from hetpure.data.items import item
 from hetpure.errors import RunError
 from hetpure.evaluation.available import available, content_here, former_lines
 from hetpure.evaluation.build import Row
+from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
+from hetpure.evaluation.grid import left_out
 from hetpure.evaluation.honesty import Verdict, check
 from hetpure.evaluation.paper_table_report import report_table
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.records import Record, RecordStore
+from hetpure.evaluation.sweep import draw_grid
 from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
 from hetpure.evaluation.watch import Watch
 from hetpure.run_folder import claim
@@ -39,6 +42,7 @@ FREE = (
     "data.batch_size",
     "honesty.images",
     "table",
+    "grid",  # its combinations are rows, and a row more or less leaves the others as they are
     # Places: ``content.yaml`` holds what is there.
     "data.root",
     *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
@@ -99,7 +103,9 @@ def run(config: DictConfig) -> None:
         watch.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            dashboard.finish(report(dashboard))
+            lines = report(dashboard)
+            _draw_grid(config, lines, dashboard)
+            dashboard.finish(lines)
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -173,7 +179,7 @@ def make_report(
     config: DictConfig, rows: Sequence[Row], data: ImageDataModule, absent: Mapping[str, list[str]] | None = None
 ) -> Report:
     """The report of what the rows' folders hold, those rows' among them that lack something now."""
-    lines, notes, checks = [], [], {}
+    lines, notes, checks = [], left_out(to_dict(config)), {}
     for row in rows:
         records = row.store.read()
         names = [protocol.name for protocol in row.protocols]
@@ -224,7 +230,8 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
     """Scalars, loss curve and pictures of a finished row."""
     records = row.store.read()
     names = [protocol.name for protocol in row.protocols]
-    dashboard.rows(table_rows(row.name, records, len(data.indices), names, row.conditions))
+    lines = table_rows(row.name, records, len(data.indices), names, row.conditions)
+    dashboard.rows(lines, calls_per_image(row, records))
     curves = [record.attack_loss for record in records if record.protocol == names[0] and record.attack_loss]
     if curves:
         # Attacks that leave broken samples alone have curves of different lengths.
@@ -240,6 +247,18 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
             print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
         else:
             dashboard.picture(row.name, file)
+
+
+def _draw_grid(config: DictConfig, lines: list[TableRow], dashboard: Dashboard) -> None:
+    """The grid's figure, if there is a grid, and room for it."""
+    try:
+        file = draw_grid(to_dict(config), lines, describe(config))
+    except OSError as error:
+        print(f"{config.output}: the grid's figure cannot be written: {error.strerror}", file=sys.stderr)
+        return
+    if file is not None:
+        print(f"accuracy over {', '.join(config.grid)}: {file}")
+        dashboard.figure("sweep/figure", file)
 
 
 def _written(report: Report, output: Path) -> None:
