@@ -10,6 +10,7 @@ from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.purification.adp import ScorePurifier
 from hetpure.purification.base import Purifier
+from hetpure.purification.contrastive import ContrastivePurifier
 from hetpure.purification.diffpure_ode import DiffPureODE
 from hetpure.purification.diffpure_sde import DiffPureSDE
 from hetpure.purification.freqpure import FrequencyPurifier
@@ -33,6 +34,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "menet": MENetPurifier,
     "gdmp": GuidedPurifier,
     "gns": GradualNoisePurifier,
+    "contrastive": ContrastivePurifier,
     "lorid": LowRankIterativePurifier,
     "mimic": MimicPurifier,
 }
