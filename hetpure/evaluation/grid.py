@@ -33,14 +33,16 @@ def expand_grid(raw: Mapping[str, Any], shared: Collection[str]) -> dict[str, An
     Combinations that the purifier refuses for how the swept values go together have no row: see ``left_out``.
 
     Args:
-        raw: the raw config; without ``grid`` it comes back as it is.
+        raw: the raw config; without ``grid`` its rows are what they were.
         shared: sections that are the same for all rows.
 
     Raises:
         ConfigError: names the key, what was found and what is accepted.
     """
+    # rows=null and grid=null take away what an included file has.
+    raw = {key: value for key, value in raw.items() if key not in ("rows", "grid") or value is not None}
     if not raw.get("grid"):
-        return dict(raw)
+        return raw
     grid = swept(raw["grid"], shared)
     rows = dict(raw.get("rows") or {})
     missing = _combinations(grid, rows)
