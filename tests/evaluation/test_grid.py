@@ -100,6 +100,11 @@ def test_one_clear_line(grid: str, said: str) -> None:
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_grid_is_not_crossed_with_a_tables_columns() -> None:
+    with pytest.raises(ConfigError, match=r"grid: does not go together with table\.columns"):
+        completed("grid.purifier.tau=[0.5]", "table.columns={pgd: {}}")
+
+
 def test_without_a_grid_nothing_changes() -> None:
     raw = {"purifier": {"tau": 0.5}, "rows": {"a": {}}}
     assert expand_grid(raw, ()) == raw
