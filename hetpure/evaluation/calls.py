@@ -11,11 +11,12 @@ def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
 
     Args:
         row: whose purifiers say what a purification takes.
-        records: the row's; not empty.
+        records: the row's.
 
     Returns:
-        ``attack_calls``: with gradients, the gradients that were asked for times EOT times the attack process's calls
-        (images tried out during a search are not counted); ``defense_calls``: without, of all predictions.
+        ``attack_calls``: the gradients that were asked for, times the draws of each, times the attack process's calls
+        (images tried out during a search are not counted); ``defense_calls``: of all predictions. Nothing where no
+        sample has a result.
     """
     done = [record for record in records if record.failure is None]
     if not done:
@@ -24,7 +25,9 @@ def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
     draws = max(record.draws for record in done)
     sides = 2 if any(record.adversarial for record in done) else 1
     calls = {"defense_calls": float(draws * sides * row.model.purifier.network_calls)}
-    if row.gradient is not None:
+    if row.gradient is not None and row.processes:
         gradients = sum(len(record.attack_loss) for record in shots) / len(shots)
-        calls["attack_calls"] = gradients * row.gradient.eot * row.gradient.process.purifier.network_calls
+        known = row.settings["gradient"]["name"] == "deterministic"  # differentiates all of the defender's draws
+        draws = row.model.ensemble_size if known else row.gradient.eot
+        calls["attack_calls"] = float(gradients * draws * row.processes[0].purifier.network_calls)
     return calls

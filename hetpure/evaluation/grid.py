@@ -33,15 +33,20 @@ def expand_grid(raw: Mapping[str, Any], shared: Collection[str]) -> dict[str, An
     Combinations that the purifier refuses for how the swept values go together have no row: see ``left_out``.
 
     Args:
-        raw: the raw config; without ``grid`` it comes back as it is.
+        raw: the raw config; without ``grid`` its rows are what they were.
         shared: sections that are the same for all rows.
 
     Raises:
         ConfigError: names the key, what was found and what is accepted.
     """
+    # rows=null and grid=null take away what an included file has.
+    raw = {key: value for key, value in raw.items() if key not in ("rows", "grid") or value is not None}
     if not raw.get("grid"):
-        return dict(raw)
+        return raw
     grid = swept(raw["grid"], shared)
+    table = raw.get("table")
+    if isinstance(table, Mapping) and table.get("columns"):
+        raise ConfigError("grid: does not go together with table.columns; take away one of them")
     rows = dict(raw.get("rows") or {})
     missing = _combinations(grid, rows)
     added = {name: nested(values) for name, values in missing.items() if _refusal(raw, values) is None}
@@ -57,7 +62,8 @@ def left_out(config: Mapping[str, Any]) -> list[str]:
         config: the complete config, as plain containers.
     """
     missing = _combinations(config["grid"], config["rows"])
-    return [f"grid: {name} is left out: {_refusal(config, values)}" for name, values in missing.items()]
+    reasons = {name: _refusal(config, values) for name, values in missing.items()}
+    return [f"grid: {name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
 
 
 def combinations(grid: Mapping[str, list[Any]]) -> dict[str, Values]:

@@ -119,17 +119,24 @@ def draw_grid(config: Mapping[str, Any], lines: Sequence[TableRow], title: str) 
 def _caption(lines: Sequence[TableRow]) -> str:
     counts = sorted({line.images for line in lines})
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    attacks = sorted({f"{line.conditions.attack}; {line.conditions.gradients}" for line in lines})
-    under = attacks[0] if len(attacks) == 1 else "attacks differ from point to point"
-    return f"{images} images a point, 95 % Wilson intervals\n{under}"
+    parts = {
+        "": [line.conditions.attack for line in lines],
+        "gradients ": [line.conditions.gradients for line in lines],
+        "EOT ": [line.conditions.eot for line in lines],
+        "S ": [line.conditions.ensemble for line in lines],
+    }
+    alike = [f"{name}{found[0]}" for name, found in parts.items() if len(set(found)) == 1]
+    return f"n = {images} images a point, 95 % Wilson intervals\n{'; '.join(alike)}"
 
 
 def _line(row: Mapping[str, Any]) -> TableRow:
-    sides = {
-        side: Accuracy(**{key: math.nan if value is None else value for key, value in row[side].items()})
-        for side in ("standard", "robust")
-    }
+    sides = {side: _accuracy(row[side]) for side in ("standard", "robust")}
     return TableRow(**{**row, **sides, "conditions": Conditions(**row["conditions"])})
+
+
+def _accuracy(plain: Mapping[str, Any]) -> Accuracy:
+    value, low, high = (math.nan if plain[key] is None else plain[key] for key in ("value", "low", "high"))
+    return Accuracy(value, low, high, plain["count"])
 
 
 def _value(settings: Mapping[str, Any], key: str, folder: Path) -> Any:

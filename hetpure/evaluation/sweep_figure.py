@@ -41,6 +41,8 @@ def draw_line(
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in points)
     points = sorted(points, key=lambda point: point[0]) if numbers else points
     places = [float(value) for value, _ in points] if numbers else [float(i) for i in range(len(points))]
+    joined = "-" if numbers else "none"  # nothing lies between two sets of blocks
+    aside = 0.004 * (max(places) - min(places))  # so that the two bars of a value are both seen
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(6.4, 4.4), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
@@ -52,7 +54,10 @@ def draw_line(
             values = [100 * accuracy.value for accuracy in accuracies]
             below = [100 * (accuracy.value - accuracy.low) for accuracy in accuracies]
             above = [100 * (accuracy.high - accuracy.value) for accuracy in accuracies]
-            axes.errorbar(places, values, yerr=[below, above], color=colour, marker=marker, capsize=3, label=name)
+            moved = [place + (2 * side - 1) * aside for place in places]
+            axes.errorbar(
+                moved, values, yerr=[below, above], color=colour, marker=marker, capsize=3, label=name, ls=joined
+            )
         for name, style in zip(others, ("--", ":", "-.", (0, (1, 4))), strict=False):
             robust = others[name][1]
             if robust.count:

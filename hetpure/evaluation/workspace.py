@@ -49,6 +49,7 @@ def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
     try:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
+        from wandb_workspaces.reports.v2.interface import GradientPoint, ParallelCoordinatesPlotColumn
     except ImportError:
         raise ConfigError("wandb-workspaces is missing: pip install 'hetpure[dashboards]'") from None
 
@@ -75,7 +76,7 @@ def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
     def pair(label: str) -> list[Any]:
         return [points(label), runs(label), runs(label, "standard_accuracy")]
 
-    cold_to_warm = [wr.GradientPoint(color=c, offset=o) for c, o in (("#00224e", 0), ("#7d7c78", 50), ("#fee838", 100))]
+    cold_to_warm = [GradientPoint(color=c, offset=o) for c, o in (("#00224e", 0), ("#7d7c78", 50), ("#fee838", 100))]
     heat = [
         wr.MediaBrowser(title="the grid's own figure: heat map of t_large x t_small", media_keys=["sweep/figure"]),
         wr.ScatterPlot(
@@ -88,7 +89,7 @@ def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
         wr.ParallelCoordinatesPlot(
             title="t_large, t_small and both accuracies (a run a line)",
             columns=[
-                wr.ParallelCoordinatesPlotColumn(metric=metric)
+                ParallelCoordinatesPlotColumn(metric=metric)
                 for metric in (
                     wr.Config(SWEPT["t_large"]),
                     wr.Config(SWEPT["t_small"]),
@@ -113,7 +114,7 @@ def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
     pictures = [
         wr.MediaBrowser(title="clean, adversarial, mask, purified", media_keys=["pictures"], gallery_axis="step"),
     ]
-    cost = [
+    cost: list[Any] = [
         wr.ScatterPlot(
             title=f"robust accuracy over {label}",
             x=wr.SummaryMetric(key),
