@@ -74,10 +74,13 @@ def content_here(found: Available, output: Path) -> dict[str, Any]:
 
 def former_lines(config: DictConfig, absent: Mapping[str, list[str]]) -> dict[str, list[TableRow]]:
     """Lines of rows that lack something now and have records of a time when they did not."""
-    lines = {}
-    for name, row in row_configs(config).items():
+    lines: dict[str, list[TableRow]] = {}
+    folders = {name: Path(config.output) / name for name in absent if (Path(config.output) / name).is_dir()}
+    rows = row_configs(config) if folders else {}
+    for name, folder in folders.items():
+        row = rows[name]
         protocols = protocol_names(row.protocols.resubmissions, row.protocols.votes)
-        if name in absent and (records := RecordStore(Path(config.output) / name, protocols).read()):
+        if records := RecordStore(folder, protocols).read():
             total = config.data.subset or len({record.index for record in records})
             lines[name] = table_rows(name, records, total, protocols, _conditions(row))
     return lines

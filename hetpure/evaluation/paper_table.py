@@ -49,6 +49,7 @@ class TableLine:
         method: as people read it.
         kind: AT, AP, or empty.
         cells: by column.
+        printed: whether the paper's table has it.
         reasons: why nothing of it was measured.
         note: what else there is to say.
     """
@@ -56,6 +57,7 @@ class TableLine:
     method: str
     kind: str
     cells: Mapping[str, TableCell]
+    printed: bool = False
     reasons: tuple[str, ...] = ()
     note: str | None = None
 
@@ -83,9 +85,14 @@ class PaperTable:
     warnings: Sequence[str] = field(default_factory=tuple)
 
     @property
+    def measured(self) -> list[Accuracy]:
+        """All measured figures."""
+        return [cell.measured for line in self.lines for cell in line.cells.values() if cell.measured]
+
+    @property
     def count(self) -> int | None:
         """Images in every measured cell, if that is one number."""
-        counts = {cell.measured.count for line in self.lines for cell in line.cells.values() if cell.measured}
+        counts = {figure.count for figure in self.measured}
         return counts.pop() if len(counts) == 1 else None
 
 
@@ -103,9 +110,7 @@ def build_table(config: DictConfig, report: Report, absent: Mapping[str, Sequenc
     lines = [_line(line, settings["columns"], paper, measured, absent) for line in settings["lines"].values()]
     notes = [*_conditions(settings, report.rows), *report.notes, *([paper.note] if paper and paper.note else [])]
     warnings = [report.warning] if report.warning else []
-    if not any(cell.measured for line in lines for cell in line.cells.values()):
-        notes.insert(0, "Nothing was measured: each row says why.")
-    elif paper is not None and (other := departures(config)):
+    if measured and paper is not None and (other := departures(config)):
         shown = "; ".join(other[:4]) + (f"; and {len(other) - 4} more" if len(other) > 4 else "")
         warnings.append(f"Not the paper's settings: {shown}. Measured and printed figures are not the same quantity.")
     return PaperTable(
@@ -150,7 +155,7 @@ def _line(
         figure = printed.figures.get(name) if printed else None
         cells[name] = TableCell(figure, found, tuple(reasons))
     reasons = (line["reason"],) if line["reason"] else ()
-    everywhere = [cell.reasons for cell in cells.values()]
+    everywhere = [cells[name].reasons for name in line["cells"]]
     if everywhere and everywhere[0] and all(reasons == everywhere[0] for reasons in everywhere):
         # The same throughout is the line's.
         reasons = everywhere[0]
@@ -159,7 +164,7 @@ def _line(
     if reasons and any(cell.measured for cell in cells.values()):
         notes.append(f"measured before; now: {'; and '.join(reasons)}")
         reasons = ()
-    return TableLine(line["label"], line["kind"] or "", cells, reasons, "; ".join(notes) or None)
+    return TableLine(line["label"], line["kind"] or "", cells, printed is not None, reasons, "; ".join(notes) or None)
 
 
 def _measured(row: TableRow, side: Side) -> Accuracy | None:

@@ -20,7 +20,7 @@ from hetpure.evaluation.table import Accuracy
 from hetpure.run_folder import write_whole
 
 NOT_MEASURED = "–"
-NOT_PRINTED = ""
+NOT_REPORTED = "-"
 
 _RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹ ")
 _LATEX = {
@@ -117,6 +117,8 @@ def written(measured: Accuracy, table: PaperTable) -> str:
 
 def above(table: PaperTable) -> str:
     """The line between title and table."""
+    if not table.measured:
+        return f"Accuracies in percent. Nothing was measured; the settings are {table.run}"
     counted = f"n = {table.count} in each measured cell; " if table.count is not None else ""
     return f"Accuracies in percent; measured with 95 % Wilson intervals. {counted}{table.run}"
 
@@ -134,7 +136,7 @@ def laid_out(table: PaperTable, mark: Callable[[str], str]) -> tuple[list[list[s
         parts = [line.kind, line.method + behind]
         for name, cell in line.cells.items():
             if name in table.printed:
-                parts.append(str(cell.printed) if cell.printed else NOT_PRINTED)
+                parts.append(str(cell.printed) if cell.printed else NOT_REPORTED if line.printed else "")
             parts.append(_cell(cell, table, notes, mark))
         lines.append(parts)
     return lines, notes
@@ -146,8 +148,9 @@ def print_table(table: PaperTable) -> None:
     for warning in table.warnings:
         console.print(warning, style="bold red", markup=False)
     lines, notes = laid_out(table, lambda numbers: f" {numbers.translate(_RAISED)}" if numbers else "")
-    shown = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, caption=Text(above(table)))
-    shown.caption_justify = "left"
+    console.print(table.title, style="bold", markup=False, highlight=False)
+    console.print(above(table), markup=False, highlight=False)
+    shown = Table(box=box.SIMPLE_HEAD)
     shown.add_column("type", no_wrap=True)
     shown.add_column("method")
     for name, title in table.columns.items():

@@ -30,5 +30,7 @@ def report_table(
     except OSError as error:
         print(f"{output}: the table cannot be written: {error.strerror}", file=sys.stderr)
     print_table(table)
+    if report.checks:
+        print(f"honesty checks of each evaluation: {output / 'results.md'}")
     if dashboard is not None:
         dashboard.table(*numbers(table))

@@ -65,6 +65,7 @@ def run(config: DictConfig) -> None:
     data, rows = here.data, here.rows
     if not rows:  # of a table: without one, what is absent is an error
         report_table(config, make_report(config, rows, data, here.absent), here.absent)
+        print(f"table: {config.output}")
         return
     place = evaluation_trainer(to_dict(config.trainer))
     output, first = Path(config.output), place.is_global_zero
