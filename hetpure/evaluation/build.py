@@ -27,6 +27,7 @@ from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.finite import Guarded
+from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
 
 
@@ -101,7 +102,10 @@ def build_rows(
                 for variant, changed in variants(row, data.image_shape, built.model.purifier.stochastic).items():
                     folder = built.store.folder / "honesty"
                     built.variants[variant] = _build_row(variant, changed, data, classifiers[key], denoiser, folder)
-            for network_name, network in (("classifier", classifiers[key]), ("denoiser", denoiser)):
+            purifier = built.model.purifier
+            own = purifier.network if isinstance(purifier, NetworkPurifier) else None
+            networks = {"classifier": classifiers[key], "denoiser": denoiser, "purifier": own}
+            for network_name, network in networks.items():
                 if network is not None:
                     built.content[network_name] = hashes.setdefault(id(network), "") or network_content(network)
                     hashes[id(network)] = built.content[network_name]
@@ -157,6 +161,8 @@ def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:
     try:
         with torch.no_grad():
             purifier.prepare(torch.zeros(1, *data.image_shape))
+        if isinstance(purifier, NetworkPurifier):
+            purifier.check_images(data.image_shape)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from None
     return purifier

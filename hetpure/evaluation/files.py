@@ -1,12 +1,14 @@
 """The files that a config names, looked for before anything is downloaded, opened or built."""
 
+from functools import partial
+
 from omegaconf import DictConfig
 
 from hetpure.config import to_dict
 from hetpure.errors import AbsentError
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.models.checkpoints import check_there
-from hetpure.purification.registry import needs_denoiser
+from hetpure.purification.registry import check_network, needs_denoiser
 
 
 def check_files(config: DictConfig) -> None:
@@ -33,10 +35,10 @@ def missing_files(config: DictConfig) -> dict[str, list[str]]:
         wanted = [("classifier.weights", row.classifier.weights, row.classifier.source)]
         if needs_denoiser(to_dict(row.purifier)) and row.denoiser.source is not None:
             wanted.append(("denoiser.path", row.denoiser.path, row.denoiser.source))
-        for key, path, source in wanted:
+        checks = [partial(check_there, path, key, source) for key, path, source in wanted if path is not None]
+        for check in (*checks, partial(check_network, to_dict(row.purifier))):
             try:
-                if path is not None:
-                    check_there(path, key, source)
+                check()
             except AbsentError as error:
                 missing.setdefault(name, []).append(str(error))
     return missing
