@@ -195,11 +195,13 @@ def latex(table: PaperTable) -> str:
         rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
     under = [word for width in widths for word in (("printed", "measured")[2 - width :])]
+    if not table.printed:
+        under = [""] * len(under)
     text = [
         "% needs \\usepackage{booktabs}",
         *(f"% {_one_line(warning)}" for warning in table.warnings),
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{escaped(table.title)}. {escaped(above(table))}.}}",
         rf"\begin{{tabular}}{{{'l' * (first - 1)}{'r' * sum(widths)}}}",
         r"\toprule",
@@ -218,7 +220,8 @@ def latex(table: PaperTable) -> str:
     below = [*table.warnings, *(f"\x00{n}\x01 {note}" for n, note in enumerate(notes.texts, start=1)), *table.notes]
     if below:
         text += [r"\par\medskip\begin{minipage}{\linewidth}\footnotesize\raggedright"]
-        text += [escaped(note) + r"\par" for note in below]
+        # Paths and addresses have no spaces to break lines at.
+        text += [re.sub(r"(/|\\_|=)", r"\1\\allowbreak{}", escaped(note)) + r"\par" for note in below]
         text += [r"\end{minipage}"]
     return "\n".join([*text, r"\end{table}"]) + "\n"
 
