@@ -195,19 +195,24 @@ def latex(table: PaperTable) -> str:
         rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
     under = [word for width in widths for word in (("printed", "measured")[2 - width :])]
-    if not table.printed:
-        under = [""] * len(under)
+    names = [*(["Type"] if kinds else []), "Method"]
+    head = [
+        " & ".join([*([""] * len(names)), *groups]) + r" \\",
+        " ".join(rules),
+        " & ".join([*names, *under]) + r" \\",
+    ]
+    if not table.printed:  # a column each: nothing to group
+        head = [" & ".join([*names, *groups]) + r" \\"]
+    title = re.sub(r"^Table (\d+): (.*)$", r"\2 (the paper's Table \1)", table.title)  # LaTeX numbers its own
     text = [
         "% needs \\usepackage{booktabs}",
         *(f"% {_one_line(warning)}" for warning in table.warnings),
         r"\begin{table}",
         r"\centering\small\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{escaped(table.title)}. {escaped(above(table))}.}}",
+        rf"\caption{{{escaped(title)}. {escaped(above(table))}.}}",
         rf"\begin{{tabular}}{{{'l' * (first - 1)}{'r' * sum(widths)}}}",
         r"\toprule",
-        " & ".join([*([""] * (first - 2)), "", *groups]) + r" \\",
-        " ".join(rules),
-        " & ".join([*(["Type"] if kinds else []), "Method", *under]) + r" \\",
+        *head,
         r"\midrule",
     ]
     before = None
