@@ -195,17 +195,24 @@ def latex(table: PaperTable) -> str:
         rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
     under = [word for width in widths for word in (("printed", "measured")[2 - width :])]
+    names = [*(["Type"] if kinds else []), "Method"]
+    head = [
+        " & ".join([*([""] * len(names)), *groups]) + r" \\",
+        " ".join(rules),
+        " & ".join([*names, *under]) + r" \\",
+    ]
+    if not table.printed:  # a column each: nothing to group
+        head = [" & ".join([*names, *groups]) + r" \\"]
+    title = re.sub(r"^Table (\d+): (.*)$", r"\2 (the paper's Table \1)", table.title)  # LaTeX numbers its own
     text = [
         "% needs \\usepackage{booktabs}",
         *(f"% {_one_line(warning)}" for warning in table.warnings),
         r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escaped(table.title)}. {escaped(above(table))}.}}",
+        r"\centering\small\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{escaped(title)}. {escaped(above(table))}.}}",
         rf"\begin{{tabular}}{{{'l' * (first - 1)}{'r' * sum(widths)}}}",
         r"\toprule",
-        " & ".join([*([""] * (first - 2)), "", *groups]) + r" \\",
-        " ".join(rules),
-        " & ".join([*(["Type"] if kinds else []), "Method", *under]) + r" \\",
+        *head,
         r"\midrule",
     ]
     before = None
@@ -218,7 +225,8 @@ def latex(table: PaperTable) -> str:
     below = [*table.warnings, *(f"\x00{n}\x01 {note}" for n, note in enumerate(notes.texts, start=1)), *table.notes]
     if below:
         text += [r"\par\medskip\begin{minipage}{\linewidth}\footnotesize\raggedright"]
-        text += [escaped(note) + r"\par" for note in below]
+        # Paths and addresses have no spaces to break lines at.
+        text += [re.sub(r"(/|\\_|=)", r"\1\\allowbreak{}", escaped(note)) + r"\par" for note in below]
         text += [r"\end{minipage}"]
     return "\n".join([*text, r"\end{table}"]) + "\n"
 
