@@ -26,6 +26,7 @@ from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.grid import left_out
 from hetpure.evaluation.honesty import Verdict, check
+from hetpure.evaluation.page import keep_pictures, keep_samples, try_to_write_page
 from hetpure.evaluation.paper_table_report import report_table
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
@@ -78,7 +79,8 @@ def run(config: DictConfig) -> None:
             report_table(config, found, here.absent, dashboard)
         else:
             print_report(found)
-        print(f"records, adversarial images, pictures and tables: {output}")
+        try_to_write_page(output)
+        print(f"records, adversarial images, pictures and tables: {output}; to look at: {output / 'report.html'}")
         return list(found.rows)
 
     def lost(reason: str) -> None:
@@ -87,6 +89,8 @@ def run(config: DictConfig) -> None:
 
     watch = Watch(output, place.global_rank, place.world_size, lost).start()
     dashboard = Dashboard(to_dict(config), output) if first else None
+    if first:
+        keep_samples(data, output)
     state = "done"
     try:
         for row in rows:
@@ -240,6 +244,7 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
         dashboard.curve(row.name, [sum(column) / len(column) for column in columns])
     pictures, amplification = recorded_pictures(row.model, row.store, data, config.pictures)
     if pictures:
+        keep_pictures(pictures, amplification, row.store.folder)
         file = row.store.folder / "pictures.png"
         title = f"{row.name}; {row.conditions.attack}, {row.conditions.gradients}"
         try:
