@@ -1,7 +1,8 @@
-"""The paper's figures from a run's folder: python -m hetpure.evaluation.figures 6 runs/NAME [--row ROW] [key=value ...].
+"""The paper's figures from a run's folder: python -m hetpure.evaluation.figures 6 runs/NAME [--row ROW] [key=value ..].
 
-Writes RUN/figures/figure6.png and .pdf, the plotted numbers as .json (images as .npz), and prints the caption. Networks,
-data and settings are the run's own; data.root=.., classifier.weights=.. and denoiser.path=.. say where they have moved.
+Writes RUN/figures/figure6.png and .pdf, the plotted numbers as .json (images as .npz), and prints the caption.
+Networks, data and settings are the run's own; data.root=.., classifier.weights=.. and denoiser.path=.. say where they
+have moved.
 What is computed is kept: the same command only draws again.
 """
 

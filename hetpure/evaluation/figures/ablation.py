@@ -42,7 +42,7 @@ def accuracy_line(
         robust: accuracy on adversarial images; all of count 0 where there was no attack.
     """
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    order = sorted(range(len(values)), key=lambda i: values[i]) if numeric else list(range(len(values)))
+    order = sorted(range(len(values)), key=lambda i: _order(values[i]))
     at = [values[i] for i in order] if numeric else order
     span = (max(at) - min(at)) or 1
     for (name, colour, marker, ls), side, shift in zip(LINES, (standard, robust), (-0.004, 0.004), strict=True):
@@ -60,7 +60,7 @@ def accuracy_line(
 
 def accuracy_map(
     axes: Axes, keys: tuple[str, str], cells: Mapping[tuple[Any, Any], Accuracy], title: str, norm: Normalize
-) -> Any:
+) -> None:
     """Accuracy at pairs of two keys' values, written into the cells with its 95 % interval.
 
     Args:
@@ -69,16 +69,13 @@ def accuracy_map(
         cells: accuracies by pair of values; pairs that are not there, or of count 0, are hatched.
         title: of the map.
         norm: of the colours, in percent; the same for maps to be compared.
-
-    Returns:
-        What a colour bar wants.
     """
-    first, second = (sorted({pair[i] for pair in cells}) for i in (0, 1))
+    first, second = (sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
     grid = np.full((len(second), len(first)), math.nan)
     for (a, b), found in cells.items():
         if found.count:
             grid[second.index(b), first.index(a)] = 100 * found.value
-    shades = axes.imshow(grid, cmap=style.MAP, norm=norm, origin="lower", aspect="auto")
+    axes.imshow(grid, cmap=style.MAP, norm=norm, origin="lower", aspect="auto")
     for (i, j), value in np.ndenumerate(grid):
         if math.isnan(value):
             box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="#999999", lw=0)
@@ -91,7 +88,6 @@ def accuracy_map(
     axes.set_xticks(range(len(first)), [_text(v) for v in first])
     axes.set_yticks(range(len(second)), [_text(v) for v in second])
     axes.set(xlabel=keys[0], ylabel=keys[1], title=title)
-    return shades
 
 
 def measure(
@@ -111,24 +107,10 @@ def measure(
         raise ConfigError(
             f"protocol: found {protocol}, {run.folder} has {', '.join(sorted({p for _, p in accuracies}))}"
         )
-    panels = []
-    for wanted in [tuple(keys)] if keys is not None else USUAL:
-        if not 1 <= len(wanted) <= 2:
-            raise ConfigError(f"keys: found {len(wanted)} of them, accepted are one or two")
-        if unknown := [key for key in wanted if not any(key in found for found in settings.values())]:
-            raise ConfigError(f"keys: {unknown[0]} is no key of these rows, such as purifier.tau")
-        panels += [
-            _panel(wanted, alike, settings, accuracies, protocol) for alike in [_alike(settings, wanted)] if alike
-        ]
-    if not panels and keys is None:
-        differing = _differing(settings)
-        if not 1 <= len(differing) <= 2:
-            found = f"differ in {', '.join(differing)}" if differing else "are all alike"
-            raise ConfigError(f"{run.folder}: its rows {found}; this figure needs rows that differ in one or two keys")
-        alike = _alike(settings, tuple(differing))
-        panels = [_panel(tuple(differing), alike, settings, accuracies, protocol)] if alike else []
+    found = [(wanted, _alike(settings, wanted)) for wanted in _wanted(run, settings, keys)]
+    panels = [_panel(wanted, names, settings, accuracies, protocol) for wanted, names in found if names]
     if not panels:
-        raise ConfigError(f"{run.folder}: no two rows differ in {' and '.join(keys or ())} alone")
+        raise ConfigError(f"{run.folder}: no two rows differ in {' and '.join(found[0][0])} alone")
     counts = sorted({p[side]["count"] for panel in panels for p in panel["points"] for side in ("standard", "robust")})
     counts = [count for count in counts if count]
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
@@ -138,8 +120,8 @@ def measure(
     hatched = " Hatched: not in the grid, or not yet run." if any(len(panel["keys"]) == 2 for panel in panels) else ""
     caption = (
         f"Standard and robust accuracy against {what}: {grid_size} rows of the run that differ in nothing else. "
-        f"n = {n} images at each point, {protocol}; {'; '.join(attacks)}. Bars and brackets: 95 % Wilson intervals of one "
-        f"run.{hatched} All points are measured on the same images."
+        f"n = {n} images at each point, the same at all, {protocol}; {'; '.join(attacks)}. Bars and brackets: 95 % "
+        f"Wilson intervals of one run.{hatched}"
     )
     return Measured({"n": counts, "protocol": protocol, "panels": panels}, caption)
 
@@ -150,8 +132,7 @@ def draw(measured: Measured) -> Figure:
     widths = [2.4 if len(panel["keys"]) == 1 else 4.8 for panel in panels]
     width = 7.2 if len(panels) > 1 or widths[0] > 3 else 4.6
     figure, drawing = style.sheet(width, 2.8, measured.caption)
-    parts = np.atleast_1d(np.array(drawing.subfigures(1, len(panels), width_ratios=widths), dtype=object))
-    for part, panel in zip(parts, panels, strict=True):
+    for part, panel in zip(style.beside(drawing, widths), panels, strict=True):
         _draw_panel(part, panel)
     return figure
 
@@ -168,16 +149,36 @@ def _draw_panel(part: SubFigure, panel: Mapping[str, Any]) -> None:
     grid = part.subplots(1, len(attacked), squeeze=False, sharey=True)[0]
     for axes, (side, found) in zip(grid, attacked.items(), strict=True):
         cells = {(p["values"][0], p["values"][1]): a for p, a in zip(points, found, strict=True)}
-        shades = accuracy_map(axes, (keys[0], keys[1]), cells, f"{side} accuracy, %", norm)
+        accuracy_map(axes, (keys[0], keys[1]), cells, f"{side} accuracy, %", norm)
         if axes is not grid[0]:
             axes.set_ylabel("")
     if attacked:
-        part.colorbar(shades, ax=list(grid), aspect=25)
+        part.colorbar(style.shades(norm), ax=list(grid), aspect=25)
+
+
+def _wanted(
+    run: FinishedRun, settings: Mapping[str, Mapping[str, Any]], keys: Sequence[str] | None
+) -> list[tuple[str, ...]]:
+    """What to draw panels of: the keys that are asked for; else the paper's; else those in which the rows differ."""
+    if keys is not None:
+        if not 1 <= len(keys) <= 2:
+            raise ConfigError(f"keys: found {len(keys)} of them, accepted are one or two")
+        for key in keys:
+            if not any(key in found for found in settings.values()):
+                raise ConfigError(f"keys: {key} is no key of these rows, such as purifier.tau")
+        return [tuple(keys)]
+    if usual := [wanted for wanted in USUAL if _alike(settings, wanted)]:
+        return usual
+    differing = _differing(settings)
+    if not 1 <= len(differing) <= 2:
+        found = f"differ in {', '.join(differing)}" if differing else "are all alike"
+        raise ConfigError(f"{run.folder}: its rows {found}; this figure needs rows that differ in one or two keys")
+    return [tuple(differing)]
 
 
 def _accuracy(plain: Mapping[str, Any]) -> Accuracy:
-    ends = [math.nan if plain[k] is None else plain[k] for k in ("value", "low", "high")]
-    return Accuracy(*ends, plain["count"])
+    value, low, high = (math.nan if plain[k] is None else plain[k] for k in ("value", "low", "high"))
+    return Accuracy(value, low, high, plain["count"])
 
 
 def _row(run: FinishedRun, name: str) -> dict[str, Any]:
@@ -228,6 +229,11 @@ def _panel(
         point |= {side: row.get(side, nothing) for side in ("standard", "robust")}
         points.append({**point, "attack": row.get("conditions", {}).get("attack", "not run")})
     return {"keys": list(keys), "points": points}
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Numbers first, by size; then anything else, as text."""
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
 
 
 def _text(value: Any) -> str:

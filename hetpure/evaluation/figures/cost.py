@@ -110,15 +110,19 @@ def measure(run: FinishedRun, rows: Sequence[str], U: tuple[int, ...] = (1, 2, 5
         for (kind, recompute, length), cost in zip(settings, _in_fresh_processes(jobs), strict=True)
     ]
     purifier, shape = plain["purifier"], "x".join(map(str, run.data.image_shape))
-    where = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else f"CPU, {base['threads']} threads"
+    where = (
+        torch.cuda.get_device_name(run.device)
+        if run.device.type == "cuda"
+        else f"CPU, {base['threads']} thread{'s' * (base['threads'] > 1)}"
+    )
     paper = "; ".join(f"{_name(kind)} {s} s, {gb} GB" for kind, (s, gb) in PAPER.items())
     caption = (
-        f"Time and peak memory of one purification with its exact gradient against the resampling length U, row {name}: "
-        f"n = 1 image of {shape}, steps = {purifier['steps']} (t_large = {purifier['t_large']}, t_small = "
-        f"{purifier['t_small']}), {where}. Time: median of {rounds}, bars from fastest to slowest; memory: of the first "
-        "gradient in a process of its own, beyond one call of each network. Numbers at the right: ratio of the largest to "
-        f"the smallest U. Graph kept, as in the paper, or recomputed in the backward pass. The paper at U = 20 (10 sampling "
-        f"steps, a GPU, its own network): {paper}."
+        f"Time and peak memory of one purification with its exact gradient against the resampling length U, row "
+        f"{name}: n = 1 image of {shape}, steps = {purifier['steps']} (t_large = {purifier['t_large']}, t_small = "
+        f"{purifier['t_small']}), {where}. Time: median of {rounds}, bars from fastest to slowest; memory: of the "
+        "first gradient in a process of its own, beyond one call of each network. x: the largest U over the smallest. "
+        "Graph kept, as in the paper, or recomputed in the backward pass. The paper at U = 20 (10 sampling steps, a "
+        f"GPU, its own network): {paper}."
     )
     return Measured({"row": name, "n": 1, "U": list(U), "rounds": rounds, "costs": found}, caption)
 
@@ -134,22 +138,17 @@ def draw(measured: Measured) -> Figure:
             of = [c for c in costs if c["resampling"] == kind and c["recompute"] == recompute]
             look = {"color": colour, "marker": marker, "ls": "--" if recompute else "-", "ms": 5, "capsize": 2}
             look["mfc"] = "white" if recompute else colour
-            label = f"{_name(kind)}, {'recomputed' if recompute else 'graph kept'}"
+            label = f"{_name(kind)}, {'recomputed' if recompute else 'graph kept'}: "
             time_ = [c["seconds"] for c in of]
             bars = [[c["seconds"] - c["fastest"] for c in of], [c["slowest"] - c["seconds"] for c in of]]
-            axes_time.errorbar(U, time_, bars, label=label, **look)
+            axes_time.errorbar(U, time_, bars, label=label + _ratio(time_), **look)
             memory = [c["memory_mb"] for c in of]
-            axes_memory.errorbar(U, memory, **look)
-            for axes, values in ((axes_time, time_), (axes_memory, memory)):
-                at, y = (6, 4) if recompute and kind == "repaint" else (6, -3), values[-1]
-                axes.annotate(
-                    f"x{y / values[0]:.2g}", (U[-1], y), at, textcoords="offset points", fontsize=8, color=colour
-                )
+            axes_memory.errorbar(U, memory, label=label + _ratio(memory), **look)
     axes_time.set(xlabel="resampling length U", ylabel="seconds a gradient", xticks=U, ylim=(0, None))
     axes_memory.set(xlabel="resampling length U", ylabel="peak memory, MB", xticks=U, ylim=(0, None))
     for axes in (axes_time, axes_memory):
-        axes.margins(x=0.12)
-    axes_time.legend()
+        axes.legend(loc="upper left")
+        axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
     return figure
 
 
@@ -168,6 +167,10 @@ def _memory(device: torch.device, entry: str) -> float:
         return bytes_ / 2**20
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(entry))
     return int(line.split()[1]) / 1024
+
+
+def _ratio(values: Sequence[float]) -> str:
+    return f"x{values[-1] / values[0]:.2g}"
 
 
 def _name(kind: str) -> str:

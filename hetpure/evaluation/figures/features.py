@@ -7,10 +7,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hetpure.errors import ConfigError
 from hetpure.evaluation.figures import style
 from hetpure.evaluation.figures.finished import FinishedRun, Images, purifications
 from hetpure.evaluation.figures.intervals import mean_interval
-from hetpure.evaluation.figures.numbers import Measured
+from hetpure.evaluation.figures.numbers import Measured, plural
 from hetpure.evaluation.figures.panels import legend_colours
 from hetpure.models.activations import Block, block_activations, default_blocks
 from hetpure.models.classifiers import Classifier
@@ -48,7 +49,7 @@ def measure(run: FinishedRun, rows: Sequence[str], images: int | None = None, dr
         draws: purifications of each image, over which its distance is averaged.
     """
     compared = run.images(run.compared(rows), images)
-    blocks = _blocks(compared)
+    blocks = blocks_of(compared)
     distances: dict[str, Any] = {}
     for found in compared:
         classifier, chunk = found.model.classifier, found.model.chunk_size
@@ -63,13 +64,12 @@ def measure(run: FinishedRun, rows: Sequence[str], images: int | None = None, dr
             of_images = torch.stack(each).mean(dim=0)
             distances[found.name][side] = [mean_interval(column) for column in of_images.T.cpu().numpy()]
     n = len(compared[0].clean)
-    spaces = [*(f"block {b + 1}" if isinstance(b, int) else b for b in blocks), "logits"]
+    spaces = [*(f"block {i + 1}" if isinstance(b, int) else b for i, b in enumerate(blocks)), "logits"]
     caption = (
-        "Distance of purified from original images in the classifier's feature spaces, relative to the original's length: "
-        "norm(f(purified) - f(original)) / norm(f(original)). Left: natural images; right: adversarial images, each "
-        f"row's own ({compared[0].attack}). Mean over n = {n} images ({'1 draw' if draws == 1 else f'{draws} draws'} of "
-        "the defender's each), bars: 95 % t-intervals over images. A row without a purifier shows what the attack alone "
-        "does."
+        "Distance of purified from original images in the classifier's feature spaces, relative to the original's "
+        "length: norm(f(purified) - f(original)) / norm(f(original)). Left: natural images; right: adversarial images, "
+        f"each row's own ({compared[0].attack}). Mean over n = {n} images ({plural(draws, 'draw')} of the defender's "
+        "each), bars: 95 % t-intervals over images. A row without a purifier shows what the attack alone does."
     )
     return Measured({"n": n, "draws": draws, "spaces": spaces, "distances": distances}, caption)
 
@@ -89,15 +89,23 @@ def draw(measured: Measured) -> Figure:
             axes.errorbar(at, mean, errors, color=colour, marker=marker, ls="", capsize=2.5, ms=5, label=name)
         for i in range(len(spaces) - 1):
             axes.axvline(i + 0.5, color="#dddddd", lw=0.7, zorder=0)
-        axes.set(xticks=range(len(spaces)), xticklabels=spaces, title=f"{side} images", ylim=(0, None))
-    panels[0].set_ylabel("relative feature distance")
+        axes.set(xticks=range(len(spaces)), xticklabels=spaces, title=f"{side} images")
+    top = max(e[2] for both in distances.values() for side in both.values() for e in side)
+    panels[0].set(ylabel="relative feature distance", ylim=(0, 1.05 * top))
     panels[0].legend(loc="upper left")
     return figure
 
 
-def _blocks(compared: Sequence[Images]) -> list[Block]:
-    """The blocks that a mask among the rows is made of; else the classifier's default."""
+def blocks_of(compared: Sequence[Images]) -> list[Block]:
+    """The blocks that a mask among the rows is made of, else the classifier's default.
+
+    Raises:
+        ConfigError: where there is neither.
+    """
     for found in compared:
         if isinstance(found.model.purifier, HeterogeneousPurifier):
             return found.model.purifier.mask.blocks
-    return default_blocks(compared[0].model.classifier)
+    try:
+        return default_blocks(compared[0].model.classifier)
+    except ValueError as error:
+        raise ConfigError(f"--row {compared[0].name}: {error}; a heterogeneous row among the rows names them") from None

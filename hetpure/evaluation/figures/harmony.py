@@ -1,8 +1,8 @@
 """Figure 3: do the pixels inside the mask fit those around it, by resampling and its length U?
 
-The paper judges by eye. Here a seam is measured too: by how much neighbouring pixels differ where the mask's border runs
-between them, over how much neighbours differ that lie beside the border; and that over the same ratio in the original
-image, whose objects have edges of their own. 1 is as harmonious as the original.
+The paper judges by eye. Here a seam is measured too: by how much neighbouring pixels differ where the mask's border
+runs between them, over how much neighbours differ that lie beside the border; and that over the same ratio in the
+original image, whose objects have edges of their own. 1 is as harmonious as the original.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from hetpure.errors import ConfigError
 from hetpure.evaluation.figures import style
 from hetpure.evaluation.figures.finished import FinishedRun, Images, purifications
 from hetpure.evaluation.figures.intervals import geometric_interval
-from hetpure.evaluation.figures.numbers import Measured
+from hetpure.evaluation.figures.numbers import Measured, plural
 from hetpure.evaluation.figures.panels import outline, show, to_bytes
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.registry import build_purifier
@@ -76,13 +76,14 @@ def measure(
         shown: how many images are pictured.
         U: resampling lengths.
     """
-    if not U or not 0 < shown:
+    if not U or shown < 1:
         raise ConfigError("U and shown: found nothing to show, accepted are lengths and a number above 0")
     (found,) = run.images([run.heterogeneous(rows)], images)
     (mask,) = found.model.prepare(found.clean)
     bordered = seam_ratio(found.clean, mask).isfinite()
     if int(bordered.sum()) < 2:
         raise ConfigError(f"--row {found.name}: fewer than two of {len(mask)} images have a mask with a border")
+    shown = min(shown, len(mask))
     original = seam_ratio(found.clean, mask)
     seams: dict[str, Any] = {}
     arrays = {"original": to_bytes(found.clean[:shown]), "mask": to_bytes(mask[:shown])}
@@ -93,14 +94,15 @@ def measure(
         relative = (each.view(len(mask), -1).log().mean(1).exp() / original)[bordered].tolist()
         seams[name] = {"resampling": kind, "U": length, "seam": geometric_interval(relative), "of_each": relative}
         arrays[name] = to_bytes(purified[:shown, 0])
-    n, drawn = int(bordered.sum()), "1 draw" if draws == 1 else f"{draws} draws"
+    n = int(bordered.sum())
     without = "" if n == len(mask) else f" ({len(mask) - n} more have masks without a border)"
     caption = (
-        f"Harmony of masked and other pixels by resampling length U, row {found.name}. Pictures: clean images, the mask's "
-        f"outline, and their first purification. Seam: difference of neighbouring pixels across the mask's border over "
-        f"that beside it, relative to the original image (1: as in the original). Geometric mean over n = {n} clean "
-        f"images{without}, {drawn} each; bars: 95 % t-intervals over images; grey: without resampling. single: one more "
-        "network call whatever U; repaint (multi-step): U network calls at each step of stage 1."
+        f"Harmony of masked and other pixels by resampling length U, row {found.name}. Pictures: clean images, the "
+        "mask's outline, and their first purification. Seam: difference of neighbouring pixels across the mask's "
+        "border over that beside it, relative to the original image (1: as in the original). Geometric mean over "
+        f"n = {n} clean images{without}, {plural(draws, 'draw')} each; bars: 95 % t-intervals over images; grey: "
+        "without resampling. single: one more network call a step of stage 1, whatever U; repaint (multi-step): U calls "
+        "in place of one."
     )
     return Measured({"row": found.name, "n": n, "draws": draws, "U": list(U), "seams": seams}, caption, arrays)
 
@@ -112,7 +114,7 @@ def draw(measured: Measured) -> Figure:
     width = 7.2
     side = (width - 0.5) / (len(U) + 2)
     figure, drawing = style.sheet(width, 2 * shown * side + 0.35 + 2.5, measured.caption)
-    pictures, plot = drawing.subfigures(2, 1, height_ratios=[2 * shown * side + 0.35, 2.5])
+    pictures, plot = style.stacked(drawing, [2 * shown * side + 0.35, 2.5])
     grid = pictures.subplots(2 * shown, len(U) + 2, squeeze=False)
     for i in range(shown):
         for line, kind in enumerate(("repaint", "single")):
@@ -140,7 +142,9 @@ def draw(measured: Measured) -> Figure:
         axes.errorbar([x + shift for x in at], mean, errors, color=colour, marker=marker, capsize=3, label=label)
     axes.set(xticks=list(at), xticklabels=[str(length) for length in U], xlabel="resampling length U")
     axes.set_ylabel("seam, relative to\nthe original image")
-    axes.legend(ncols=2, loc="best")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.3 * (top - bottom))  # room for the legend
+    axes.legend(ncols=2, loc="upper left")
     return figure
 
 

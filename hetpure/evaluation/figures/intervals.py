@@ -5,13 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from hetpure.errors import ConfigError
+
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> list[float]:
-    """[mean, low, high] with Student's 95 % interval; all ends NaN where fewer than two values make none."""
+    """[mean, low, high] with Student's 95 % interval.
+
+    Raises:
+        ConfigError: for fewer than two values.
+    """
     x = np.asarray(values, dtype=float)
-    mean = float(x.mean()) if len(x) else float("nan")
     if len(x) < 2:
-        return [mean, float("nan"), float("nan")]
+        raise ConfigError(f"images: found {len(x)}, accepted is 2 or more: one makes no interval")
+    mean = float(x.mean())
     half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     return [mean, mean - half, mean + half]
 

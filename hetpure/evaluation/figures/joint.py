@@ -12,7 +12,7 @@ from hetpure.errors import ConfigError
 from hetpure.evaluation.figures import style
 from hetpure.evaluation.figures.finished import FinishedRun, purifications
 from hetpure.evaluation.figures.intervals import mean_interval
-from hetpure.evaluation.figures.numbers import Measured
+from hetpure.evaluation.figures.numbers import Measured, plural
 
 
 def joint_histogram(original: Tensor, purified: Tensor, bins: int) -> np.ndarray:
@@ -48,16 +48,15 @@ def measure(
             panels[found.name][side] = {
                 "counts": joint_histogram(original, purified, bins).tolist(),
                 "rmse": mean_interval(255 * error.cpu().numpy()),
-                "correlation": float(np.corrcoef(*values)[0, 1]),
+                "correlation": float(np.corrcoef(values)[0, 1]),
             }
     n = len(compared[0].clean)
     shape = "x".join(map(str, compared[0].clean.shape[1:]))
     caption = (
-        f"Joint distribution of original and purified pixel values, of natural (above) and adversarial images (below; "
-        f"each row's own, {compared[0].attack}). n = {n} images of {shape} values each, "
-        f"{'1 draw' if draws == 1 else f'{draws} draws'} of the defender's. On the diagonal nothing has changed. RMSE: root mean "
-        "square difference from the original image in grey levels of 255, mean over images with 95 % t-interval; "
-        "r: correlation over all values."
+        "Joint distribution of original and purified pixel values, of natural images (above) and adversarial ones "
+        f"(below; each row's own, {compared[0].attack}). n = {n} images of {shape} values, {plural(draws, 'draw')} of "
+        "the defender's. On the diagonal nothing has changed. RMSE: root mean square difference from the original "
+        "image in grey levels of 255, mean over images with 95 % t-interval; r: correlation over all values."
     )
     return Measured({"n": n, "draws": draws, "panels": panels}, caption)
 
@@ -74,10 +73,8 @@ def draw(measured: Measured) -> Figure:
     for line, kind in zip(grid, ("natural", "adversarial"), strict=True):
         for axes, name in zip(line, panels, strict=True):
             c = counts[name, kind]
-            shades = axes.imshow(
-                np.ma.masked_less(c.T, 1), origin="lower", extent=(0, 1, 0, 1), norm=norm, cmap=style.MAP
-            )
-            axes.plot([0, 1], [0, 1], color=style.VERMILLION, lw=0.8, ls="--")
+            axes.imshow(np.ma.masked_less(c.T, 1), origin="lower", extent=(0, 1, 0, 1), norm=norm, cmap=style.MAP)
+            axes.plot([0, 1], [0, 1], color=style.VERMILLION, lw=0.6, ls="--", alpha=0.8)
             mean, low, high = panels[name][kind]["rmse"]
             axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
             title = f"{name}\n" if kind == "natural" else ""
@@ -88,5 +85,5 @@ def draw(measured: Measured) -> Figure:
             if kind == "adversarial":
                 axes.set_xlabel("original value")
         line[0].set_ylabel(f"{kind} image,\npurified value")
-    drawing.colorbar(shades, ax=grid, label="values a bin", shrink=0.7, aspect=30)
+    drawing.colorbar(style.shades(norm), ax=grid, label="values a bin", shrink=0.7, aspect=30)
     return figure

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from hetpure.errors import ConfigError
@@ -60,11 +61,12 @@ def measure(run: FinishedRun, rows: Sequence[str], images: int = 5, first: int =
     rule = f"tau = {mask['tau']}" if mask["selection"] == "threshold" else f"top {100 * mask['top_fraction']:.3g} %"
     levels = f"t_large = {mask['t_large']} inside, t_small = {mask['t_small']} outside"
     attack = "no attack" if found.adversarial is None else found.attack
+    which = f"the first {images}" if first == 0 else f"the {images} after the first {first}"
     caption = (
         f"Attention map, attention mask ({rule}), heterogeneous noise ({levels}) and purified image, row {found.name}, "
-        f"{attack}. n = {images} of {total} images, those at {first} to {first + images - 1} of the subset, not chosen. "
-        f"Below each image: how the bare classifier sees it; purified: the first of the defender's draws, alone. Masks "
-        f"cover {100 * of_all.mean():.1f} % of the pixels on average over all {total} ({100 * of_all.min():.1f} to "
+        f"{attack}. n = {images} of {total} images, {which}, not chosen. Below each image: how the bare classifier "
+        "sees it; purified: the first of the defender's draws, alone. Masks cover "
+        f"{100 * of_all.mean():.1f} % of the pixels on average over all {total} ({100 * of_all.min():.1f} to "
         f"{100 * of_all.max():.1f} %)."
     )
     return Measured(numbers, caption, arrays)
@@ -79,9 +81,7 @@ def draw(measured: Measured) -> Figure:
     for i, line in enumerate(grid):
         for axes, name in zip(line, names, strict=True):
             cmap = {"attention map": style.MAP}.get(name, "gray")
-            picture = show(axes, measured.arrays[name][i], name.replace(" ", "\n", 1) if i == 0 else "", cmap)
-            if name == "attention map" and i == 0:
-                scale = picture
+            show(axes, measured.arrays[name][i], name.replace(" ", "\n", 1) if i == 0 else "", cmap)
             if name in numbers["classified_as"]:
                 seen = numbers["classified_as"][name][i]
                 right = seen == numbers["label"][i]
@@ -89,6 +89,8 @@ def draw(measured: Measured) -> Figure:
             elif name == "mask":
                 axes.set_xlabel(f"{100 * numbers['masked_share'][i]:.1f} %")
         line[0].set_ylabel(numbers["label"][i])
-    bar = drawing.colorbar(scale, ax=grid[:, names.index("attention map")], location="bottom", aspect=9, pad=0.01)
+    bar = drawing.colorbar(
+        style.shades(Normalize(0, 1)), ax=grid[:, names.index("attention map")], location="bottom", aspect=9, pad=0.01
+    )
     bar.set_ticks([0, 1])
     return figure

@@ -26,6 +26,11 @@ class Measured:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def plural(count: int, thing: str) -> str:
+    """``1 draw``, ``3 draws``."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
 def keep(measured: Measured, made_from: Mapping[str, Any], stem: Path) -> list[Path]:
     """Writes STEM.json, and STEM.npz where there are arrays.
 
@@ -44,7 +49,7 @@ def keep(measured: Measured, made_from: Mapping[str, Any], stem: Path) -> list[P
     content = {"made_from": dict(made_from), "caption": measured.caption, "numbers": measured.numbers}
     # Last, so that a JSON file never lacks its arrays.
     files.insert(0, stem.with_name(f"{stem.name}.json"))
-    write_whole(files[0], json.dumps(content, indent=1))
+    write_whole(files[0], json.dumps(content, allow_nan=False))
     return files
 
 

@@ -5,11 +5,15 @@ Maps use cividis (sequential and even in brightness, made for the same readers).
 """
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, FigureBase, SubFigure
 
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, GREY, BLACK = "#56B4E9", "#CC79A7", "#777777", "#000000"
@@ -19,7 +23,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 NATURAL, ADVERSARIAL = BLUE, VERMILLION
 MAP = "cividis"
 
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -51,9 +55,26 @@ def sheet(width: float, height: float, caption: str) -> tuple[Figure, SubFigure]
     below = len(lines) * _LINE_INCHES + 0.2
     figure = Figure(figsize=(width, height + below), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    drawing, text = figure.subfigures(2, 1, height_ratios=[height, below])
+    drawing, text = stacked(figure, [height, below])
     text.text(0.15 / width, 1.0 - 0.05 / below, "\n".join(lines), fontsize=_CAPTION_POINTS, va="top", linespacing=1.15)
     return figure, drawing
+
+
+def stacked(figure: FigureBase, heights: Sequence[float]) -> list[SubFigure]:
+    """Parts of a figure, one below the other."""
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    return list(cast(Any, parts)[:, 0])
+
+
+def beside(figure: FigureBase, widths: Sequence[float]) -> list[SubFigure]:
+    """Parts of a figure, one beside the other."""
+    parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)
+    return list(cast(Any, parts)[0])
+
+
+def shades(norm: Normalize) -> ScalarMappable:
+    """What a colour bar of the maps wants."""
+    return ScalarMappable(norm, MAP)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

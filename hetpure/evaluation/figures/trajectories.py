@@ -1,7 +1,7 @@
 """Figure 4: purification trajectories, laid out by t-SNE among images of the two classes in question.
 
-Noisy images x(t) lie far from all images in any feature space, and a t-SNE of them shows the noise. What is followed here
-is what the purifier takes the image to be: the x(0) that x(t) and the predicted noise imply, at every network call.
+What is followed is what the purifier takes the image to be at every network call: the x(0) that x(t) and the predicted
+noise imply. The noisy x(t) itself lies far from all images in a classifier's feature space.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from tqdm import tqdm
 from hetpure.data.items import item
 from hetpure.errors import ConfigError
 from hetpure.evaluation.figures import style
+from hetpure.evaluation.figures.features import blocks_of
 from hetpure.evaluation.figures.finished import FinishedRun, Images, defense_keys
-from hetpure.evaluation.figures.numbers import Measured
-from hetpure.models.activations import block_activations, default_blocks
+from hetpure.evaluation.figures.numbers import Measured, plural
+from hetpure.models.activations import Block, block_activations
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.purification.base import to_unit
-from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser
 from hetpure.schedule import Schedule
 
@@ -86,10 +86,9 @@ def trajectory(images: Images, x: Tensor, position: int, draws: int) -> tuple[li
 
 
 @torch.no_grad()
-def embedded_features(classifier: Classifier, x: Tensor, chunk: int = 64) -> np.ndarray:
-    """The last stage's activations, averaged over its pixels, (N, D), of images (N, C, H, W) in [0, 1]."""
-    last = default_blocks(classifier)[-1]
-    parts = [block_activations(classifier, part, [last])[0].mean(dim=(2, 3)) for part in x.split(chunk)]
+def embedded_features(classifier: Classifier, x: Tensor, block: Block, chunk: int = 64) -> np.ndarray:
+    """A block's activations, averaged over its pixels, (N, D), of images (N, C, H, W) in [0, 1]."""
+    parts = [block_activations(classifier, part, [block])[0].mean(dim=(2, 3)) for part in x.split(chunk)]
     return torch.cat(parts).cpu().numpy()
 
 
@@ -122,11 +121,12 @@ def measure(run: FinishedRun, rows: Sequence[str], images: int = 2, draws: int =
     calls = {found.name: layouts[0]["timesteps"][found.name] for found in compared}
     steps = "; ".join(f"{name}: t = {', '.join(map(str, t))}" for name, t in calls.items() if len(t) <= 8)
     caption = (
-        f"Purification trajectories of n = {n} {'image' if n == 1 else 'images'} ({draws} draws each), clean and "
-        f"adversarial (each row's own, {compared[0].attack}), from the image given over what each network call takes it "
-        f"to be{f' ({steps})' if steps else ''} to the purified image. t-SNE of the last block's mean activations, one "
-        f"layout a line of panels, among {background} test images of the true class and of each class that attacked images "
-        "are seen in. Images: the first that the bare classifier sees right when clean and wrong when attacked. "
+        f"Purification trajectories of n = {plural(n, 'image')} ({plural(draws, 'draw')} each), clean and adversarial "
+        f"(each row's own, {compared[0].attack}), from the image given over what each network call takes it to be"
+        f"{f' ({steps})' if steps else ''} to the purified image. t-SNE of the last block's mean activations, one "
+        f"layout a line of panels, among {background} test images of the true class and of each class that the "
+        "attacked image is seen in. Images: the first that the bare classifier sees right when clean and wrong when "
+        "attacked. "
         "t-SNE keeps neighbours, not distances: lengths and directions mean nothing."
     )
     return Measured({"n": n, "draws": draws, "rows": [c.name for c in compared], "layouts": layouts}, caption)
@@ -139,20 +139,21 @@ def draw(measured: Measured) -> Figure:
     side = (7.2 - 0.6) / columns
     figure, drawing = style.sheet(7.2, len(layouts) * (side * 0.85 + 0.45) + 0.4, measured.caption)
     grid = drawing.subplots(len(layouts), len(names), squeeze=False)
-    looks = (("#9ecae1", "o"), ("#f2b98f", "^"), ("#bbbbbb", "v"), ("#c9b3d9", "P"))
+    looks = ((style.SKY, "o"), (style.ORANGE, "^"), (style.GREY, "v"), (style.PURPLE, "P"))
     for line, layout in zip(grid, layouts, strict=True):
         for axes, name in zip(line, names, strict=True):
             for (k, points), (colour, marker) in zip(layout["background"].items(), looks, strict=False):
-                axes.scatter(*np.array(points).T, s=7, color=colour, marker=marker, lw=0, label=f"{k}")
+                axes.scatter(*np.array(points).T, s=9, color=colour, marker=marker, lw=0, alpha=0.5, label=f"{k}")
             for side_name, colour, marker in (
                 ("natural", style.BLUE, "o"),
                 ("adversarial", style.VERMILLION, "s"),
             ):
-                for way in np.array(layout["trajectories"][name][side_name]):
+                ways = np.array(layout["trajectories"][name][side_name])
+                for way in ways:
                     axes.plot(*way.T, color=colour, lw=1.0, alpha=0.8, zorder=3)
                     axes.plot(*way[1:-1].T, color=colour, marker=".", ms=3, ls="", zorder=4)
                     axes.plot(*way[-1], color=colour, marker="*", ms=11, mec="white", mew=0.6, zorder=6)
-                axes.plot(*way[0], color="white", mec=colour, mew=1.6, marker=marker, ms=7, zorder=5)
+                axes.plot(*ways[0][0], color="white", mec=colour, mew=1.6, marker=marker, ms=7, zorder=5)
             ends = layout["ends"][name]
             said = [f"{ends[s].count(layout['label'])} of {len(ends[s])}" for s in ("natural", "adversarial")]
             axes.set_title(
@@ -202,7 +203,7 @@ def _layout(run: FinishedRun, compared: Sequence[Images], position: int, draws: 
     classes = list(dict.fromkeys([int(first.label[position]), *wrong]))
     around = {k: _of_class(run, k, background) for k in classes}
     parts = [*around.values(), *(way.flatten(0, 1).cpu() for way in ways.values())]
-    points = embedded_features(classifier, torch.cat(parts).to(run.device))
+    points = embedded_features(classifier, torch.cat(parts).to(run.device), blocks_of(compared)[-1])
     perplexity = min(NEIGHBOURS, (len(points) - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
     split = np.split(layout, np.cumsum([len(part) for part in parts])[:-1])
