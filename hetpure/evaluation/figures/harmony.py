@@ -101,8 +101,8 @@ def measure(
         "mask's outline, and their first purification. Seam: difference of neighbouring pixels across the mask's "
         "border over that beside it, relative to the original image (1: as in the original). Geometric mean over "
         f"n = {n} clean images{without}, {plural(draws, 'draw')} each; bars: 95 % t-intervals over images; grey: "
-        "without resampling. single: one more network call a step of stage 1, whatever U; repaint (multi-step): U calls "
-        "in place of one."
+        "without resampling. single: one more network call a step of stage 1, whatever U; repaint (multi-step): U "
+        "calls in place of one."
     )
     return Measured({"row": found.name, "n": n, "draws": draws, "U": list(U), "seams": seams}, caption, arrays)
 

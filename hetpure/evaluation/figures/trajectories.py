@@ -59,7 +59,7 @@ def trajectory(images: Images, x: Tensor, position: int, draws: int) -> tuple[li
     """An image's way through the row's purifier.
 
     Args:
-        images: the row.
+        images: the row, whose purifier has a denoiser.
         x: (1, C, H, W) in [0, 1].
         position: of the image in the row's images, which keys its noise.
         draws: how many purifications.
@@ -67,13 +67,7 @@ def trajectory(images: Images, x: Tensor, position: int, draws: int) -> tuple[li
     Returns:
         The timestep of each network call; and (draws, calls + 2, C, H, W) in [0, 1]: the image, what each call takes it
         to be, the purified image.
-
-    Raises:
-        ConfigError: for a purifier without a denoiser.
     """
-    if not needs_denoiser(images.settings):
-        kind = images.settings["name"]
-        raise ConfigError(f"--row {images.name}: its purifier is {kind}, which has no denoiser and no trajectory")
     model = images.model
     followed = Followed(model.purifier.denoiser)  # pyright: ignore[reportArgumentType]
     purifier = build_purifier(images.settings, model.classifier, followed)
@@ -107,9 +101,11 @@ def measure(run: FinishedRun, rows: Sequence[str], images: int = 2, draws: int =
     """
     if images < 1 or background < 10:
         raise ConfigError("images, background: accepted are 1 or more images among 10 or more")
-    names = run.chosen(rows)
-    if not rows:
-        names = [name for name in names if needs_denoiser(run.rows[name].purifier)]
+    names = [name for name in run.chosen(rows) if rows or needs_denoiser(run.rows[name].purifier)]
+    for name in names:
+        if not needs_denoiser(run.rows[name].purifier):
+            kind = run.rows[name].purifier["name"]
+            raise ConfigError(f"--row {name}: its purifier is {kind}, which has no denoiser and no trajectory")
     compared = run.images(names)
     for found in compared:
         found.attacked()
