@@ -286,6 +286,7 @@ def _same_signature(function: Any, replacement: Any) -> Any:
         (["9", "{run}", "images=1", "--row", "undefended"], "images: found 1, accepted is 2 or more"),
         (["7", "{run}", "keys=[attack.nope]"], "keys: attack.nope is no key"),
         (["7", "{run}", "protocol=vote"], "protocol: found vote"),
+        (["6", "{run}", "--device", "nonsense"], "--device nonsense: cannot be used"),
         (["6", "{run}", "denoiser.path=nowhere/at/all"], "denoiser.path: nowhere/at/all"),
     ],
 )

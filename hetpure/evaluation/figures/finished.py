@@ -75,11 +75,11 @@ class FinishedRun:
         device: where networks run.
 
     Raises:
-        ConfigError: for a folder that is no evaluation's, or a key that is no place.
+        ConfigError: for a folder that is no evaluation's, a key that is no place, or a device that is not there.
     """
 
     def __init__(self, folder: Path, places: Sequence[str] = (), device: str = "cpu") -> None:
-        self.folder, self.device = folder, torch.device(device)
+        self.folder, self.device = folder, _device(device)
         raw = _read(folder, "config.yaml")
         moved = parse_overrides(places)
         for place in places:
@@ -252,6 +252,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         return json.loads((folder / name).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: has no {name} to read: {' '.join(str(error).split())}") from None
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def _digest(*files: Path) -> str:

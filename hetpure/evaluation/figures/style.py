@@ -38,6 +38,8 @@ SETTINGS: dict[Any, Any] = {
 }
 
 DPI = 130
+_PNG: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+_PDF: dict[str, Any] = {"metadata": {"CreationDate": None}}
 _CAPTION_POINTS = 8.0
 _CHARACTERS_PER_INCH = 18.5  # of the caption's type, on average
 _LINE_INCHES = 0.142
@@ -83,8 +85,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
     for file in files:
         part = file.with_name(f"part-{file.name}")
-        dates = {"CreationDate": None} if file.suffix == ".pdf" else {"Software": None}
+        more = _PDF if file.suffix == ".pdf" else _PNG
         with mpl.rc_context(SETTINGS):
-            figure.savefig(part, metadata=dates)
+            figure.savefig(part, **more)
         part.replace(file)
     return files
