@@ -105,10 +105,10 @@ def survive(output: Path, kills: int, seed: int, say=print) -> None:
         done += 1
     say(f"{done} kills, {count(output)} lines; the rest on one process")
     finish = start(output, subset)
-    printed, _ = finish.communicate(timeout=600)
+    printed, _ = finish.communicate(timeout=3600)
     assert finish.returncode == 0, printed
     undisturbed = output.with_name(output.name + "-undisturbed")
-    printed, _ = (process := start(undisturbed, subset)).communicate(timeout=600)
+    printed, _ = (process := start(undisturbed, subset)).communicate(timeout=3600)
     assert process.returncode == 0, printed
     assert rows_of(output) == rows_of(undisturbed)
     tables = [json.loads((folder / "results.json").read_text())["rows"] for folder in (output, undisturbed)]
