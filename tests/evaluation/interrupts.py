@@ -1,8 +1,8 @@
 """Ctrl-C at random moments: ``python -m tests.evaluation.interrupts 30 FOLDER``.
 
-Each trial is an evaluation in a fork of this process, which has imported everything already. It is pressed once, at a
-random moment of its work; printed is how many batches it still wrote, and what Python said of interrupts that were
-raised where nothing could hear them.
+Each trial is an evaluation in a fork of this process, which has imported everything already: two seconds of work. It is
+pressed once, at a random moment; printed is how many batches it still wrote, and how often Python said that it had to
+ignore an exception.
 """
 
 import contextlib
@@ -75,11 +75,10 @@ def press(output: Path, chance: random.Random) -> bool:
     before, pressed = lines(output), time.monotonic()
     os.kill(pid, signal.SIGINT)
     code = ended(pid, 60.0)
-    took, more, text = time.monotonic() - pressed, lines(output) - before, log.read_text(errors="replace")
-    swallowed = text.count("Exception ignored")
-    heard = code == 130 and "Traceback" not in text.replace("Exception ignored", "") * (not swallowed)
-    print(f"exit {code}, {took:4.2f} s later, {more} batches more, swallowed {swallowed}{'' if heard else '  LOST'}")
-    return heard and more <= 1
+    took, more = time.monotonic() - pressed, lines(output) - before
+    swallowed = log.read_text(errors="replace").count("Exception ignored")
+    print(f"exit {code}, {took:4.2f} s later, {more} batches more, {swallowed} dropped by Python", flush=True)
+    return code == 130 and more <= 1
 
 
 if __name__ == "__main__":
