@@ -17,7 +17,8 @@ from hetpure.purification.registry import complete_settings, default_ensemble_mo
 from hetpure.trainer import check_trainer
 
 SHARED = (
-    "seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures", "protocols", "honesty"
+    "seed", "chunk_size", "threads", "data", "trainer", "wandb", "output", "pictures", "protocols", "honesty",
+    "hang_minutes",
 )  # fmt: skip
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
 
@@ -99,6 +100,7 @@ class EvaluateConfig:
     honesty: HonestyConfig = field(default_factory=HonestyConfig)
     chunk_size: int = 64
     threads: int | None = None
+    hang_minutes: float = 30.0
     pictures: int = 8
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -211,6 +213,7 @@ def _check_numbers(config: dict[str, Any]) -> None:
         ("chunk_size",): 1,
         ("threads",): 1,
         ("pictures",): 0,
+        ("hang_minutes",): 0,
         ("seed",): 0,
     }
     for path, lowest in at_least.items():

@@ -30,6 +30,7 @@ from hetpure.evaluation.page import keep_pictures, keep_samples, try_to_write_pa
 from hetpure.evaluation.paper_table_report import report_table
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
+from hetpure.evaluation.pulse import Pulse
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.records import Record, RecordStore
 from hetpure.evaluation.sweep import draw_grid
@@ -44,6 +45,7 @@ FREE = (
     "honesty.images",
     "table",
     "grid",  # its combinations are rows, and a row more or less leaves the others as they are
+    "hang_minutes",
     # Places: ``content.yaml`` holds what is there.
     "data.root",
     *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
@@ -87,7 +89,7 @@ def run(config: DictConfig) -> None:
         print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
         report()
 
-    watch = Watch(output, place.global_rank, place.world_size, lost).start()
+    watch = Watch(output, place.global_rank, place.world_size, lost, 60.0 * config.hang_minutes).start()
     dashboard = Dashboard(to_dict(config), output) if first else None
     if first:
         keep_samples(data, output)
@@ -149,7 +151,7 @@ def evaluate_row(
         trainer: used once.
         data: the images.
         only: indices of the samples to evaluate; None for all.
-        watch: told of a Ctrl-C before Lightning acts on it.
+        watch: told that work moves, and of a Ctrl-C before Lightning acts on it.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.
@@ -164,12 +166,15 @@ def evaluate_row(
     share = len(range(trainer.global_rank, left, trainer.world_size))
     progress = EvaluationProgress(row.name, share, row.attack.steps if row.attack else 0)
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
-    callbacks: list[Any] = [Recorder(store, data, only), progress]
+    pulse = Pulse(watch, (row.model, *row.processes))
+    callbacks: list[Any] = [Recorder(store, data, only), pulse, progress]
     if watch is not None:
         callbacks.append(LambdaCallback(on_exception=lambda _trainer, _model, error: _told(watch, error)))
     if row.attack is not None and row.gradient is not None:
         callbacks.append(
-            AdversarialAttack(row.attack, row.gradient, progress.on_attack_iteration, row.processes, progress.say)
+            AdversarialAttack(
+                row.attack, row.gradient, pulse.before(progress.on_attack_iteration), row.processes, progress.say
+            )
         )
     cast(Any, trainer).callbacks.extend(callbacks)
     try:
