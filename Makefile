@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint lock clean
 
 demo: .venv/installed
 	$(BIN)/python evaluate.py --config demo.yaml
@@ -14,6 +14,14 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# requirements.lock: the versions that are installed here, with what they need and every file's hash. Linux, x86_64.
+lock: .venv/installed
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
+	$(BIN)/python -m pip install --quiet 'uv>=0.13,<0.14'
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --constraint .venv/frozen.txt --python $(BIN)/python \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock' --output-file requirements.lock
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hetpure needs Python 3.11 or later: make PYTHON=...")'

@@ -38,6 +38,7 @@ class DataConfig:
     test_split: str = "test"
     subset: int | None = None
     subset_seed: int = 0
+    subset_skip: int = 0
     batch_size: int = 16
     workers: int = 0
     flip: bool = False
@@ -69,9 +70,9 @@ def config_file(name: str) -> Path:
 
 
 def config_names() -> list[str]:
-    """What ``--config`` finds in ``configs/``, without the pieces that configs are composed of."""
+    """What ``--config`` finds in ``configs/``, without the pieces that configs are composed of and W&B's own files."""
     names = (p.relative_to(CONFIG_DIR).as_posix() for p in CONFIG_DIR.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("pieces/"))
+    return sorted(name for name in names if not name.startswith(("pieces/", "sweeps/wandb/")))
 
 
 def resolve_path(path: str | Path) -> Path:
@@ -85,7 +86,7 @@ def read_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The merged raw mapping of a config file, the files it includes, and ``key=value`` overrides.
 
     A top-level ``include: [other.yaml, ..]`` names files (beside the including one, or in ``configs/``) that are merged
-    first, in order.
+    first, in order. So does an ``include`` in a row or in a table's column: what the files hold is the row's then.
 
     Raises:
         ConfigError: for a missing or malformed file, or an override that is not ``key=value``.
@@ -220,7 +221,14 @@ def _read_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"{path}: a config is a mapping of keys, found {type(raw).__name__}")
-    raw = typing.cast(dict[str, Any], raw)
+    return _with_included(typing.cast(dict[str, Any], raw), path, including, nested=("rows", "table"))
+
+
+def _with_included(
+    section: dict[str, Any], path: Path, including: tuple[Path, ...], nested: Collection[str]
+) -> dict[str, Any]:
+    """A section over the files that it includes, and so are the sections inside those that ``nested`` names."""
+    raw = dict(section)
     parts = raw.pop("include", None) or []
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise ConfigError(f"{path}: include: found {parts!r}, accepted is a list of file names")
@@ -230,6 +238,9 @@ def _read_file(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         result = merge(
             result, _read_file(beside if beside.is_file() else config_file(part), (*including, path.resolve()))
         )
+    for key in nested:
+        if isinstance(inner := raw.get(key), dict):
+            raw[key] = _with_included(inner, path, including, nested=tuple(inner))
     return merge(result, raw)
 
 

@@ -9,6 +9,13 @@ class ConfigError(ValueError):
     """
 
 
+class AbsentError(ConfigError):
+    """Something that a config names rightly and that is not here: a file, a package, a dataset.
+
+    A row of a table that lacks something is marked with the reason, and the others run.
+    """
+
+
 class RunError(RuntimeError):
     """A run that cannot go on for a reason outside the program: a full disk, memory for not even one row.
 

@@ -61,7 +61,7 @@ def claim(
         raise ConfigError(f"output: {folder} cannot be used: {' '.join(str(error).split())}") from None
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, content: str | bytes) -> None:
     """Writes a file so that it is the old one or the new one at every instant.
 
     Raises:
@@ -69,8 +69,8 @@ def write_whole(file: Path, text: str) -> None:
     """
     part = file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with part.open("w") as handle:
-            handle.write(text)
+        with part.open("wb") as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
             handle.flush()
             os.fsync(handle.fileno())
         part.replace(file)

@@ -19,6 +19,7 @@ from hetpure.attacks.gradients import GradientSource
 from hetpure.attacks.losses import LOSSES
 from hetpure.attacks.norms import NORMS, NormName, check_ball, written
 from hetpure.attacks.search import Search, check_evaluations
+from hetpure.errors import AbsentError
 
 Version = Literal["standard", "rand"]
 
@@ -219,10 +220,10 @@ def published(module: str, wanted_by: str) -> Any:
     """A module of the optional package.
 
     Raises:
-        ValueError: where it is not installed.
+        AbsentError: where it is not installed.
     """
     logging.getLogger("auto-attack").setLevel(logging.ERROR)  # it would warn of randomised defenses at every image
     try:
         return importlib.import_module(f"pyautoattack.{module}")
     except ImportError:
-        raise ValueError(f"{wanted_by} needs the package pyautoattack: pip install 'hetpure[autoattack]'") from None
+        raise AbsentError(f"{wanted_by} needs the package pyautoattack: pip install 'hetpure[autoattack]'") from None

@@ -28,6 +28,7 @@ class WatchedGradient:
     Attributes:
         loss: of each sample, by its index: the mean loss at every gradient asked for.
         size: likewise the gradient's largest absolute value.
+        correct: likewise the share of the EOT draws that were still classified right.
         failure: what was not finite, of the samples that had it.
     """
 
@@ -35,6 +36,7 @@ class WatchedGradient:
         self.source, self.process = source, process
         self.loss: dict[int, list[float]] = {}
         self.size: dict[int, list[float]] = {}
+        self.correct: dict[int, list[float]] = {}
         self.failure: dict[int, str] = {}
 
     def to(self, device: torch.device) -> None:
@@ -74,11 +76,12 @@ class WatchedGradient:
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = found.value.abs().flatten(1).amax(dim=1)
         fine = (finite_rows(found.value) & found.loss.isfinite()).tolist()
-        for i, (index, value, largest) in enumerate(
-            zip(sample.tolist(), found.loss.tolist(), size.tolist(), strict=True)
+        for i, (index, value, largest, right) in enumerate(
+            zip(sample.tolist(), found.loss.tolist(), size.tolist(), found.correct.tolist(), strict=True)
         ):
             self.loss.setdefault(index, []).append(value)
             self.size.setdefault(index, []).append(largest)
+            self.correct.setdefault(index, []).append(round(right, 4))
             if not fine[i] and index not in self.failure:
                 self.failure[index] = self._explain(x[i : i + 1], found, i, sample[i : i + 1], iteration)
         return found
@@ -97,9 +100,10 @@ class WatchedGradient:
 class AdversarialAttack(Callback):
     """Attacks each test batch, in place.
 
-    Adds ``adversarial`` (like ``image``; the image itself where the attack failed), ``attack_loss`` and
-    ``gradient_size`` (a list for each sample, over the gradients that the attack asked for), ``attack_failure``
-    (index to reason, of samples with values that were not finite) and ``attack_chunk`` (rows in a network call).
+    Adds ``adversarial`` (like ``image``; the image itself where the attack failed), ``attack_loss``,
+    ``gradient_size`` and ``attack_correct`` (a list for each sample, over the gradients that the attack asked for),
+    ``attack_failure`` (index to reason, of samples with values that were not finite) and ``attack_chunk`` (rows in a
+    network call).
 
     Args:
         attack: the attack.
@@ -148,5 +152,6 @@ class AdversarialAttack(Callback):
         batch["adversarial"] = torch.where(failed, x, x_adv)
         batch["attack_loss"] = [seen.loss.get(k, []) for k in index.tolist()]
         batch["gradient_size"] = [seen.size.get(k, []) for k in index.tolist()]
+        batch["attack_correct"] = [seen.correct.get(k, []) for k in index.tolist()]
         batch["attack_failure"] = failure
         batch["attack_chunk"] = min((process.chunk_size for process in self.processes), default=0)

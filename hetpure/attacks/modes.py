@@ -186,6 +186,9 @@ GRADIENTS: dict[str, type[ExactGradient]] = {
 }
 """Gradient modes by name. ``surrogate`` is the exact gradient of a coarser process."""
 
+WITHOUT_DERIVATIVE = (BPDAGradient, BlindGradient)
+"""Modes that do not differentiate the purifier."""
+
 SUPPLIED = ("process", "eot", "seed")
 """Constructor arguments that are no config keys."""
 
@@ -203,6 +206,12 @@ def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot
     Raises:
         ValueError: for values that the mode rejects; starts with the argument's name.
     """
+    mode = GRADIENTS[settings["name"]]
+    if not process.purifier.differentiable and not issubclass(mode, WITHOUT_DERIVATIVE):
+        raise ValueError(
+            f"name = {settings['name']!r} follows a gradient that is zero everywhere in this purifier; "
+            "accepted are bpda, blind"
+        )
     arguments = {key: value for key, value in settings.items() if key != "name"}
     return GRADIENTS[settings["name"]](process, eot, seed, **arguments)
 

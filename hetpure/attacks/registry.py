@@ -11,7 +11,7 @@ from hetpure.attacks.momentum import MomentumPGD
 from hetpure.attacks.pgd import PGD
 from hetpure.attacks.random_noise import RandomNoise
 from hetpure.config import signature_schema, structure, to_dict
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 ATTACKS: dict[str, type[Attack]] = {
     "pgd": PGD,
@@ -92,6 +92,8 @@ def build_attack(settings: Mapping[str, Any]) -> Attack | None:
         return None
     try:
         return ATTACKS[settings["name"]](**{k: v for k, v in settings.items() if k not in COMMON})
+    except AbsentError as error:
+        raise AbsentError(f"attack.{error}") from None
     except ValueError as error:
         # A constructor's message starts with the argument's name.
         raise ConfigError(f"attack.{error}") from None

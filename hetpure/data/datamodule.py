@@ -35,6 +35,7 @@ class ImageDataModule(LightningDataModule):
         test_split: split to test and validate on.
         subset: number of test samples, drawn as the paper draws its 512; None for all.
         subset_seed: of that draw.
+        subset_skip: samples of that draw to pass over: for images outside another subset.
         batch_size: per process.
         workers: loader processes; 0 decodes in the main process.
         flip: flip half of the training images.
@@ -63,6 +64,7 @@ class ImageDataModule(LightningDataModule):
         test_split: str = "test",
         subset: int | None = None,
         subset_seed: int = 0,
+        subset_skip: int = 0,
         batch_size: int = 16,
         workers: int = 0,
         flip: bool = False,
@@ -79,12 +81,13 @@ class ImageDataModule(LightningDataModule):
             ("image_size", image_size, 1),
             ("subset", subset, 1),
             ("subset_seed", subset_seed, 0),
+            ("subset_skip", subset_skip, 0),
         ):
             if value is not None and value < least:
                 raise ConfigError(f"data.{key}: found {value}, accepted is {least} or more")
         self.source, self.root, self.image_size = name, root, image_size
         self.train_split, self.test_split = train_split, test_split
-        self.subset, self.subset_seed = subset, subset_seed
+        self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
         self.batch_size, self.workers = batch_size, workers
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.exclude = frozenset(exclude)
@@ -96,7 +99,7 @@ class ImageDataModule(LightningDataModule):
         """Opens the test split and draws the subset: after this the attributes are known. Cheap, and done once."""
         if self._test is None:
             self._test = open_source(self.source, self.root, self.test_split, self.image_size)
-            self.indices = subset_indices(len(self._test), self.subset, self.subset_seed)
+            self.indices = subset_indices(len(self._test), self.subset, self.subset_seed, self.subset_skip)
         return self
 
     def setup(self, stage: str | None = None) -> None:

@@ -10,7 +10,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 from timm.data.readers.reader_hfds import ReaderHfds
 
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 Opened = tuple[Callable[[int], bytes], list[int], int, list[str] | None]
 
@@ -43,7 +43,7 @@ def open_hub(identifier: str, root: str | None, split: str, split_key: str) -> O
     """
     identifier, _, config = identifier.partition(":")
     if root is not None and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root: found {root!r}, which is no folder; accepted is a folder in hub layout")
+        raise AbsentError(f"data.root: found {root!r}, which is no folder; accepted is a folder in hub layout")
     local = root is not None and _is_hub_layout(Path(root).expanduser())
     if not local and not identifier:
         raise ConfigError(
@@ -64,7 +64,7 @@ def open_hub(identifier: str, root: str | None, split: str, split_key: str) -> O
         key = split_key if re.search(r"(Unknown|Bad) split", str(error)) else "data.root" if local else "data.name"
         raise ConfigError(f"{key}: {path}: {_one_line(error)}") from None
     except (OSError, DatasetsError) as error:  # not on the hub, no connection, no data files
-        raise ConfigError(f"{'data.root' if local else 'data.name'}: {path}: {_one_line(error)}") from None
+        raise AbsentError(f"{'data.root' if local else 'data.name'}: {path}: {_one_line(error)}") from None
     labels = [int(label) for label in reader.dataset[label_key]]
     names = getattr(reader.dataset.features[label_key], "names", None)
     return lambda index: reader[index][0].read(), labels, len(names) if names else max(labels) + 1, names

@@ -14,7 +14,7 @@ from torchvision.transforms import v2 as transforms
 
 from hetpure.data.hub import open_hub
 from hetpure.data.svhn import open_svhn
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 NAMES = "digits, hfds/HUB_ID, torch/TORCHVISION_NAME or folder"
 TORCH_NAMES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "svhn", "stl10", "imagenet")
@@ -134,7 +134,7 @@ def _torchvision(name: str, root: Path, split: str, image_size: int | None, spli
     except ValueError as error:
         raise ConfigError(f"{split_key}: torch/{name} has no split {split!r}: {' '.join(str(error).split())}") from None
     except (RuntimeError, OSError) as error:
-        raise ConfigError(f"data.root: torch/{name} is not in {root}: {' '.join(str(error).split())}") from None
+        raise AbsentError(f"data.root: torch/{name} is not in {root}: {' '.join(str(error).split())}") from None
     targets = getattr(dataset, "targets", None)
     labels = [int(label) for label in (dataset.labels if targets is None else targets)]
     names = getattr(dataset, "classes", None)
@@ -210,5 +210,5 @@ def _folder(name: str, root: str | None) -> Path:
         raise ConfigError(f"data.root: {name} needs a folder, found none")
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise ConfigError(f"data.root: found {root!r}, which is no folder; accepted is a folder that holds {name}")
+        raise AbsentError(f"data.root: found {root!r}, which is no folder; accepted is a folder that holds {name}")
     return path

@@ -7,25 +7,29 @@ import numpy as np
 from hetpure.errors import ConfigError
 
 
-def subset_indices(total: int, size: int | None, seed: int = 0) -> list[int]:
+def subset_indices(total: int, size: int | None, seed: int = 0, skip: int = 0) -> list[int]:
     """Positions of a random subset, drawn as DiffPure and the paper draw theirs.
 
     Args:
         total: number of samples in the split.
         size: number to draw; None for all of them, in order.
         seed: of ``numpy.random.RandomState``.
+        skip: draws to pass over first: subsets of one seed that begin where another ends share no sample.
 
     Returns:
-        ``RandomState(seed).choice(total, size, replace=False)``, in the order of the draw.
+        ``RandomState(seed).choice(total, size, replace=False)``, in the order of the draw (after ``skip`` of it).
 
     Raises:
-        ConfigError: where size is below 1 or above total.
+        ConfigError: where skip and size together are below 1 or above total.
     """
     if size is None:
+        if skip:
+            raise ConfigError(f"data.subset_skip: found {skip}, accepted is 0 where data.subset does not say how many")
         return list(range(total))
-    if not 1 <= size <= total:
-        raise ConfigError(f"data.subset: found {size}, accepted is 1..{total}, as many samples as the split has")
-    return np.random.RandomState(seed).choice(total, size, replace=False).tolist()
+    if not 1 <= size <= total - skip:
+        raise ConfigError(f"data.subset: found {size}, accepted is 1..{total - skip}, as many samples as there are")
+    # numpy draws without replacement by cutting a permutation: a shorter draw is the beginning of a longer one.
+    return np.random.RandomState(seed).choice(total, skip + size, replace=False)[skip:].tolist()
 
 
 def shard(indices: Sequence[int], rank: int, world: int, exclude: Collection[int] = ()) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 SPLITS = ("train", "test", "extra")
 
@@ -31,7 +31,7 @@ def open_svhn(root: Path, split: str, split_key: str) -> tuple[np.ndarray, list[
         raise ConfigError(f"{split_key}: torch/svhn has no split {split!r}, accepted are {', '.join(SPLITS)}")
     path = root / f"{split}_32x32.mat"
     if not path.is_file():
-        raise ConfigError(f"data.root: {root} holds no {path.name}, the {split} split of torch/svhn")
+        raise AbsentError(f"data.root: {root} holds no {path.name}, the {split} split of torch/svhn")
     try:
         found = loadmat(path, variable_names=["X", "y"])
     except Exception as error:  # a cut or foreign file ends in any of a dozen types, HDF5 in NotImplementedError

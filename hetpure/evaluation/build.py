@@ -1,7 +1,7 @@
 """From a complete config to what runs: networks, defense and attack of every row, checked before any long work."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hetpure.attacks.modes import build_gradient
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.content import data_content, network_content
 from hetpure.evaluation.protocols import Protocol, build_protocols
@@ -28,6 +28,7 @@ from hetpure.models.precision import prepared_classifier, prepared_denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.finite import Guarded
+from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
 
 
@@ -75,12 +76,18 @@ class Loaded:
     denoisers: dict[str, Denoiser] = field(default_factory=dict)
 
 
-def build_rows(config: DictConfig, data: ImageDataModule, loaded: Loaded | None = None) -> list[Row]:
+def build_rows(
+    config: DictConfig,
+    data: ImageDataModule,
+    lacks: Callable[[str, AbsentError], None] | None = None,
+    loaded: Loaded | None = None,
+) -> list[Row]:
     """Loads the networks of every row and checks them against the data and against each other.
 
     Args:
         config: complete, with numbers where it may say ``auto``.
         data: the images.
+        lacks: told of a row that something is not here for, which is then left out; by default that is an error.
         loaded: networks that are there already; what is missing is added.
 
     Raises:
@@ -110,12 +117,18 @@ def build_rows(config: DictConfig, data: ImageDataModule, loaded: Loaded | None 
                 for variant, changed in variants(row, data.image_shape, built.model.purifier.stochastic).items():
                     folder = built.store.folder / "honesty"
                     built.variants[variant] = _build_row(variant, changed, data, classifiers[key], denoiser, folder)
-            for network_name, network in (("classifier", classifiers[key]), ("denoiser", denoiser)):
+            purifier = built.model.purifier
+            own = purifier.network if isinstance(purifier, NetworkPurifier) else None
+            networks = {"classifier": classifiers[key], "denoiser": denoiser, "purifier": own}
+            for network_name, network in networks.items():
                 if network is not None:
                     built.content[network_name] = hashes.setdefault(id(network), "") or network_content(network)
                     hashes[id(network)] = built.content[network_name]
             rows.append(built)
         except ConfigError as error:
+            if lacks is not None and isinstance(error, AbsentError):
+                lacks(name, error)
+                continue
             raise in_row(name, config.rows.get(name, {}), error) from None
     return rows
 
@@ -163,6 +176,8 @@ def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:
     try:
         with torch.no_grad():
             purifier.prepare(torch.zeros(1, *data.image_shape))
+        if isinstance(purifier, NetworkPurifier):
+            purifier.check_images(data.image_shape)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from None
     return purifier

@@ -6,7 +6,7 @@ same command, on whatever machine and with however many processes, finds it agai
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.errors import RunError
+from hetpure.errors import AbsentError, RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.measure import Memory, Meter
@@ -38,11 +38,15 @@ EQUAL = 1.05
 MOST = 1024
 """Rows of a chunk, at most."""
 
+Lacks = Callable[[str, AbsentError], None]
+
 WAIT = 900.0
 """Seconds that further processes wait for the first one's choice."""
 
 
-def settle(config: DictConfig, data: ImageDataModule, place: lightning.Trainer, loaded: Loaded) -> None:
+def settle(
+    config: DictConfig, data: ImageDataModule, place: lightning.Trainer, loaded: Loaded, lacks: Lacks | None = None
+) -> None:
     """Puts numbers where a config says ``auto``; does nothing where it nowhere does.
 
     What the output folder's config has stays. Else a graph is kept where it fits at the smallest chunk that is about
@@ -54,6 +58,7 @@ def settle(config: DictConfig, data: ImageDataModule, place: lightning.Trainer, 
         data: the images.
         place: says which process this is, and on which device.
         loaded: keeps the networks that were loaded for measuring.
+        lacks: see ``build_rows``.
 
     Raises:
         ConfigError: for networks or settings that cannot be.
@@ -65,7 +70,7 @@ def settle(config: DictConfig, data: ImageDataModule, place: lightning.Trainer, 
     if not _open(config):
         return
     if place.is_global_zero:
-        _choose(config, data, place, loaded)
+        _choose(config, data, place, loaded, lacks)
         return
     start = time.monotonic()
     while _open(config):
@@ -104,7 +109,9 @@ def _recall(config: DictConfig) -> None:
             _decide(config, name, attack["recompute"])
 
 
-def _choose(config: DictConfig, data: ImageDataModule, place: lightning.Trainer, loaded: Loaded) -> None:
+def _choose(
+    config: DictConfig, data: ImageDataModule, place: lightning.Trainer, loaded: Loaded, lacks: Lacks | None
+) -> None:
     device = place.strategy.root_device
     draft = OmegaConf.create(to_dict(config))
     assert isinstance(draft, DictConfig)
@@ -112,7 +119,10 @@ def _choose(config: DictConfig, data: ImageDataModule, place: lightning.Trainer,
     for name in undecided:
         _decide(draft, name, True)
     draft.chunk_size = 1 if config.chunk_size == AUTO else config.chunk_size
-    rows = build_rows(draft, data, loaded)
+    rows = build_rows(draft, data, lacks, loaded)
+    if not rows:
+        return
+    undecided = [name for name in undecided if name in {row.name for row in rows}]
     examples = torch.stack([torch.as_tensor(item(data.test_source, k)["image"]) for k in data.indices[:8]])
     meter = Meter(examples.to(device), seconds=5.0)
     for row in rows:

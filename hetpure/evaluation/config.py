@@ -9,14 +9,16 @@ from omegaconf import DictConfig
 
 from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
+from hetpure.evaluation.expand import TableConfig, check_protocols, expand
+from hetpure.evaluation.grid import expand_grid
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
 from hetpure.trainer import check_trainer
 
 SHARED = (
     "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures",
-    "protocols", "honesty"
+    "protocols", "honesty", "hang_minutes",
 )  # fmt: skip
 """Sections that are a command's, not a row's: every row sees the same images on the same machine."""
 
@@ -82,7 +84,8 @@ class EvaluateConfig:
     """Everything that an evaluation is.
 
     ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of
-    its own. Without rows the config itself is the one row.
+    its own. Without rows the config itself is the one row. ``grid`` maps keys to lists of values: each combination is
+    one more row (``expand_grid``). With ``table.columns`` each row is evaluated once for each column (``expand``).
     """
 
     seed: int = 0
@@ -99,10 +102,13 @@ class EvaluateConfig:
     threads: int | None = None
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False
+    hang_minutes: float = 30.0
     pictures: int = 8
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     rows: dict[str, Any] = field(default_factory=dict)
+    table: TableConfig = field(default_factory=TableConfig)
+    grid: dict[str, Any] = field(default_factory=dict)
 
 
 def complete(raw: Mapping[str, Any]) -> DictConfig:
@@ -113,36 +119,51 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     """
     if isinstance(raw.get("honesty"), bool):
         raw = {**raw, "honesty": {"images": HONESTY_IMAGES if raw["honesty"] else 0}}
-    rows = structure(EvaluateConfig, raw).rows
-    base = {k: v for k, v in raw.items() if k != "rows"}
+    raw = expand_grid(raw, SHARED)
+    config = structure(EvaluateConfig, raw)
+    base = {k: v for k, v in raw.items() if k not in ("rows", "table")}
     whole = _complete_row(base)
-    complete_rows = {}
-    for name, change in rows.items():
+    changes = {}
+    for name, change in config.rows.items():
         change = to_dict(change) if isinstance(change, DictConfig) else change
         if not isinstance(change, Mapping | None):
             raise ConfigError(f"rows.{name}: found {change!r}, accepted is a section of keys")
         for key in change or {}:
-            if key in SHARED or key == "rows":
+            if key in SHARED or key in ("rows", "table", "grid"):
                 raise ConfigError(f"rows.{name}.{key}: is the same for all rows; set {key} once, outside rows")
-        change = dict(change or {})
+        changes[str(name)] = dict(change or {})
+    if config.table.columns and not changes and not config.table.lines:
+        changes = {whole["purifier"]["name"]: {}}
+    cells, table = expand(base, changes, to_dict(config.table))
+    complete_rows = {}
+    for name, cell in cells.items():
         try:
-            row = _complete_row(_merge_row(base, change))
+            row = _complete_row(_merge_row(cell.base, cell.change))
+        except AbsentError as error:
+            if cell.column is None:
+                raise cell.blamed(error) from None
+            table["lines"][cell.method]["missing"][cell.column] = [str(error)]
         except ConfigError as error:
-            raise in_row(name, change, error) from None
-        complete_rows[name] = {k: row[k] for k in {**change, "attack": None}}
-    return structure(EvaluateConfig, {**whole, "rows": complete_rows})
+            raise cell.blamed(error) from None
+        else:
+            # How a purifier's runs are joined is its own to say.
+            complete_rows[name] = {k: row[k] for k in dict.fromkeys((*cell.changed, "attack", "ensemble"))}
+    check_protocols(table, {name: {**whole, **row} for name, row in complete_rows.items()})
+    return structure(EvaluateConfig, {**whole, "rows": complete_rows, "table": table})
 
 
 def in_row(name: str, change: Mapping[str, Any], error: ConfigError) -> ConfigError:
     """The error as a row's own, where it is about a section that the row changes."""
     section = re.split(r"[.:]", str(error), maxsplit=1)[0]
-    return ConfigError(f"rows.{name}.{error}") if section in change else error
+    return type(error)(f"rows.{name}.{error}") if section in change else error
 
 
 def row_configs(config: DictConfig) -> dict[str, DictConfig]:
     """The complete config of each row, by name; a config without rows is one row, named after its purifier."""
     whole = to_dict(config)
-    rows = whole.pop("rows") or {str(config.purifier.name): {}}
+    rows = whole.pop("rows")
+    if not rows and not config.table.lines:  # a table may have lines that cannot be evaluated alone
+        rows = {str(config.purifier.name): {}}
     # A completed row holds whole sections.
     return {name: structure(EvaluateConfig, {**whole, **change}) for name, change in rows.items()}
 
@@ -194,6 +215,7 @@ def _check_numbers(config: dict[str, Any]) -> None:
         ("chunk_size",): 1,
         ("threads",): 1,
         ("pictures",): 0,
+        ("hang_minutes",): 0,
         ("seed",): 0,
     }
     for path, lowest in at_least.items():

@@ -22,10 +22,14 @@ SCALAR = ("attention map", "mask")
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One image's panels in the order of events, (C, H, W) or (1, H, W) in [0, 1], and what to say of it."""
+    """One image's panels in the order of events, (C, H, W) or (1, H, W) in [0, 1], and what to say of it.
+
+    ``index`` is its position in the dataset split, where it has one.
+    """
 
     panels: dict[str, Tensor]
     caption: str
+    index: int | None = None
 
 
 @torch.no_grad()
@@ -52,7 +56,7 @@ def picture_rows(
     rows = []
     for i, caption in enumerate(captions):
         panels = {**{name: column[i] for name, column in columns.items()}, **{k: v[0] for k, v in views[i].items()}}
-        rows.append(PictureRow({name: panel.cpu() for name, panel in panels.items()}, caption))
+        rows.append(PictureRow({name: panel.cpu() for name, panel in panels.items()}, caption, int(sample[i])))
     return rows, amplification
 
 

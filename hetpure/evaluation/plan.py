@@ -19,10 +19,9 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError
-from hetpure.evaluation.build import Loaded, Row, build_rows
-from hetpure.evaluation.chunks import settle
+from hetpure.evaluation.available import available
+from hetpure.evaluation.build import Row
 from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.files import check_files
 from hetpure.evaluation.measure import Calls, Memory, Meter, Span
 from hetpure.evaluation.run import evaluation_trainer, set_precision
 from hetpure.evaluation.work import Piece, Pieces, work_of
@@ -90,12 +89,13 @@ def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()
         raise ConfigError(f"--plan-seconds {seconds:g}: accepted is more than 0")
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    check_files(config)
-    data = ImageDataModule(**to_dict(config.data)).prepare()
-    trainer, loaded = evaluation_trainer(to_dict(config.trainer)), Loaded()
+    trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
-    settle(config, data, trainer, loaded)
-    rows = build_rows(config, data, loaded)
+    here = available(config, trainer)
+    data, rows = here.data, here.rows
+    if not rows:
+        print("plan: no row can be evaluated here")
+        return []
     found = plan_rows(config, rows, data, seconds, trainer.world_size, trainer.strategy.root_device)
     if trainer.is_global_zero:
         print_plan(found, config, other, trainer.world_size, trainer.strategy.root_device)

@@ -49,12 +49,19 @@ def build_protocols(size: int, mode: EnsembleMode, resubmissions: int = 1, votes
         resubmissions: N of best-of-N; 1 leaves it out.
         votes: V of the majority vote of single purifications; 0 leaves it out.
     """
-    protocols = [Protocol("one-shot", 1, size, mode)]
+    one_shot, *others = protocol_names(resubmissions, votes)
+    protocols = [Protocol(one_shot, 1, size, mode)]
     if resubmissions > 1:
-        protocols.append(Protocol(f"best of {resubmissions}", resubmissions, size, mode))
+        protocols.append(Protocol(others.pop(0), resubmissions, size, mode))
     if votes:
-        protocols.append(Protocol(f"majority of {votes}", 1, votes, "vote"))
+        protocols.append(Protocol(others.pop(0), 1, votes, "vote"))
     return tuple(protocols)
+
+
+def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
+    """What ``build_protocols`` calls them."""
+    best = [f"best of {resubmissions}"] if resubmissions > 1 else []
+    return ["one-shot", *best, *([f"majority of {votes}"] if votes else [])]
 
 
 def draws_needed(protocols: Sequence[Protocol]) -> int:

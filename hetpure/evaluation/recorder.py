@@ -90,6 +90,7 @@ class Recorder(Callback):
                         **sides,
                         attack_loss=_finite(batch["attack_loss"][i]) if attacked else [],
                         gradient_size=_finite(batch["gradient_size"][i]) if attacked else [],
+                        attack_correct=_finite(batch["attack_correct"][i]) if attacked else [],
                         seconds=seconds,
                         seed=pl_module.model.seed,
                         draws=protocol.draws,

@@ -38,6 +38,7 @@ class Record:
         adversarial_scores: like ``clean_scores``.
         attack_loss: the attacker's mean loss at each gradient it asked for.
         gradient_size: largest absolute value of each of those gradients.
+        attack_correct: share of the draws, at each of those gradients, that were still classified right.
         seconds: the sample's share of its batch's time, attack and all protocols together.
         seed: of all draws; with ``index`` and a purification's number it gives every one of them again.
         draws: purifications that the protocol looked at, numbered from 0.
@@ -55,6 +56,7 @@ class Record:
     adversarial_scores: list[list[float]] = field(default_factory=list)
     attack_loss: list[float] = field(default_factory=list)
     gradient_size: list[float] = field(default_factory=list)
+    attack_correct: list[float] = field(default_factory=list)
     seconds: float = 0.0
     seed: int = 0
     draws: int = 1

@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +19,21 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError, RunError
-from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
-from hetpure.evaluation.chunks import settle
+from hetpure.evaluation.available import available, content_here, former_lines
+from hetpure.evaluation.build import Row
+from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.files import check_files
+from hetpure.evaluation.grid import left_out
 from hetpure.evaluation.honesty import Verdict, check
+from hetpure.evaluation.page import keep_pictures, keep_samples, try_to_write_page
+from hetpure.evaluation.paper_table_report import report_table
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
+from hetpure.evaluation.pulse import Pulse
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.records import Record, RecordStore
+from hetpure.evaluation.sweep import draw_grid
 from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
 from hetpure.evaluation.watch import Watch
 from hetpure.models.precision import allow_tf32
@@ -39,6 +44,9 @@ FREE = (
     "pictures",
     "data.batch_size",
     "honesty.images",
+    "table",
+    "grid",  # its combinations are rows, and a row more or less leaves the others as they are
+    "hang_minutes",
     # Places: ``content.yaml`` holds what is there.
     "data.root",
     *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
@@ -57,28 +65,36 @@ def run(config: DictConfig) -> None:
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
-    check_files(config)
-    data = ImageDataModule(**to_dict(config.data)).prepare()
-    place, loaded = evaluation_trainer(to_dict(config.trainer)), Loaded()
+    place = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, place)
-    settle(config, data, place, loaded)
-    rows = build_rows(config, data, loaded)
+    here = available(config, place)
+    data, rows = here.data, here.rows
+    if not rows:  # of a table: without one, what is absent is an error
+        report_table(config, make_report(config, rows, data, here.absent), here.absent)
+        print(f"table: {config.output}")
+        return
     output, first = Path(config.output), place.is_global_zero
-    claim(output, config, FREE, content_of(rows, data))
+    claim(output, config, FREE, content_here(here, output))
 
-    def report() -> list[TableRow]:
-        found = make_report(config, rows, data)
+    def report(dashboard: Dashboard | None = None) -> list[TableRow]:
+        found = make_report(config, rows, data, here.absent)
         _written(found, output)
-        print_report(found)
-        print(f"records, adversarial images, pictures and tables: {output}")
+        if config.table.lines:
+            report_table(config, found, here.absent, dashboard)
+        else:
+            print_report(found)
+        try_to_write_page(output)
+        print(f"records, adversarial images, pictures and tables: {output}; to look at: {output / 'report.html'}")
         return list(found.rows)
 
     def lost(reason: str) -> None:
         print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
         report()
 
-    watch = Watch(output, place.global_rank, place.world_size, lost).start()
+    watch = Watch(output, place.global_rank, place.world_size, lost, 60.0 * config.hang_minutes).start()
     dashboard = Dashboard(to_dict(config), output) if first else None
+    if first:
+        keep_samples(data, output)
     state = "done"
     try:
         for row in rows:
@@ -96,7 +112,9 @@ def run(config: DictConfig) -> None:
         watch.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            dashboard.finish(report())
+            lines = report(dashboard)
+            _draw_grid(config, lines, dashboard)
+            dashboard.finish(lines)
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -147,7 +165,7 @@ def evaluate_row(
         trainer: used once.
         data: the images.
         only: indices of the samples to evaluate; None for all.
-        watch: told of a Ctrl-C before Lightning acts on it.
+        watch: told that work moves, and of a Ctrl-C before Lightning acts on it.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.
@@ -162,12 +180,15 @@ def evaluate_row(
     share = len(range(trainer.global_rank, left, trainer.world_size))
     progress = EvaluationProgress(row.name, share, row.attack.steps if row.attack else 0)
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
-    callbacks: list[Any] = [Recorder(store, data, only), progress]
+    pulse = Pulse(watch, (row.model, *row.processes))
+    callbacks: list[Any] = [Recorder(store, data, only), pulse, progress]
     if watch is not None:
         callbacks.append(LambdaCallback(on_exception=lambda _trainer, _model, error: _told(watch, error)))
     if row.attack is not None and row.gradient is not None:
         callbacks.append(
-            AdversarialAttack(row.attack, row.gradient, progress.on_attack_iteration, row.processes, progress.say)
+            AdversarialAttack(
+                row.attack, row.gradient, pulse.before(progress.on_attack_iteration), row.processes, progress.say
+            )
         )
     cast(Any, trainer).callbacks.extend(callbacks)
     try:
@@ -178,9 +199,11 @@ def evaluate_row(
         raise KeyboardInterrupt from None
 
 
-def make_report(config: DictConfig, rows: Sequence[Row], data: ImageDataModule) -> Report:
-    """The report of what the rows' folders hold."""
-    lines, notes, checks = [], [], {}
+def make_report(
+    config: DictConfig, rows: Sequence[Row], data: ImageDataModule, absent: Mapping[str, list[str]] | None = None
+) -> Report:
+    """The report of what the rows' folders hold, those rows' among them that lack something now."""
+    lines, notes, checks = [], left_out(to_dict(config)), {}
     for row in rows:
         records = row.store.read()
         names = [protocol.name for protocol in row.protocols]
@@ -188,6 +211,8 @@ def make_report(config: DictConfig, rows: Sequence[Row], data: ImageDataModule) 
         notes += notes_on(row.name, records, config.chunk_size)
         if config.honesty.images and row.attack is not None:
             checks[row.name] = verdicts_on(row, records, config.honesty.factor, data)
+    if absent:
+        lines += [line for former in former_lines(config, absent).values() for line in former]
     return Report(describe(config), lines, notes, checks)
 
 
@@ -208,6 +233,7 @@ def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDat
 def describe(config: DictConfig) -> str:
     """What the rows have in common, in a line."""
     images = f"{config.data.subset} images of " if config.data.subset else ""
+    images = f"{images[:-4]} after {config.data.subset_skip} of " if config.data.subset_skip else images
     text = f"{images}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
     text += f"; networks in {config.precision}" if config.precision != "float32" else ""
     return text + ("; networks compiled" if config.compile else "")
@@ -230,7 +256,8 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
     """Scalars, loss curve and pictures of a finished row."""
     records = row.store.read()
     names = [protocol.name for protocol in row.protocols]
-    dashboard.rows(table_rows(row.name, records, len(data.indices), names, row.conditions))
+    lines = table_rows(row.name, records, len(data.indices), names, row.conditions)
+    dashboard.rows(lines, calls_per_image(row, records))
     curves = [record.attack_loss for record in records if record.protocol == names[0] and record.attack_loss]
     if curves:
         # Attacks that leave broken samples alone have curves of different lengths.
@@ -238,6 +265,7 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
         dashboard.curve(row.name, [sum(column) / len(column) for column in columns])
     pictures, amplification = recorded_pictures(row.model, row.store, data, config.pictures)
     if pictures:
+        keep_pictures(pictures, amplification, row.store.folder)
         file = row.store.folder / "pictures.png"
         title = f"{row.name}; {row.conditions.attack}, {row.conditions.gradients}"
         try:
@@ -246,6 +274,18 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
             print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
         else:
             dashboard.picture(row.name, file)
+
+
+def _draw_grid(config: DictConfig, lines: list[TableRow], dashboard: Dashboard) -> None:
+    """The grid's figure, if there is a grid, and room for it."""
+    try:
+        file = draw_grid(to_dict(config), lines, describe(config))
+    except OSError as error:
+        print(f"{config.output}: the grid's figure cannot be written: {error.strerror}", file=sys.stderr)
+        return
+    if file is not None:
+        print(f"accuracy over {', '.join(config.grid)}: {file}")
+        dashboard.figure("sweep/figure", file)
 
 
 def _written(report: Report, output: Path) -> None:

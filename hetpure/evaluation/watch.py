@@ -5,11 +5,15 @@ file in the run's folder: it holds a lock on it, changes a number in it every se
 processes must see the run's folder anyway. On one machine a free lock says at once that its holder is gone, however it
 died; across machines, where locks may not reach, a number that stands still for ``PATIENCE`` seconds does.
 
+A process that hangs but lives finds itself out: its work says that it moves, and where it has not for longer than any
+call can take, the thread that gives the signs of life ends the process and says so.
+
 The lock also keeps a second run out of the folder, and makes a restarted one wait until the last process of the run
 before it is gone.
 """
 
 import contextlib
+import faulthandler
 import os
 import socket
 import sys
@@ -54,14 +58,16 @@ class Watch:
         world: how many there are.
         on_loss: called with the reason, from a thread of its own, before the process ends because of another. Only the
             lowest process that is left is asked.
+        hang: seconds between two movements of this process's work after which it is taken for hung; 0 never.
 
     Raises:
         RunError: from ``start``, where another run is at work in the folder.
     """
 
-    def __init__(self, folder: Path, rank: int, world: int, on_loss: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, rank: int, world: int, on_loss: Callable[[str], None], hang: float = 0.0) -> None:
         self.folder = folder / "processes"
-        self.rank, self.world, self.on_loss = rank, world, on_loss
+        self.rank, self.world, self.on_loss, self.hang = rank, world, on_loss, hang
+        self._moved: float | None = None
         self._host = _machine()
         self._own: IO[bytes] | None = None
         self._state = "working"
@@ -101,6 +107,14 @@ class Watch:
             own, self._own = self._own, None
             own.close()
 
+    def moved(self) -> None:
+        """This process's work goes on: from now on the next movement is awaited."""
+        self._moved = time.monotonic()
+
+    def rest(self) -> None:
+        """No movement is awaited: this process waits for others, or is done."""
+        self._moved = None
+
     def reason(self, error: BaseException) -> str | None:
         """Which other process an error is due to; None where none is known to have ended.
 
@@ -127,14 +141,27 @@ class Watch:
             if lost is not None:
                 time.sleep(GRACE)
                 lost = self._lost()  # a place may have been between an earlier run's process and this one's
+            hung = self._hung()
             with self._mutex:
                 if self._state != "working":
                     return  # this process is ending by itself
-                if lost is None:
+                if lost is not None:
+                    self._state = f"ended because of another: {lost}"
+                elif hung is not None:
+                    self._state = hung
+                else:
                     continue
-                self._state = f"ended because of another: {lost}"
             self._beat()
-            self._end(lost)
+            self._end(lost or f"process {self.rank + 1} of {self.world} {hung}")
+
+    def _hung(self) -> str | None:
+        """Since when this process's work has stood still, if that is too long."""
+        moved = self._moved
+        if not self.hang or moved is None or time.monotonic() - moved <= self.hang:
+            return None
+        with contextlib.suppress(Exception):  # a standard error that is no file
+            faulthandler.dump_traceback(sys.stderr)  # where it hangs
+        return f"has hung: no network call, iteration or batch has begun for {self.hang / 60:.3g} minutes"
 
     def _end(self, reason: str) -> None:
         try:

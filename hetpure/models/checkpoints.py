@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hetpure.config import resolve_path
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 State = dict[str, Tensor]
 Arguments = ParamSpec("Arguments")
@@ -43,7 +43,7 @@ def loader_of(what: str) -> Callable[[Callable[Arguments, Loaded]], Callable[Arg
 
 
 def check_there(path: str, key: str, source: str | None = None) -> None:
-    """Raises ConfigError where there is no such file or folder, and says where it can be had.
+    """Raises AbsentError where there is no such file or folder, and says where it can be had.
 
     Args:
         path: from a config.
@@ -51,7 +51,7 @@ def check_there(path: str, key: str, source: str | None = None) -> None:
         source: where it can be had: an address, or the command that makes it.
     """
     if not resolve_path(path).exists():
-        raise ConfigError(f"{key}: {path}: no such file" + (f"; it comes from {source}" if source else ""))
+        raise AbsentError(f"{key}: {path}: no such file" + (f"; it comes from {source}" if source else ""))
 
 
 def read_file(path: Path, key: str = "denoiser.path") -> Any:
@@ -65,7 +65,7 @@ def read_file(path: Path, key: str = "denoiser.path") -> Any:
         ConfigError: where the file is missing, damaged, or holds anything else (code among it, which is not run).
     """
     if not path.is_file():
-        raise ConfigError(f"{key}: {path}: no such file")
+        raise AbsentError(f"{key}: {path}: no such file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

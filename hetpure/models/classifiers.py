@@ -3,15 +3,9 @@
 Everything outside speaks images in [0, 1].
 """
 
-import hashlib
-import importlib
-import importlib.util
-import inspect
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import timm
 import torch
@@ -19,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import hetpure.models.resnet  # noqa: F401  registers its models with timm
-from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import check_there, load_exactly, read_file
-from hetpure.models.wide_resnet import WideResNet
+from hetpure.models.checkpoints import check_there
+from hetpure.models.networks import import_network, load_weights
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -156,7 +149,7 @@ def build_classifier(
         check_there(weights, "classifier.weights", source)
     network = build_network(name, pretrained=pretrained, arguments=arguments)
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, "classifier.weights")
     default_mean, default_std = normalization_of(network, (arguments or {}).get("in_chans", 3))
     classifier = Classifier(
         network,
@@ -185,16 +178,7 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
             ) from None
     if pretrained:
         raise ConfigError("classifier.pretrained: only timm models can be; give classifier.weights")
-    try:
-        network = _import_builder(name)(**kwargs)
-    except ConfigError:
-        raise
-    except Exception as error:  # a user's class may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"classifier.arguments: {name} cannot be built from {kwargs}: {reason}") from None
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"classifier.name: {name} gives a {type(network).__name__}, accepted is an nn.Module")
-    return network
+    return import_network(name, kwargs, "classifier")
 
 
 def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
@@ -224,44 +208,6 @@ def interpolation_of(network: nn.Module) -> Interpolation:
     return "bicubic" if stated.get("interpolation") == "bicubic" else "bilinear"
 
 
-def load_weights(network: nn.Module, path: str) -> None:
-    """Loads a state dict into a network, every key matching.
-
-    What wrappers put before every name is taken off: DataParallel's ``module.``, and the ``model.`` or ``0.`` of a
-    network that was saved behind its normalisation.
-
-    Raises:
-        ConfigError: where the file is missing or unreadable, or keys or shapes differ.
-    """
-    state = read_state_dict(resolve_path(path), key="classifier.weights")
-    state = {k.removeprefix("module."): v for k, v in state.items()}
-    own = network.state_dict()
-    for prefix in ("model.", "0."):
-        if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in own):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    if isinstance(network, WideResNet):
-        state = network.from_public_layout(state)
-    load_exactly(network, state, path, key="classifier.weights")
-
-
-def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or ``torch.save`` file; no code in it is run.
-
-    Args:
-        path: the file.
-        key: config key for messages.
-
-    Raises:
-        ConfigError: where the file is missing or is no state dict.
-    """
-    state = read_file(path, key)
-    for wrapper in ("state_dict", "model_state_dict", "model", "params"):
-        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(f"{key}: {path}: holds no state dict")
-    return state
-
-
 def is_compiled(network: nn.Module) -> bool:
     """Whether calls of a network go through ``torch.compile``."""
     return getattr(network, "_compiled_call_impl", None) is not None
@@ -270,29 +216,3 @@ def is_compiled(network: nn.Module) -> bool:
 def _offset(side: int, crop: int) -> int:
     """Where a centre crop begins, rounded as torchvision does."""
     return round((side - crop) / 2.0)
-
-
-def _import_builder(name: str) -> Callable[..., Any]:
-    module_name, _, class_name = name.rpartition(":")
-    try:
-        if module_name.endswith(".py"):
-            path = resolve_path(module_name)
-            # A name of its own: a user's net.py must not pass for a package called net, or for another folder's net.py.
-            unique = f"hetpure_user_{hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
-            spec = importlib.util.spec_from_file_location(unique, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[unique] = module
-            spec.loader.exec_module(module)
-        else:
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(module_name)
-    except Exception as error:  # a user's file may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"classifier.name: {name}: cannot import {module_name}: {reason}") from None
-    found = getattr(module, class_name, None)
-    is_class = isinstance(found, type) and issubclass(found, nn.Module)
-    if not (is_class or inspect.isfunction(found)):
-        raise ConfigError(f"classifier.name: {name}: {module_name} has no nn.Module class or function {class_name}")
-    return cast(Callable[..., Any], found)

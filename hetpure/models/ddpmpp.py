@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 from hetpure.models.checkpoints import load_exactly
 from hetpure.schedule import Schedule
 
@@ -211,7 +211,7 @@ def load_converted(file: Path) -> tuple[DDPMpp, list[Conditioning]]:
         ConfigError: where the file is missing, damaged or something else.
     """
     if not file.is_file():
-        raise ConfigError(f"denoiser.path: {file}: no such file")
+        raise AbsentError(f"denoiser.path: {file}: no such file")
     try:
         with safe_open(file, "pt") as opened:
             header = opened.metadata() or {}

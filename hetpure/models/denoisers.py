@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from hetpure.config import resolve_path
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 from hetpure.models.checkpoints import check_there
 from hetpure.models.ddpm import load_ddpm
 from hetpure.models.ddpmpp import Conditioning, DDPMpp
@@ -110,7 +110,7 @@ class DiffusersDenoiser(Denoiser):
         found = resolve_path(path)
         source = str(found) if found.exists() else path
         if not found.exists() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-            raise ConfigError(
+            raise AbsentError(
                 f"denoiser.path: {path}: no such folder; accepted is a diffusers folder or a hub id OWNER/NAME"
             )
         folder = found if found.exists() else _hub_configs(path)
@@ -271,7 +271,7 @@ def _hub_configs(identifier: str) -> Path:
         return Path(snapshot_download(identifier, allow_patterns=patterns))
     except Exception as error:  # the hub raises dozens of types; each means: not there, or not to be had
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"denoiser.path: {identifier}: cannot be had from the hub: {reason}") from None
+        raise AbsentError(f"denoiser.path: {identifier}: cannot be had from the hub: {reason}") from None
 
 
 def _check_pipeline(folder: Path) -> None:

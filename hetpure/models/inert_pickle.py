@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 _SCALARS = {"f8": np.float64, "f4": np.float32, "i8": np.int64, "i4": np.int32, "b1": np.bool_}
 
@@ -68,7 +68,7 @@ def read_inert(path: Path, key: str = "denoiser.path") -> Any:
         ConfigError: where the file is missing or damaged, or names anything that is not on this module's short list.
     """
     if not path.is_file():
-        raise ConfigError(f"{key}: {path}: no such file")
+        raise AbsentError(f"{key}: {path}: no such file")
     try:
         with path.open("rb") as file:
             return _InertUnpickler(file).load()

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 
 def zoo_entry(
@@ -37,7 +37,7 @@ def zoo_entry(
         utils: Any = importlib.import_module("robustbench.utils")
         models: Any = importlib.import_module("robustbench.model_zoo").model_dicts
     except ImportError as error:
-        raise ConfigError(
+        raise AbsentError(
             f"classifier.name: RobustBench's entries need the package: pip install 'hetpure[robustbench]' ({error})"
         ) from None
     known = {d.value: {t.value: zoo for t, zoo in threats.items()} for d, threats in models.items()}

@@ -14,11 +14,13 @@ class Purifier(nn.Module, ABC):
 
     Attributes:
         stochastic: whether two draws differ; where not, one purification says it all.
+        differentiable: whether its gradient says anything; where not, it is zero.
         PRESETS: named settings of the constructor's arguments.
         ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), where the preset says so.
     """
 
     stochastic: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
     PRESETS: ClassVar[dict[str, dict]] = {}
     ENSEMBLE_MODES: ClassVar[dict[str, str]] = {}
 
@@ -55,7 +57,7 @@ class Purifier(nn.Module, ABC):
 
     @property
     def network_calls(self) -> int:
-        """Denoiser calls in one purification."""
+        """Network calls in one purification."""
         return 0
 
 

@@ -1,6 +1,6 @@
 """NaN and infinity: kept from hiding, and traced to the tensor where they began."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,15 +23,21 @@ class Guarded(Denoiser):
 
     Args:
         denoiser: the denoiser to guard.
+
+    Attributes:
+        called: told of every call, before it; None tells nobody.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
+        self.called: Callable[[], None] | None = None
         self.denoiser = denoiser
         self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
         """See ``Denoiser``."""
+        if self.called is not None:
+            self.called()
         noise = self.denoiser.predict_noise(x, t)
         return torch.where(finite_rows(noise).view(-1, *[1] * (noise.ndim - 1)), noise, torch.nan)
 

@@ -1,5 +1,6 @@
 """Guided diffusion model for purification (Wang et al. 2022): DDPM, pulled towards the noised input."""
 
+import itertools
 import math
 from typing import Literal
 
@@ -10,7 +11,7 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.ssim import ssim
-from hetpure.purification.steps import check_level
+from hetpure.purification.steps import check_level, walk
 from hetpure.schedule import CLEAN, Schedule
 
 Guide = Literal["mse", "ssim"]
@@ -33,6 +34,8 @@ class GuidedPurifier(Purifier):
             image, so that neighbours play no part: 600 is the same.
         radius: of the attack's ball in [0, 1] units, the paper's gamma / 255.
         variance: Sigma: beta_t (``large``, the released CIFAR-10 model) or the posterior's (``small``).
+        steps: grid points of the whole range (``walk``); 1000 is every timestep. A coarser grid's Sigma is larger, and
+            so is the pull: lower ``scale`` with it, and take the ``small`` variance (the large one leaves noise).
 
     Raises:
         ValueError: names the argument that cannot be.
@@ -47,11 +50,10 @@ class GuidedPurifier(Purifier):
         scale: float = 600.0,
         radius: float = 8 / 255,
         variance: Variance = "large",
+        steps: int = 1000,
     ) -> None:
         super().__init__()
         check_level("t", t)
-        if round(t * 1000) < 1:
-            raise ValueError(f"t = {t} must reach one timestep")
         if rounds < 1:
             raise ValueError(f"rounds = {rounds} must be at least 1")
         if guide not in ("mse", "ssim"):
@@ -63,13 +65,16 @@ class GuidedPurifier(Purifier):
         if variance not in ("large", "small"):
             raise ValueError(f"variance = {variance!r} must be large or small")
         self.denoiser, self.schedule = denoiser, Schedule()
-        self.first, self.rounds, self.guide, self.variance = round(t * self.schedule.T), rounds, guide, variance
+        self.timesteps = walk(self.schedule, t, steps)
+        # As released: noised to timestep t * T, denoised from the one below.
+        self.first = self.timesteps[0] + 1
+        self.rounds, self.guide, self.variance = rounds, guide, variance
         self.strength = 3.0 * scale / (2.0 * radius)
 
     @property
     def network_calls(self) -> int:
         """See ``Purifier``."""
-        return self.rounds * self.first
+        return self.rounds * (len(self.timesteps) - 1)
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         """See ``Purifier``."""
@@ -77,10 +82,9 @@ class GuidedPurifier(Purifier):
         x0, T = image, self.schedule.T
         for number in range(self.rounds):
             noise = draws.normal_like(x0, "diffuse", self.first + number * T)
-            # As released: noised to timestep t * T, denoised from the one below.
             x_t = self.schedule.diffuse(x0, self.first, noise)
-            for t in range(self.first - 1, CLEAN, -1):
-                x_t = self._step(x_t, t, image, draws, number)
+            for t, s in itertools.pairwise(self.timesteps):
+                x_t = self._step(x_t, t, s, image, draws, number)
             x0 = x_t
         return to_unit(x0)
 
@@ -90,21 +94,23 @@ class GuidedPurifier(Purifier):
         noisy = self.schedule.diffuse(image, self.first, draws.normal_like(image, "diffuse", self.first))
         return {"first noise": to_unit(noisy), **super().views(x, draws)}
 
-    def _step(self, x: Tensor, t: int, image: Tensor, draws: Draws, number: int) -> Tensor:
+    def _step(self, x: Tensor, t: int, s: int, image: Tensor, draws: Draws, number: int) -> Tensor:
         key = t + number * self.schedule.T
-        abar, below = self.schedule.alpha_bar(t), self.schedule.alpha_bar(t - 1)
+        abar, below = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
         beta = 1.0 - abar / below
         x0 = self.schedule.predict_x0(x, t, self.denoiser.predict_noise(x, t)).clamp(-1.0, 1.0)
         mean = (math.sqrt(below) * beta * x0 + math.sqrt(abar / below) * (1.0 - below) * x) / (1.0 - abar)
-        # At timestep 0 the large variance is the posterior's of timestep 1, the small one 0.
-        variance = beta if self.variance == "large" and t > 0 else self._posterior(1 if self.variance == "large" else t)
+        variance = beta if self.variance == "large" else self._posterior(t, s)
+        if self.variance == "large" and s == CLEAN:
+            # As released: the last step's is the posterior's of the step before.
+            variance = self._posterior(2 * t + 1, t)
         target = self.schedule.diffuse(image, t, draws.normal_like(image, "guide", key))
         guidance = self.strength * math.sqrt((1.0 - abar) / abar) * self._gradient(x, target)
         mean = mean + variance * guidance
-        return mean + math.sqrt(variance) * draws.normal_like(x, "step", key) if t > 0 else mean
+        return mean + math.sqrt(variance) * draws.normal_like(x, "step", key) if s > CLEAN else mean
 
-    def _posterior(self, t: int) -> float:
-        return self.schedule.sigma(t, t - 1, 1.0) ** 2
+    def _posterior(self, t: int, s: int) -> float:
+        return self.schedule.sigma(t, s, 1.0) ** 2
 
     def _gradient(self, x: Tensor, target: Tensor) -> Tensor:
         """-dD/dx of each image, differentiable in both."""

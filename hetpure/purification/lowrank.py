@@ -1,5 +1,6 @@
 """Projections on leading eigenspaces, with a gradient that needs no gap but the one at the cut."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,38 @@ def leading_projector(gram: Tensor, rank: int) -> Tensor:
     out = _Projector.apply(gram, rank)
     assert isinstance(out, Tensor)
     return out
+
+
+def tucker(x: Tensor, ranks: Sequence[int], sweeps: int) -> Tensor:
+    """Tucker approximation of each tensor (N, d_1, .., d_k) with the given ranks, differentiable.
+
+    Truncated higher-order SVD (De Lathauwer et al. 2000a), then ``sweeps`` rounds of higher-order orthogonal iteration
+    (2000b): each mode's leading space afresh, of the tensor projected in the other modes. A factor only enters by its
+    projector U U^T, which has a gradient where the factor itself has none.
+    """
+    projectors = [_mode_projector(x, mode, rank) for mode, rank in enumerate(ranks, start=1)]
+    for _ in range(sweeps):
+        for mode, rank in enumerate(ranks, start=1):
+            others = [None if number == mode else p for number, p in enumerate(projectors, start=1)]
+            projectors[mode - 1] = _mode_projector(_project(x, others), mode, rank)
+    return _project(x, projectors)
+
+
+def _mode_projector(x: Tensor, mode: int, rank: int) -> Tensor | None:
+    """Of the leading space in one mode; None where that is the whole."""
+    if rank >= x.shape[mode]:
+        return None
+    unfolded = x.movedim(mode, 1).flatten(2)
+    return leading_projector(unfolded @ unfolded.mT, rank)
+
+
+def _project(x: Tensor, projectors: Sequence[Tensor | None]) -> Tensor:
+    """Multiplies x by a symmetric matrix (N, d, d) in each mode that has one."""
+    for mode, projector in enumerate(projectors, start=1):
+        if projector is not None:
+            moved = x.movedim(mode, 1)
+            x = (projector @ moved.flatten(2)).unflatten(2, moved.shape[2:]).movedim(1, mode)
+    return x
 
 
 class _Projector(torch.autograd.Function):

@@ -2,22 +2,32 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hetpure.config import merge, signature_schema, structure, to_dict
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
+from hetpure.models.checkpoints import check_there
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
+from hetpure.models.networks import load_network
 from hetpure.purification.adp import ScorePurifier
+from hetpure.purification.atop import TrainedPurifier
 from hetpure.purification.base import Purifier
+from hetpure.purification.contrastive import ContrastivePurifier
 from hetpure.purification.diffpure_ode import DiffPureODE
 from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.ebm import EnergyPurifier
 from hetpure.purification.freqpure import FrequencyPurifier
 from hetpure.purification.gdmp import GuidedPurifier
 from hetpure.purification.gns import GradualNoisePurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.purification.lorid import LowRankIterativePurifier
 from hetpure.purification.menet import MENetPurifier
+from hetpure.purification.mimic import MimicPurifier
+from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.none import NoPurifier
+from hetpure.purification.pixeldefend import PixelDefendPurifier
 from hetpure.purification.uniform import UniformPurifier
 
 PURIFIERS: dict[str, type[Purifier]] = {
@@ -31,16 +41,33 @@ PURIFIERS: dict[str, type[Purifier]] = {
     "menet": MENetPurifier,
     "gdmp": GuidedPurifier,
     "gns": GradualNoisePurifier,
+    "contrastive": ContrastivePurifier,
+    "lorid": LowRankIterativePurifier,
+    "mimic": MimicPurifier,
+    "pixeldefend": PixelDefendPurifier,
+    "ebm": EnergyPurifier,
+    "atop": TrainedPurifier,
 }
 
-_NETWORKS = ("denoiser", "classifier")
+_NETWORKS = ("denoiser", "classifier", "network")
+
+
+@dataclass
+class NetworkConfig:
+    """Which network of its own kind a purifier is around: its class, its weights, and where those can be had."""
+
+    name: str | None = None
+    weights: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
 
 def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> dict[str, Any]:
     """Checks a purifier's config section and fills in its preset's and its constructor's defaults.
 
     Args:
-        settings: ``name``, optionally ``preset``, and constructor arguments.
+        settings: ``name``, optionally ``preset``, and constructor arguments; ``network``, a ``NetworkConfig``, where
+            the purifier is around a network of its own kind.
         where: the section's name, for messages.
 
     Raises:
@@ -58,7 +85,11 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     if cls.PRESETS:
         extra["preset"] = (str, preset)
     schema = signature_schema(cls, supplied=_NETWORKS, **extra)
-    return to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
+    network: dict[str, Any] = {}
+    if issubclass(cls, NetworkPurifier):
+        network["network"] = _complete_network(settings.get("network") or {}, f"{where}.network")
+        settings = {key: value for key, value in settings.items() if key != "network"}
+    return {**to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where)), **network}
 
 
 def surrogate_settings(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +115,25 @@ def needs_denoiser(settings: Mapping[str, Any]) -> bool:
     return "denoiser" in inspect.signature(PURIFIERS[settings["name"]]).parameters
 
 
+def check_network(settings: Mapping[str, Any], where: str = "purifier") -> None:
+    """Looks for the network of a purifier that needs one of its own kind, from completed settings.
+
+    Raises:
+        AbsentError: where it is not named, has no weights, or they are not there.
+    """
+    cls = PURIFIERS[settings["name"]]
+    if not issubclass(cls, NetworkPurifier):
+        return
+    given = settings["network"]
+    for key in ("name", "weights"):
+        if given[key] is None:
+            source = f"; it comes from {given['source']}" if given["source"] else ""
+            raise AbsentError(
+                f"{where}.network.{key}: is missing, and the {settings['name']} purifier needs {cls.NETWORK}{source}"
+            )
+    check_there(given["weights"], f"{where}.network.weights", given["source"])
+
+
 def build_purifier(
     settings: Mapping[str, Any], classifier: Classifier, denoiser: Denoiser | None, where: str = "purifier"
 ) -> Purifier:
@@ -97,9 +147,20 @@ def build_purifier(
     taken = inspect.signature(cls).parameters
     if needs_denoiser(settings) and denoiser is None:
         raise ConfigError(f"denoiser.path: is missing, and the {settings['name']} purifier needs a denoiser")
-    arguments = {k: v for k, v in settings.items() if k not in ("name", "preset")}
+    supplied: dict[str, Any] = {k: v for k, v in networks.items() if k in taken}
+    if issubclass(cls, NetworkPurifier):
+        check_network(settings, where)
+        given = settings["network"]
+        supplied["network"] = load_network(given["name"], given["weights"], given["arguments"], f"{where}.network")
+    arguments = {k: v for k, v in settings.items() if k not in ("name", "preset", "network")}
     try:
-        return cls(**{k: v for k, v in networks.items() if k in taken}, **arguments)
+        return cls(**supplied, **arguments)
     except ValueError as error:
         # A constructor's message starts with the argument's name.
         raise ConfigError(f"{where}.{error}") from None
+
+
+def _complete_network(given: Any, where: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}: found {given!r}, accepted is a section of keys")
+    return to_dict(structure(NetworkConfig, given, where))

@@ -37,7 +37,7 @@ def round_grids(schedule: Schedule, t: Sequence[float], steps: Sequence[int]) ->
 
 
 class RoundsPurifier(Purifier, ABC):
-    """Rounds of noising to t and denoising to x(0); a subclass may correct each prediction of x(0).
+    """Rounds of noising to t and denoising to x(0).
 
     Args:
         denoiser: the noise predictor.
@@ -83,11 +83,7 @@ class RoundsPurifier(Purifier, ABC):
                 eps = self.denoiser.predict_noise(x, t)
                 random = self.schedule.sigma(t, s, self.eta) > 0.0
                 noise = draws.normal_like(x, "step", s + number * T) if random else None
-                x = self.step(x, eps, t, s, noise, image)
+                x = self.schedule.ddim_step(x, eps, t, s, self.eta, noise)
             x0 = x
             results.append(x0)
         return results
-
-    def step(self, x: Tensor, eps: Tensor, t: int, s: int, noise: Tensor | None, image: Tensor) -> Tensor:
-        """x(t) to x(s), given the predicted noise, fresh noise and the image to purify (all scaled to [-1, 1])."""
-        return self.schedule.ddim_step(x, eps, t, s, self.eta, noise)

@@ -22,6 +22,24 @@ def grid(schedule: Schedule, t_max: float, steps: int, end: End) -> list[int]:
     return schedule.timesteps(t_max, steps) + ([CLEAN] if end == "clean" else [])
 
 
+def walk(schedule: Schedule, t: float, steps: int) -> list[int]:
+    """Timesteps of a walk from noise level t down to x(0): n - 1, n - 1 - stride, .., stride - 1, ``CLEAN``.
+
+    n is t * T, rounded down to a multiple of the stride T / ``steps``; with steps = T, every timestep.
+
+    Raises:
+        ValueError: where steps does not divide T, or t does not reach one stride.
+    """
+    if steps < 1 or schedule.T % steps:
+        raise ValueError(f"steps = {steps} must divide T = {schedule.T}")
+    stride, last = schedule.T // steps, round(t * schedule.T)
+    if last < 1:
+        raise ValueError(f"t = {t} must reach one timestep")
+    if last < stride:
+        raise ValueError(f"steps = {steps} leaves no grid point up to {last}: at least {-(-schedule.T // last)}")
+    return [*range(last // stride * stride - 1, -1, -stride), CLEAN]
+
+
 def check_level(name: str, t: float) -> None:
     """Raises ValueError for a noise level that is no fraction of T in (0, 1)."""
     if not 0.0 < t < 1.0:

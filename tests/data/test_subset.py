@@ -17,6 +17,15 @@ def test_subset_out_of_range(size):
         subset_indices(10, size)
 
 
+def test_subsets_that_skip_share_no_sample():
+    whole = np.random.RandomState(3).choice(100, 30, replace=False).tolist()
+    assert subset_indices(100, 20, 3) + subset_indices(100, 10, 3, skip=20) == whole
+    with pytest.raises(ConfigError, match=r"data\.subset: found 11, accepted is 1\.\.10"):
+        subset_indices(100, 11, 3, skip=90)
+    with pytest.raises(ConfigError, match=r"data\.subset_skip: found 5"):
+        subset_indices(100, None, skip=5)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_shards_are_uneven_disjoint_and_complete(world):
     indices = subset_indices(100, 20, 3)

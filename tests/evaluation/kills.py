@@ -1,7 +1,8 @@
 """An evaluation on two processes that is killed again and again: ``python -m tests.evaluation.kills 20 FOLDER``.
 
 Kills (SIGKILL) one process, the other, or both, at random moments; waits for what is left to end; starts the same
-command again; at the end compares every row and image with an undisturbed run's.
+command again; finishes on one process; then compares every row and image, and the table, with an undisturbed run's.
+20 kills take about ten minutes.
 """
 
 import json
@@ -19,11 +20,13 @@ from hetpure.config import PROJECT_ROOT
 from hetpure.evaluation.records import RecordStore
 
 SETTINGS = [
-    "--config", "demo.yaml", "data.subset=24", "data.batch_size=1", "attack.steps=6", "attack.eot=2", "ensemble.size=2",
+    "--config", "demo.yaml", "data.batch_size=1", "attack.steps=6", "attack.eot=2", "ensemble.size=2",
     "purifier.steps=20", "chunk_size=4", "threads=1", "pictures=0", "wandb.mode=disabled", "protocols.resubmissions=2",
     "protocols.votes=3", "rows.undefended.attack={name: none}", "rows.uniform.purifier.steps=20",
 ]  # fmt: skip
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
+IMAGES = 9
+"""For each kill, and never less than 24: enough that the run is not over before its last kill."""
 
 
 def start(output: Path, *settings: str) -> subprocess.Popen:
@@ -67,9 +70,9 @@ def pid_of(output: Path, rank: int) -> int | None:
         return None
 
 
-def kill_once(output: Path, chance: random.Random, say=print) -> bool:
+def kill_once(output: Path, subset: str, chance: random.Random, say=print) -> bool:
     """One life of the run; False where it ended by itself."""
-    process = start(output, *TWO)
+    process = start(output, subset, *TWO)
     before, target = count(output), chance.choice(("first", "second", "both"))
     wanted, late = before + chance.randint(0, 12), chance.random()
     while process.poll() is None and count(output) < wanted + 1:
@@ -96,16 +99,16 @@ def kill_once(output: Path, chance: random.Random, say=print) -> bool:
 
 
 def survive(output: Path, kills: int, seed: int, say=print) -> None:
-    """Kills a run so many times, finishes it and compares it with an undisturbed one on one process."""
-    chance, done = random.Random(seed), 0
-    while done < kills and kill_once(output, chance, say):
+    """Kills a run on two processes so many times, finishes it on one and compares it with an undisturbed one."""
+    chance, done, subset = random.Random(seed), 0, f"data.subset={max(24, IMAGES * kills)}"
+    while done < kills and kill_once(output, subset, chance, say):
         done += 1
-    say(f"{done} kills")
-    finish = start(output, *TWO)
-    printed, _ = finish.communicate(timeout=300)
+    say(f"{done} kills, {count(output)} lines; the rest on one process")
+    finish = start(output, subset)
+    printed, _ = finish.communicate(timeout=3600)
     assert finish.returncode == 0, printed
     undisturbed = output.with_name(output.name + "-undisturbed")
-    printed, _ = (process := start(undisturbed)).communicate(timeout=300)
+    printed, _ = (process := start(undisturbed, subset)).communicate(timeout=3600)
     assert process.returncode == 0, printed
     assert rows_of(output) == rows_of(undisturbed)
     tables = [json.loads((folder / "results.json").read_text())["rows"] for folder in (output, undisturbed)]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -311,6 +312,10 @@ if how == "fail":
     own.leave("ended with OSError: No space left on device")
 elif how == "done":
     own.leave()
+elif how == "hung":
+    own.hang = 0.5
+    own.moved()
+    time.sleep(60)
 elif how == "silent":
     own._host = "elsewhere"
     time.sleep(0.5)
@@ -335,9 +340,10 @@ def watching(folder: Path, rank: int, how: str) -> subprocess.Popen:
         ("60", "process 2 of 2 .* ended without a word"),
         ("fail", "process 2 of 2 .*: ended with OSError: No space left on device"),
         ("silent", "process 2 of 2 \\(host elsewhere.* no sign of life"),
+        ("hung", "process 2 of 2 .*: has hung: no network call"),
         ("done", None),
     ],
-    ids=["killed", "failed", "silent", "done"],
+    ids=["killed", "failed", "silent", "hung", "done"],
 )
 def test_a_process_that_is_gone_ends_the_others_with_its_reason(tmp_path: Path, how: str, said: str | None) -> None:
     second = watching(tmp_path, 1, how)
@@ -372,6 +378,76 @@ def test_a_smaller_run_waits_for_the_last_process_of_a_larger_one(tmp_path: Path
         Watch(tmp_path, 0, 1, lambda reason: None).start(0.3)
     second.leave()
     Watch(tmp_path, 0, 1, lambda reason: None).start(0.3).leave()
+
+
+def test_a_process_that_waits_is_not_hung(tmp_path: Path) -> None:
+    own = Watch(tmp_path, 0, 1, lambda reason: None, hang=0.05)
+    assert own._hung() is None, "work has not begun"
+    own.moved()
+    assert own._hung() is None
+    time.sleep(0.1)
+    assert "has hung" in str(own._hung())
+    own.rest()
+    assert own._hung() is None
+
+
+def test_an_evaluation_that_hangs_ends_with_the_place_and_what_it_has(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """The end of the process is planted: it lets the hanging call go on, so that this process sees what was said."""
+    real, ended, codes = DiffusersDenoiser.predict_noise, threading.Event(), list[int]()
+
+    def hanging(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
+        if (tmp_path / "run" / "only" / "samples-000.jsonl").is_file() and not codes:
+            assert ended.wait(60.0), "not noticed"
+        return real(self, x, t)
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(DiffusersDenoiser, "predict_noise", hanging)
+    monkeypatch.setattr("hetpure.evaluation.watch.BEAT", 0.1)
+    monkeypatch.setattr("hetpure.evaluation.watch.os._exit", end)
+    evaluate(tmp_path / "run", "hang_minutes=0.03")
+    said = capfd.readouterr()
+    assert codes == [3]
+    assert "error: process 1 of 1 has hung: no network call" in said.err and "in hanging" in said.err
+    assert "3 of 6" in said.out, "the table of what there is"
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
+
+
+class Deaf:
+    """Ctrl-C arrives in its finaliser, where Python drops it."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_drops_is_heard_at_the_next_call(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls, before = DiffusersDenoiser.predict_noise, [], signal.getsignal(signal.SIGINT)
+
+    def dropping(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
+        if (tmp_path / "run" / "only" / "samples-000.jsonl").is_file():
+            calls.append(t)
+            if len(calls) == 1:
+                Deaf()
+        return real(self, x, t)
+
+    monkeypatch.setattr(DiffusersDenoiser, "predict_noise", dropping)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert evaluate(tmp_path / "run") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert len(calls) == 1 and len(outcome(tmp_path / "run")) == 3
+    monkeypatch.undo()
+    assert evaluate(tmp_path / "run") == 0
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
 
 
 @pytest.mark.slow

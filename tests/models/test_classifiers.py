@@ -17,10 +17,9 @@ from hetpure.models.classifiers import (
     build_classifier,
     crop_of,
     interpolation_of,
-    load_weights,
     normalization_of,
-    read_state_dict,
 )
+from hetpure.models.networks import load_weights, read_state_dict
 from tests.toys import TinyNetwork, images
 
 THIRD_PARTY = """
@@ -255,7 +254,7 @@ def test_unreadable_weights_are_refused_on_one_line(tmp_path: Path, name: str) -
     else:
         file.write_text("" if kind == "empty" else "no weights here")
     with pytest.raises(ConfigError) as caught:
-        load_weights(network, str(file))
+        load_weights(network, str(file), "classifier.weights")
     assert str(caught.value).startswith("classifier.weights") and "\n" not in str(caught.value)
 
 
@@ -271,24 +270,24 @@ def test_state_dicts_must_fit_exactly(tmp_path: Path, fault: str) -> None:
         state["head.bias"] = torch.zeros(11)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=rf"{fault}.*(head|neck)\.bias"):
-        load_weights(network, str(tmp_path / "w.safetensors"))
+        load_weights(network, str(tmp_path / "w.safetensors"), "classifier.weights")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "module.0."])
 def test_what_wrappers_put_before_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
     network, other = TinyNetwork(), TinyNetwork()
     save_file({prefix + name: value for name, value in network.state_dict().items()}, tmp_path / "w.safetensors")
-    load_weights(other, str(tmp_path / "w.safetensors"))
+    load_weights(other, str(tmp_path / "w.safetensors"), "classifier.weights")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
     # A network whose own names begin so keeps them.
     numbered = nn.Sequential(nn.Linear(2, 2))
     save_file(numbered.state_dict(), tmp_path / "n.safetensors")
-    load_weights(numbered, str(tmp_path / "n.safetensors"))
+    load_weights(numbered, str(tmp_path / "n.safetensors"), "classifier.weights")
 
 
 def test_missing_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        load_weights(TinyNetwork(), "/no/such/file.safetensors")
+        load_weights(TinyNetwork(), "/no/such/file.safetensors", "classifier.weights")
 
 
 def test_class_counts_and_image_shapes_are_checked() -> None:

@@ -10,21 +10,28 @@ from tests.toys import ToyDenoiser, abar, images, rows
 
 @pytest.mark.parametrize("guide", ["mse", "ssim"])
 @pytest.mark.parametrize("variance", ["large", "small"])
-def test_gdmp_is_guided_ddpm(guide: str, variance: str) -> None:
-    """Wang et al.'s Algorithm written out with the derivative of D by autograd, two rounds, to 1e-9."""
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gdmp_is_guided_ddpm(guide: str, variance: str, stride: int) -> None:
+    """Wang et al.'s Algorithm written out with the derivative of D by autograd, two rounds, to 1e-9.
+
+    A coarser grid is the same on the schedule of its own timesteps (guided_diffusion's respacing).
+    """
     x, draws, denoiser = images(2, 3, dtype=torch.float64), rows(2), ToyDenoiser(3)
-    image, n, scale = 2 * x - 1, 5, 20.0
+    image, n, scale = 2 * x - 1, 6, 20.0
     y = image
     for number in range(2):
         y = math.sqrt(abar(n)) * y + math.sqrt(1 - abar(n)) * draws.normal_like(y, "diffuse", n + 1000 * number)
-        for t in reversed(range(n)):
-            beta = 1 - abar(t) / abar(t - 1)
-            posterior = [(1 - abar(s) / abar(s - 1)) * (1 - abar(s - 1)) / (1 - abar(s)) for s in (t, 1)]
-            sigma2 = (beta if t > 0 else posterior[1]) if variance == "large" else posterior[0]
+        for t in range(n - 1, -1, -stride):
+            beta = 1 - abar(t) / abar(t - stride)
+            posterior = [
+                (1 - abar(s) / abar(s - stride)) * (1 - abar(s - stride)) / (1 - abar(s)) for s in (t, 2 * stride - 1)
+            ]
+            last = t < stride
+            sigma2 = (posterior[1] if last else beta) if variance == "large" else posterior[0]
             x0 = (y - math.sqrt(1 - abar(t)) * denoiser(y, t)) / math.sqrt(abar(t))
-            mu = (math.sqrt(abar(t - 1)) * beta * x0.clamp(-1, 1) + math.sqrt(1 - beta) * (1 - abar(t - 1)) * y) / (
-                1 - abar(t)
-            )
+            below = abar(t - stride)
+            mu = math.sqrt(below) * beta * x0.clamp(-1, 1) + math.sqrt(1 - beta) * (1 - below) * y
+            mu = mu / (1 - abar(t))
             target = math.sqrt(abar(t)) * image + math.sqrt(1 - abar(t)) * draws.normal_like(
                 y, "guide", t + 1000 * number
             )
@@ -33,10 +40,16 @@ def test_gdmp_is_guided_ddpm(guide: str, variance: str) -> None:
             (g,) = torch.autograd.grad(d.sum(), at)
             m = (2 * 8 / 255) / 3 / scale
             y = mu + sigma2 * g * math.sqrt(1 - abar(t)) / (m * math.sqrt(abar(t)))
-            if t > 0:
+            if not last:
                 y = y + math.sqrt(sigma2) * draws.normal_like(y, "step", t + 1000 * number)
-    found = GuidedPurifier(denoiser, 0.005, 2, guide, scale, variance=variance)(x, draws)  # pyright: ignore
+    steps = 1000 // stride
+    found = GuidedPurifier(denoiser, 0.006, 2, guide, scale, variance=variance, steps=steps)(x, draws)  # pyright: ignore
     torch.testing.assert_close(found, ((y + 1) / 2).clamp(0, 1), rtol=1e-9, atol=1e-9)
+
+
+def test_a_coarse_grid_saves_calls() -> None:
+    purifier = GuidedPurifier(ToyDenoiser(3), 0.23, 1, steps=20)
+    assert purifier.timesteps == [199, 149, 99, 49, -1] and purifier.network_calls == 4 and purifier.first == 200
 
 
 def test_strong_guidance_keeps_the_image() -> None:

@@ -1,0 +1,115 @@
+"""What of a config can be evaluated here: all of it, or an error; in a table, what is not absent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import yaml
+from omegaconf import DictConfig
+
+from hetpure.attacks.registry import build_attack
+from hetpure.config import to_dict
+from hetpure.data.datamodule import ImageDataModule
+from hetpure.errors import AbsentError
+from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
+from hetpure.evaluation.chunks import settle
+from hetpure.evaluation.config import row_configs
+from hetpure.evaluation.files import check_files, missing_files
+from hetpure.evaluation.protocols import protocol_names
+from hetpure.evaluation.records import RecordStore
+from hetpure.evaluation.table import Conditions, TableRow, table_rows
+from hetpure.purification.registry import PURIFIERS
+
+
+@dataclass(frozen=True)
+class Available:
+    """What is here of a config.
+
+    Attributes:
+        data: the images; opened where any row can be evaluated.
+        rows: those rows, built.
+        absent: what each other row lacks, by name.
+    """
+
+    data: ImageDataModule
+    rows: list[Row]
+    absent: dict[str, list[str]] = field(default_factory=dict)
+
+
+def available(config: DictConfig, place: lightning.Trainer) -> Available:
+    """Looks for files, then opens the data, then builds the networks; in a table only as far as there is need to.
+
+    Args:
+        config: complete; what it leaves to be chosen (``auto``) is chosen here.
+        place: see ``settle``.
+
+    Raises:
+        ConfigError: names the key or file. In a table not for what is absent.
+    """
+    data = ImageDataModule(**to_dict(config.data))
+    if not config.table.lines:
+        check_files(config)
+        data.prepare()
+        loaded = Loaded()
+        settle(config, data, place, loaded)
+        return Available(data, build_rows(config, data, loaded=loaded))
+    absent = missing_files(config)
+    left = _without(config, absent)
+    if not left.rows:
+        return Available(data, [], absent)
+    try:
+        data.prepare()
+    except AbsentError as error:
+        return Available(data, [], {**absent, **{str(name): [str(error)] for name in left.rows}})
+
+    def lacks(name: str, error: AbsentError) -> None:
+        absent[name] = [str(error)]
+
+    loaded = Loaded()
+    settle(left, data, place, loaded, lacks)
+    config.chunk_size = left.chunk_size
+    for name, row in left.rows.items():
+        config.rows[name].attack = row.attack
+    return Available(data, build_rows(left, data, lacks, loaded), absent)
+
+
+def content_here(found: Available, output: Path) -> dict[str, Any]:
+    """``content_of`` what is here; what is known of rows that were evaluated once and lack something now is kept."""
+    content = content_of(found.rows, found.data)
+    try:
+        former = yaml.safe_load((output / "content.yaml").read_text())["rows"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        former = {}
+    return {**content, "rows": {**{k: v for k, v in former.items() if k in found.absent}, **content["rows"]}}
+
+
+def former_lines(config: DictConfig, absent: Mapping[str, list[str]]) -> dict[str, list[TableRow]]:
+    """Lines of rows that lack something now and have records of a time when they did not."""
+    lines: dict[str, list[TableRow]] = {}
+    folders = {name: Path(config.output) / name for name in absent if (Path(config.output) / name).is_dir()}
+    rows = row_configs(config) if folders else {}
+    for name, folder in folders.items():
+        row = rows[name]
+        protocols = protocol_names(row.protocols.resubmissions, row.protocols.votes)
+        if records := RecordStore(folder, protocols).read():
+            total = config.data.subset or len({record.index for record in records})
+            lines[name] = table_rows(name, records, total, protocols, _conditions(row))
+    return lines
+
+
+def _conditions(row: DictConfig) -> Conditions:
+    """As ``build_rows`` has them, without networks."""
+    stochastic = PURIFIERS[row.purifier.name].stochastic
+    ensemble = row.ensemble.size if stochastic else 1
+    attack = build_attack(to_dict(row.attack))
+    if attack is None:
+        return Conditions(ensemble=ensemble)
+    return Conditions(str(attack), str(row.attack.gradient.name), row.attack.eot if stochastic else 1, ensemble)
+
+
+def _without(config: DictConfig, absent: Mapping[str, Any]) -> DictConfig:
+    left = config.copy()
+    left.rows = {name: row for name, row in config.rows.items() if name not in absent}
+    return left

@@ -1,0 +1,67 @@
+"""Images inside the page: PNG data URIs, up to a limit."""
+
+import base64
+import io
+from functools import cache
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+from hetpure.evaluation.pictures import SCALAR
+
+LIMIT = 6_000_000
+"""Characters of embedded images in a page."""
+
+
+class Album:
+    """Encodes images while there is room.
+
+    Args:
+        limit: characters that there is room for.
+
+    Attributes:
+        left_out: how many images found no room.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = self.room = limit
+        self.left_out = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether an image found no room: then no later one does, so that what is there has no holes."""
+        return self.left_out > 0
+
+    def add(self, pixels: np.ndarray, heading: str = "") -> str | None:
+        """The data URI of uint8 pixels (H, W, C), or None where there is no room.
+
+        Args:
+            pixels: the image; maps (see ``SCALAR``) are coloured.
+            heading: of its panel.
+        """
+        uri = None if self.full else png_uri(pixels, heading in SCALAR or heading.startswith("block "))
+        if uri is None or len(uri) > self.room:
+            self.left_out += 1
+            return None
+        self.room -= len(uri)
+        return uri
+
+
+def png_uri(pixels: np.ndarray, scalar: bool = False, side: int = 128) -> str:
+    """uint8 pixels (H, W, C) as a PNG data URI, at most ``side`` pixels long; a scalar map in viridis."""
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.BOX)
+    if scalar and image.mode == "L":
+        image = Image.frombytes("P", image.size, image.tobytes())
+        image.putpalette(_viridis())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@cache
+def _viridis() -> list[int]:
+    colours = mpl.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
+    return colours.ravel().tolist()
