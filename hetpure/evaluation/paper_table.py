@@ -173,8 +173,8 @@ def _measured(row: TableRow, side: Side) -> Accuracy | None:
         found = standard if side == "standard" else robust
     else:
         # The mean of two accuracies varies at most as much as they do on average: so this interval is wide enough.
-        ends = ((getattr(standard, end) + getattr(robust, end)) / 2 for end in ("value", "low", "high"))
-        found = Accuracy(*ends, robust.count)
+        value, low, high = ((getattr(standard, end) + getattr(robust, end)) / 2 for end in ("value", "low", "high"))
+        found = Accuracy(value, low, high, robust.count)
     return found if found.count else None
 
 
