@@ -4,8 +4,8 @@
 
 Prints, for each option, the time of a prediction and of an exact gradient over those in plain float32 (rounds of the
 two alternate, the median of their ratios counts); the cosine between the gradients; and the share of decisions of
-single purifications and of whole predictions that change, over images and draws that are the same. For scale, it prints the
-share of single decisions that other draws change.
+single purifications and of whole predictions that change, over images and draws that are the same. For scale, it
+prints the share of single decisions that other draws change.
 """
 
 import argparse
