@@ -1,93 +1,23 @@
-"""Figure 7: accuracy against settings, from the finished rows of a run that differ in them.
-
-The drawing takes plain values, so that any grid of runs can use it: ``accuracy_line`` for one key, ``accuracy_map`` for
-two.
-"""
+"""Figure 7: accuracy against settings, from the finished rows of a run that differ in them."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Rectangle
 
 from hetpure.config import to_dict
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import SHARED
 from hetpure.evaluation.figures import style
+from hetpure.evaluation.figures.accuracy import accuracy_line, accuracy_map, pair_norm
 from hetpure.evaluation.figures.finished import FinishedRun, read_json
 from hetpure.evaluation.figures.numbers import Measured
 from hetpure.evaluation.table import Accuracy
 
 USUAL = (("purifier.tau",), ("purifier.t_large", "purifier.t_small"))
 """The keys of the paper's figure."""
-
-LINES = (("standard", style.NATURAL, "o", "-"), ("robust", style.ADVERSARIAL, "s", "--"))
-
-
-def accuracy_line(
-    axes: Axes, key: str, values: Sequence[Any], standard: Sequence[Accuracy], robust: Sequence[Accuracy]
-) -> None:
-    """Standard and robust accuracy against one key, with 95 % intervals.
-
-    Args:
-        axes: where to.
-        key: name of the setting, for the axis.
-        values: its values; numbers stand at their place, anything else at equal distances.
-        standard: accuracy on clean images at each value.
-        robust: accuracy on adversarial images; all of count 0 where there was no attack.
-    """
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    order = sorted(range(len(values)), key=lambda i: _order(values[i]))
-    at = [values[i] for i in order] if numeric else order
-    span = (max(at) - min(at)) or 1
-    for (name, colour, marker, ls), side, shift in zip(LINES, (standard, robust), (-0.004, 0.004), strict=True):
-        shown = [(x, side[i]) for x, i in zip(at, order, strict=True) if side[i].count]
-        if not shown:
-            continue
-        y = [100 * a.value for _, a in shown]
-        ends = [[100 * (a.value - a.low) for _, a in shown], [100 * (a.high - a.value) for _, a in shown]]
-        x = [x + shift * span for x, _ in shown]
-        axes.errorbar(x, y, np.maximum(ends, 0), color=colour, marker=marker, ls=ls, capsize=3, ms=5, label=name)
-    axes.set_xticks(at, [_text(values[i]) for i in order])
-    axes.set(xlabel=key, ylabel="accuracy, %", ylim=(-3, 103))
-    axes.legend()
-
-
-def accuracy_map(
-    axes: Axes, keys: tuple[str, str], cells: Mapping[tuple[Any, Any], Accuracy], title: str, norm: Normalize
-) -> None:
-    """Accuracy at pairs of two keys' values, written into the cells with its 95 % interval.
-
-    Args:
-        axes: where to.
-        keys: names of the settings: along the horizontal axis, along the vertical one.
-        cells: accuracies by pair of values; pairs that are not there, or of count 0, are hatched.
-        title: of the map.
-        norm: of the colours, in percent; the same for maps to be compared.
-    """
-    first, second = (sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
-    grid = np.full((len(second), len(first)), math.nan)
-    for (a, b), found in cells.items():
-        if found.count:
-            grid[second.index(b), first.index(a)] = 100 * found.value
-    axes.imshow(grid, cmap=style.MAP, norm=norm, origin="lower", aspect="auto")
-    for (i, j), value in np.ndenumerate(grid):
-        if math.isnan(value):
-            box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="#999999", lw=0)
-            axes.add_patch(box)
-            continue
-        found = cells[first[j], second[i]]
-        ink = "black" if norm(value) > 0.55 else "white"
-        text = f"{value:.1f}\n[{100 * found.low:.0f}, {100 * found.high:.0f}]"
-        axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
-    axes.set_xticks(range(len(first)), [_text(v) for v in first])
-    axes.set_yticks(range(len(second)), [_text(v) for v in second])
-    axes.set(xlabel=keys[0], ylabel=keys[1], title=title)
 
 
 def measure(
@@ -144,8 +74,7 @@ def _draw_panel(part: SubFigure, panel: Mapping[str, Any]) -> None:
         accuracy_line(part.subplots(), keys[0], [p["values"][0] for p in points], sides["standard"], sides["robust"])
         return
     attacked = {side: found for side, found in sides.items() if any(a.count for a in found)}
-    shown = [100 * a.value for found in attacked.values() for a in found if a.count]
-    norm = Normalize(min(shown, default=0), max(max(shown, default=1), min(shown, default=0) + 1))
+    norm = pair_norm([a for found in attacked.values() for a in found])
     grid = part.subplots(1, len(attacked), squeeze=False, sharey=True)[0]
     for axes, (side, found) in zip(grid, attacked.items(), strict=True):
         cells = {(p["values"][0], p["values"][1]): a for p, a in zip(points, found, strict=True)}
@@ -229,12 +158,3 @@ def _panel(
         point |= {side: row.get(side, nothing) for side in ("standard", "robust")}
         points.append({**point, "attack": row.get("conditions", {}).get("attack", "not run")})
     return {"keys": list(keys), "points": points}
-
-
-def _order(value: Any) -> tuple[bool, Any]:
-    """Numbers first, by size; then anything else, as text."""
-    return (False, value) if isinstance(value, int | float) else (True, str(value))
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
