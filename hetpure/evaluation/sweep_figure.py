@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure, SubFigure
 
 from hetpure.evaluation.figures import style
@@ -35,8 +36,10 @@ def draw_line(
     figure, part = _sheet(6.4, 4.0, title, caption)
     values, pairs = [value for value, _ in points], [pair for _, pair in points]
     standard, robust = ([pair[side] for pair in pairs] for side in (0, 1))
-    accuracy_line(part.subplots(), label, values, standard, robust, {name: pair[1] for name, pair in others.items()})
-    figure.savefig(file)
+    baselines = {name: pair[1] for name, pair in others.items()}
+    with mpl.rc_context(style.SETTINGS):
+        accuracy_line(part.subplots(), label, values, standard, robust, baselines)
+        figure.savefig(file)
 
 
 def draw_heat_map(
@@ -58,13 +61,14 @@ def draw_heat_map(
     columns, rows = (len({str(values[i]) for values, _ in points}) for i in (0, 1))
     figure, part = _sheet(2 * (columns + 1.6), 0.75 * rows + 1.5, title, caption)
     norm = pair_norm([accuracy for _, pair in points for accuracy in pair])
-    grid = part.subplots(1, 2, sharey=True)
-    for side, name in enumerate(("standard", "robust")):
-        cells = {(_plain(x), _plain(y)): pair[side] for (x, y), pair in points}
-        accuracy_map(grid[side], labels, cells, f"{name} accuracy, %", norm)
-    grid[1].set_ylabel("")
-    part.colorbar(style.shades(norm), ax=list(grid), aspect=25)
-    figure.savefig(file)
+    with mpl.rc_context(style.SETTINGS):
+        grid = part.subplots(1, 2, sharey=True)
+        for side, name in enumerate(("standard", "robust")):
+            cells = {(_plain(x), _plain(y)): pair[side] for (x, y), pair in points}
+            accuracy_map(grid[side], labels, cells, f"{name} accuracy, %", norm)
+        grid[1].set_ylabel("")
+        part.colorbar(style.shades(norm), ax=list(grid), aspect=25)
+        figure.savefig(file)
 
 
 def _sheet(width: float, height: float, title: str, caption: str) -> tuple[Figure, SubFigure]:
