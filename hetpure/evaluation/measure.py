@@ -87,6 +87,25 @@ class Timing:
         return sum(self.spans, Span()) * (rows / self.rows / len(self.spans))
 
 
+class _WholeProgram:
+    """Stands for the counter's record of modules, whose hooks forbid a gradient within a module's forward pass."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _flop_counter() -> FlopCounterMode:
+    """Counts all FLOPs as one sum, whatever modules they are of."""
+    counter = FlopCounterMode(display=False)
+    vars(counter)["mod_tracker"] = _WholeProgram()
+    return counter
+
+
 class Meter:
     """Measures pieces; asked twice, it answers at once.
 
@@ -107,7 +126,7 @@ class Meter:
     def calls(self, process: PurifiedClassifier, piece: Piece) -> tuple[Calls, float]:
         """Rows through the networks, and FLOPs, for one row of a piece."""
         work = self.perform(process, piece, rows=1)
-        with _eager(), _counted(process, stand_in=True) as found, FlopCounterMode(display=False) as counter:
+        with _eager(), _counted(process, stand_in=True) as found, _flop_counter() as counter:
             work()
         flops = float(counter.get_total_flops())
         # One network: a purifier with several denoisers is counted as if all were its first.
@@ -354,12 +373,12 @@ def _call_flops(denoiser: Denoiser, x: Tensor, gradient: bool) -> float:
     """Of one row's call, on shapes alone where the network allows that, else really run."""
     try:
         tensors = {name: value.to("meta") for name, value in (*denoiser.named_parameters(), *denoiser.named_buffers())}
-        with FlopCounterMode(display=False) as counter:
+        with _flop_counter() as counter:
             _differentiated(
                 lambda y: functional_call(denoiser, tensors, (y, 1)), torch.empty_like(x, device="meta"), gradient
             )
     except Exception:  # whatever a foreign network does with real numbers
-        with FlopCounterMode(display=False) as counter:
+        with _flop_counter() as counter:
             _call(denoiser, x, gradient)
     return float(counter.get_total_flops())
 

@@ -126,7 +126,7 @@ def _caption(lines: Sequence[TableRow]) -> str:
         "S ": [line.conditions.ensemble for line in lines],
     }
     alike = [f"{name}{found[0]}" for name, found in parts.items() if len(set(found)) == 1]
-    return f"n = {images} images a point, 95 % Wilson intervals\n{'; '.join(alike)}"
+    return f"n = {images} images a point, 95 % Wilson intervals; {'; '.join(alike)}"
 
 
 def _line(row: Mapping[str, Any]) -> TableRow:
