@@ -10,7 +10,7 @@ import sys
 
 from hetpure.cli import main
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.plan import plan
+from hetpure.evaluation.planning.plan import plan
 from hetpure.evaluation.run import run
 
 if __name__ == "__main__":

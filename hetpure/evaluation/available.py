@@ -14,9 +14,9 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
-from hetpure.evaluation.chunks import settle
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.files import check_files, missing_files
+from hetpure.evaluation.planning.chunks import settle
 from hetpure.evaluation.protocols import protocol_names
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.table import Conditions, TableRow, table_rows

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.expand import TableConfig, check_protocols, expand
-from hetpure.evaluation.grid import expand_grid
+from hetpure.evaluation.sweeps.grid import expand_grid
+from hetpure.evaluation.tables.expand import TableConfig, check_protocols, expand
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
 from hetpure.trainer import check_trainer

@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import wandb
 
-from hetpure.evaluation.grid import combinations, labels, text
+from hetpure.evaluation.sweeps.grid import combinations, labels, text
 from hetpure.evaluation.table import HEADER, TableRow, cells
 from hetpure.tracking import build_logger
 

@@ -24,17 +24,17 @@ from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.grid import left_out
 from hetpure.evaluation.honesty import Verdict, check
 from hetpure.evaluation.page import keep_pictures, keep_samples, try_to_write_page
-from hetpure.evaluation.paper_table_report import report_table
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.pulse import Pulse
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.records import Record, RecordStore
-from hetpure.evaluation.sweep import draw_grid
+from hetpure.evaluation.sweeps.grid import left_out
+from hetpure.evaluation.sweeps.sweep import draw_grid
 from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
+from hetpure.evaluation.tables.report import report_table
 from hetpure.evaluation.watch import Watch
 from hetpure.models.precision import allow_tf32
 from hetpure.run_folder import claim

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 import hetpure.noise
 from hetpure.attacks.gradients import ExactGradient
-from hetpure.evaluation.live_bytes import LiveBytes
+from hetpure.evaluation.planning.live_bytes import LiveBytes
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed
 from hetpure.noise import Draws
 from hetpure.purification.classifier import PurifiedClassifier

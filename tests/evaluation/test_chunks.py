@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-import hetpure.evaluation.chunks
+import hetpure.evaluation.planning.chunks
 from hetpure.data import ImageDataModule
 from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded
-from hetpure.evaluation.chunks import free_bytes, settle
 from hetpure.evaluation.config import complete
+from hetpure.evaluation.planning.chunks import free_bytes, settle
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.run import evaluation_trainer
 from tests.evaluation.jobs import evaluate
@@ -29,7 +29,7 @@ SMALL = ("data.subset=4", "attack.steps=1", "attack.eot=8", "attack.recompute=au
 def _even(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of every chunk takes as long as any other, but for a fixed cost of a call's."""
     monkeypatch.setattr(
-        "hetpure.evaluation.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (1e-3 + rows)
+        "hetpure.evaluation.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (1e-3 + rows)
     )
 
 
@@ -38,7 +38,7 @@ def saved(output: Path) -> dict[str, Any]:
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
-    monkeypatch.setattr(hetpure.evaluation.chunks, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(hetpure.evaluation.planning.chunks, "free_bytes", lambda _device: free)
 
 
 def test_a_choice_is_made_once(
@@ -76,7 +76,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **change
 
 def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Calls that cost the same whatever their rows: as many rows as fit and can be filled."""
-    monkeypatch.setattr("hetpure.evaluation.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3)
+    monkeypatch.setattr("hetpure.evaluation.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3)
     roomy = settled(monkeypatch, tmp_path / "a", 1e12)
     assert roomy.chunk_size == 32  # 4 images, 8 draws
     assert not roomy.rows.uniform.attack.recompute
@@ -91,7 +91,7 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_padding_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """24 rows of a gradient, 12 of a prediction: chunks of 8 pad 4 rows of a prediction, larger ones more."""
     monkeypatch.setattr(
-        "hetpure.evaluation.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (4.0 + rows)
+        "hetpure.evaluation.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (4.0 + rows)
     )
     config = settled(monkeypatch, tmp_path / "a", 1e12, attack={"eot": 6}, ensemble={"size": 3})
     assert config.chunk_size == 8
@@ -104,7 +104,7 @@ def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp
     }  # fmt: skip
     place: Any = SimpleNamespace(is_global_zero=False)
     data: Any = None
-    monkeypatch.setattr(hetpure.evaluation.chunks, "WAIT", 0.2)
+    monkeypatch.setattr(hetpure.evaluation.planning.chunks, "WAIT", 0.2)
     with pytest.raises(RunError, match="no choice by the first process"):
         settle(complete(raw), data, place, Loaded())
     first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}}

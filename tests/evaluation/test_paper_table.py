@@ -19,12 +19,12 @@ from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation import dashboard
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.honesty import Verdict
-from hetpure.evaluation.paper_table import PaperTable, TableCell, TableLine, build_table, departures
-from hetpure.evaluation.paper_table_forms import escaped, latex, markdown, numbers, plain
-from hetpure.evaluation.printed import Figure, printed_names, printed_table
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.run import run
 from hetpure.evaluation.table import Accuracy, Report, TableRow
+from hetpure.evaluation.tables.forms import escaped, latex, markdown, numbers, plain
+from hetpure.evaluation.tables.paper_table import PaperTable, TableCell, TableLine, build_table, departures
+from hetpure.evaluation.tables.printed import Figure, printed_names, printed_table
 
 PAPER = [f"tables/table{n}.yaml" for n in range(1, 9)]
 QUICK = {"name": "pgd", "norm": "Linf", "eps": 0.15, "steps": 2, "step_size": 0.1, "eot": 1}

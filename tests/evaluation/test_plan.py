@@ -17,9 +17,9 @@ from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.live_bytes import LiveBytes
-from hetpure.evaluation.measure import Calls, Meter
-from hetpure.evaluation.plan import RowPlan, hours_at, parse_rates, plan, plan_rows
+from hetpure.evaluation.planning.live_bytes import LiveBytes
+from hetpure.evaluation.planning.measure import Calls, Meter
+from hetpure.evaluation.planning.plan import RowPlan, hours_at, parse_rates, plan, plan_rows
 from hetpure.evaluation.run import evaluate_row, evaluation_trainer, run
 from hetpure.models.classifiers import Classifier
 from hetpure.purification.registry import PURIFIERS
@@ -274,7 +274,7 @@ def test_rates() -> None:
 
 def test_flops_are_counted() -> None:
     """A convolution's, by hand: forward, and with the gradient of its input once more."""
-    from hetpure.evaluation.measure import _call_flops  # the unit under test is private
+    from hetpure.evaluation.planning.measure import _call_flops  # the unit under test is private
 
     denoiser = tiny_denoiser()
     plain, gradient = (_call_flops(denoiser, images(1), wanted) for wanted in (False, True))

@@ -13,9 +13,10 @@ from wandb.sdk.launch.sweeps import utils as sweep_utils
 
 from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, read_config, to_dict
-from hetpure.evaluation import sweep, workspace
+from hetpure.evaluation import workspace
 from hetpure.evaluation.config import complete, row_configs
-from hetpure.evaluation.grid import combinations, labels
+from hetpure.evaluation.sweeps import sweep
+from hetpure.evaluation.sweeps.grid import combinations, labels
 from tests.evaluation.jobs import evaluate
 from tests.evaluation.wandb_files import read_run
 

@@ -2,7 +2,7 @@
 
 An evaluation with a grid draws its own. From folders of single runs:
 
-    python -m hetpure.evaluation.sweep --over purifier.tau --output tau.png runs/sweeps/tau/*
+    python -m hetpure.evaluation.sweeps --over purifier.tau --output tau.png runs/sweeps/tau/*
 """
 
 import argparse
@@ -18,8 +18,8 @@ import yaml
 
 from hetpure.config import merge
 from hetpure.errors import ConfigError
-from hetpure.evaluation.grid import combinations, labels
-from hetpure.evaluation.sweep_figure import draw_heat_map, draw_line
+from hetpure.evaluation.sweeps.figure import draw_heat_map, draw_line
+from hetpure.evaluation.sweeps.grid import combinations, labels
 from hetpure.evaluation.table import Accuracy, Conditions, TableRow
 
 FIGURE = "sweep.png"
@@ -168,7 +168,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(options.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

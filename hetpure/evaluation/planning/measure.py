@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from hetpure.evaluation.live_bytes import peak_bytes
-from hetpure.evaluation.work import Piece, replaced
+from hetpure.evaluation.planning.live_bytes import peak_bytes
+from hetpure.evaluation.planning.work import Piece, replaced
 from hetpure.models.denoisers import Denoiser, Recomputed, innermost
 from hetpure.models.precision import Lowered
 from hetpure.noise import Draws

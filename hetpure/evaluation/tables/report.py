@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from hetpure.evaluation.dashboard import Dashboard
-from hetpure.evaluation.paper_table import build_table
-from hetpure.evaluation.paper_table_forms import numbers, print_table, write_table
 from hetpure.evaluation.table import Report
+from hetpure.evaluation.tables.forms import numbers, print_table, write_table
+from hetpure.evaluation.tables.paper_table import build_table
 
 
 def report_table(

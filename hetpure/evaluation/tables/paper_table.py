@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from hetpure.config import read_config, to_dict
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.expand import Side
-from hetpure.evaluation.printed import Figure, PrintedTable, printed_table
 from hetpure.evaluation.table import Accuracy, Report, TableRow
+from hetpure.evaluation.tables.expand import Side
+from hetpure.evaluation.tables.printed import Figure, PrintedTable, printed_table
 from hetpure.run_folder import ALWAYS_FREE, differences
 
 NO_MATTER = (

@@ -20,9 +20,9 @@ from hetpure.data.items import item
 from hetpure.errors import AbsentError, RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
 from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.measure import Memory, Meter
+from hetpure.evaluation.planning.measure import Memory, Meter
+from hetpure.evaluation.planning.work import work_of
 from hetpure.evaluation.protocols import draws_needed
-from hetpure.evaluation.work import work_of
 
 AUTO = "auto"
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hetpure.attacks.gradients import GradientSource
 from hetpure.evaluation.build import Row
+from hetpure.evaluation.planning.rehearsal import Request, rehearse
 from hetpure.evaluation.protocols import draws_needed
-from hetpure.evaluation.rehearsal import Request, rehearse
 from hetpure.noise import defense_draws
 from hetpure.purification.classifier import PurifiedClassifier
 

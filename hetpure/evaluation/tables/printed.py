@@ -86,7 +86,7 @@ def printed_table(name: str) -> PrintedTable:
 
 @functools.cache
 def _tables() -> dict[str, Any]:
-    return yaml.safe_load(files("hetpure.evaluation").joinpath("printed_tables.yaml").read_text())
+    return yaml.safe_load(files("hetpure.evaluation.tables").joinpath("printed_tables.yaml").read_text())
 
 
 def _figure(value: float | list[float] | None) -> Figure | None:

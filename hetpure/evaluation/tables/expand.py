@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from hetpure.config import merge, structure, to_dict
 from hetpure.errors import ConfigError
-from hetpure.evaluation.printed import PrintedTable, printed_names, printed_table
 from hetpure.evaluation.protocols import protocol_names
+from hetpure.evaluation.tables.printed import PrintedTable, printed_names, printed_table
 
 Side = Literal["standard", "robust", "average"]
 

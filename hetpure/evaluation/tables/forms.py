@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hetpure.evaluation.paper_table import PaperTable, TableCell
-from hetpure.evaluation.printed import Figure
 from hetpure.evaluation.table import Accuracy
+from hetpure.evaluation.tables.paper_table import PaperTable, TableCell
+from hetpure.evaluation.tables.printed import Figure
 from hetpure.run_folder import write_whole
 
 NOT_MEASURED = "–"

@@ -22,9 +22,9 @@ from hetpure.errors import ConfigError
 from hetpure.evaluation.available import available
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.measure import Calls, Memory, Meter, Span
+from hetpure.evaluation.planning.measure import Calls, Memory, Meter, Span
+from hetpure.evaluation.planning.work import Piece, Pieces, work_of
 from hetpure.evaluation.run import evaluation_trainer, set_precision
-from hetpure.evaluation.work import Piece, Pieces, work_of
 from hetpure.purification.classifier import PurifiedClassifier
 
 SECONDS = 20.0

@@ -1,0 +1,1 @@
+"""Grids of settings, and the figures of what they find."""

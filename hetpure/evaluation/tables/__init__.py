@@ -1,0 +1,1 @@
+"""Tables of methods by columns, the paper's among them."""
