@@ -147,6 +147,17 @@ def gradients(records: Sequence[Record]) -> Verdict:
     return Verdict(name, not vanished and not broken, said)
 
 
+def blind(records: Sequence[Record]) -> str | None:
+    """In how many images every gradient was exactly zero, where it is half of them or more; needs no other attack.
+
+    A purifier that rounds looks robust to whoever differentiates it; a confident classifier alone leaves a few images
+    without a gradient, which is no sign of that.
+    """
+    asked = {record.index: record.gradient_size for record in records if record.gradient_size}
+    nothing = sum(not any(sizes) for sizes in asked.values())
+    return f"{nothing} of {len(asked)} images" if asked and 2 * nothing >= len(asked) else None
+
+
 def inside(
     records: Sequence[Record],
     norm: str,

@@ -24,7 +24,7 @@ from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.honesty import Verdict, check
+from hetpure.evaluation.honesty import Verdict, blind, check
 from hetpure.evaluation.page import keep_pictures, keep_samples, try_to_write_page
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
 from hetpure.evaluation.progress import EvaluationProgress
@@ -203,7 +203,7 @@ def make_report(
     config: DictConfig, rows: Sequence[Row], data: ImageDataModule, absent: Mapping[str, list[str]] | None = None
 ) -> Report:
     """The report of what the rows' folders hold, those rows' among them that lack something now."""
-    lines, notes, checks = [], left_out(to_dict(config)), {}
+    lines, notes, checks, blinded = [], left_out(to_dict(config)), {}, {}
     for row in rows:
         records = row.store.read()
         names = [protocol.name for protocol in row.protocols]
@@ -211,9 +211,11 @@ def make_report(
         notes += notes_on(row.name, records, config.chunk_size)
         if config.honesty.images and row.attack is not None:
             checks[row.name] = verdicts_on(row, records, config.honesty.factor, data)
+        if images := blind(records):
+            blinded[row.name] = images
     if absent:
         lines += [line for former in former_lines(config, absent).values() for line in former]
-    return Report(describe(config), lines, notes, checks)
+    return Report(describe(config), lines, notes, checks, blinded)
 
 
 def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:

@@ -86,12 +86,14 @@ class Report:
         rows: the table.
         notes: what a reader must know about how it came about.
         checks: the honesty checks' verdicts by method, where they were run.
+        blind: by method, in how many images an attack saw no gradient at all, where it is half of them or more.
     """
 
     title: str
     rows: Sequence[TableRow]
     notes: Sequence[str] = ()
     checks: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
+    blind: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failing(self) -> dict[str, list[str]]:
@@ -101,11 +103,19 @@ class Report:
 
     @property
     def warning(self) -> str | None:
-        """What stands at the report's top where a check failed."""
-        if not self.failing:
-            return None
-        which = "; ".join(f"{method}: {', '.join(names)}" for method, names in self.failing.items())
-        return f"THIS REPORT FAILS ITS HONESTY CHECKS ({which}). Its robust accuracies are not to be relied on."
+        """What stands at the report's top where a check failed, or an attack saw nothing."""
+        said = []
+        if self.failing:
+            which = "; ".join(f"{method}: {', '.join(names)}" for method, names in self.failing.items())
+            said.append(
+                f"THIS REPORT FAILS ITS HONESTY CHECKS ({which}). Its robust accuracies are not to be relied on."
+            )
+        if self.blind:
+            which = "; ".join(f"{method}: {images}" for method, images in self.blind.items())
+            said.append(
+                f"THE ATTACK SAW NO GRADIENT ({which}): every one was zero. Such a robust accuracy means nothing."
+            )
+        return " ".join(said) or None
 
 
 def accuracy(records: Sequence[Record], side: Side) -> Accuracy:
@@ -206,6 +216,7 @@ def write_report(report: Report, folder: Path) -> None:
         "warning": report.warning,
         "rows": [_without_nan(asdict(row)) for row in report.rows],
         "notes": list(report.notes),
+        "blind": dict(report.blind),
         "honesty": {method: [asdict(v) for v in verdicts] for method, verdicts in report.checks.items()},
     }
     write_whole(folder / "results.json", json.dumps(plain, indent=2, allow_nan=False))

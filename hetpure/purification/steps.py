@@ -41,8 +41,8 @@ def walk(schedule: Schedule, t: float, steps: int) -> list[int]:
 
 
 def check_level(name: str, t: float) -> None:
-    """Raises ValueError for a noise level that is no fraction of T in (0, 1)."""
-    if not 0.0 < t < 1.0:
+    """Raises ValueError for a noise level that is no fraction of T in (0, 1), or rounds to T, where no timestep is."""
+    if not 0.0 < t < 1.0 or round(t * Schedule.T) >= Schedule.T:
         raise ValueError(f"{name} = {t} must lie between 0 and 1: a fraction of the schedule's T timesteps")
 
 

@@ -17,7 +17,10 @@ from hetpure.evaluation import honesty
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.records import Record
+from hetpure.evaluation.run import run
+from hetpure.evaluation.table import Report
 from hetpure.evaluation.variants import variants
+from hetpure.purification.none import NoPurifier
 from tests.evaluation import jobs
 
 
@@ -32,6 +35,25 @@ def attacked(outcome: str, clean: str | None = None, **values) -> list[Record]:
 
 def curves(*losses: list[float]) -> list[Record]:
     return [replace(record, attack_loss=loss) for record, loss in zip(attacked("0" * len(losses)), losses, strict=True)]
+
+
+def test_an_attack_without_a_gradient_is_named() -> None:
+    fine, none = attacked("0011"), attacked("1111", gradient_size=[0.0, 0.0])
+    assert honesty.blind(fine) is None and honesty.blind([]) is None
+    assert honesty.blind([*fine[:3], none[3]]) is None  # a confident classifier's, now and then
+    assert honesty.blind([*fine[:2], *none[2:]]) == "2 of 4 images"
+    assert "SAW NO GRADIENT (ours: 2 of 4 images)" in str(Report("t", [], blind={"ours": "2 of 4 images"}).warning)
+
+
+def test_rounding_is_seen_through_without_any_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    """A purifier that rounds looks perfectly robust to exact gradients: the report's top says why."""
+    monkeypatch.setattr(NoPurifier, "purify", lambda self, x, draws: (8 * x).round() / 8)
+    raw = read_config(
+        "demo.yaml", ["rows=null", "purifier.name=none", "data.subset=4", "attack.steps=1", "wandb.mode=disabled"]
+    )
+    run(complete(raw | {"output": str(tmp_path), "threads": 1}))
+    assert "THE ATTACK SAW NO GRADIENT (none: 4 of 4 images)" in capsys.readouterr().out.replace("\n", " ")
+    assert "THE ATTACK SAW NO GRADIENT" in (tmp_path / "report.html").read_text()
 
 
 def test_loss_rises() -> None:

@@ -100,7 +100,7 @@ def read_folder(folder: Path) -> RunFolder:
     }
     lines = [row for method in methods for row in method.rows]
     texts = {name: text for name in (CONFIG, CONTENT) if (text := _text(folder / name, problems)) is not None}
-    report = Report(results["title"], lines, results["notes"], checks)
+    report = Report(results["title"], lines, results["notes"], checks, results.get("blind", {}))
     table = _table(folder, problems)
     return RunFolder(folder, report, methods, samples, config, texts, table, problems)
 
