@@ -3,15 +3,9 @@
     python -m benchmarks.precision --root PATH/TO/cifar10-jpeg [--images 64] [--draws 4] [--options bfloat16 compile]
 
 Prints, for each option, the time of a prediction and of an exact gradient over those in plain float32 (rounds of the
-<<<<<<< HEAD
 two alternate, the median of their ratios counts); the cosine between the gradients; and the share of decisions of
 single purifications and of whole predictions that change, over images and draws that are the same. For scale, it
 prints the share of single decisions that other draws change.
-=======
-two alternate, the median of their ratios counts); the cosine between the gradients; and the share of decisions, of
-single purifications and of whole predictions, that change over the same images and draws. For scale, it prints the
-share of single decisions that other draws change.
->>>>>>> plan
 """
 
 import argparse
