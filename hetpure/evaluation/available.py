@@ -16,7 +16,7 @@ from hetpure.errors import AbsentError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.files import check_files, missing_files
-from hetpure.evaluation.planning.chunks import settle
+from hetpure.evaluation.planning.chunks import recall, settle
 from hetpure.evaluation.protocols import protocol_names
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.table import Conditions, TableRow, table_rows
@@ -55,6 +55,7 @@ def available(config: DictConfig, place: lightning.Trainer) -> Available:
         loaded = Loaded()
         settle(config, data, place, loaded)
         return Available(data, build_rows(config, data, loaded=loaded))
+    recall(config)  # also of rows that were evaluated once and are absent now
     absent = missing_files(config)
     left = _without(config, absent)
     if not left.rows:

@@ -37,7 +37,7 @@ from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, t
 from hetpure.evaluation.tables.report import report_table
 from hetpure.evaluation.watch import Watch
 from hetpure.models.precision import allow_tf32
-from hetpure.run_folder import claim
+from hetpure.run_folder import check_claim, claim
 from hetpure.trainer import build_trainer
 
 FREE = (
@@ -70,6 +70,7 @@ def run(config: DictConfig) -> None:
     here = available(config, place)
     data, rows = here.data, here.rows
     if not rows:  # of a table: without one, what is absent is an error
+        check_claim(Path(config.output), config, FREE)  # records of a time when more was here are this config's
         report_table(config, make_report(config, rows, data, here.absent), here.absent)
         print(f"table: {config.output}")
         return

@@ -203,6 +203,38 @@ def test_a_row_that_lost_its_weights_keeps_its_figures_and_their_identity(tmp_pa
     assert "rows.mine/pgd.classifier was " in capsys.readouterr().err
 
 
+def test_a_table_that_nothing_is_here_for_now_keeps_the_settings_of_its_records(tmp_path: Path, capsys) -> None:
+    table, rows = {"columns": {"pgd": {}}}, {"plain": {"purifier": {"name": "none"}, "classifier": {}}}
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes((PROJECT_ROOT / "checkpoints/digits/classifier/model.safetensors").read_bytes())
+    config = raw(table, rows, chunk_size="auto", attack={**QUICK, "steps": 1, "recompute": "auto"})
+    config["classifier"] = {**config["classifier"], "weights": str(weights)}
+    assert evaluate(tmp_path, config) == 0
+    weights.unlink()
+    before = (tmp_path / "run" / "table.md").read_text()
+    capsys.readouterr()
+    assert evaluate(tmp_path, config, "attack.steps=999", "seed=5") == 2
+    said = capsys.readouterr().err
+    assert "seed was 0, is 5" in said and "attack.steps was 1, is 999" in said and said.count("\n") == 1
+    assert (tmp_path / "run" / "table.md").read_text() == before
+    assert evaluate(tmp_path, config) == 0, "what was chosen for rows that are absent now stays chosen"
+    assert "measured before; now: classifier.weights: " in (tmp_path / "run" / "table.md").read_text()
+
+
+def test_a_choice_that_an_absent_row_left_open_is_made_when_it_comes(tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    own = {"purifier": {"name": "none"}, "classifier": {"weights": str(weights)}}
+    config = raw({"columns": {"pgd": {}}}, {"plain": {"purifier": {"name": "none"}}, "late": own})
+    config |= {"chunk_size": "auto", "attack": {**QUICK, "steps": 1, "recompute": "auto"}}
+    assert evaluate(tmp_path, config) == 0
+    chosen = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["rows"]
+    assert chosen["late/pgd"]["attack"]["recompute"] == "auto"
+    weights.write_bytes((PROJECT_ROOT / "checkpoints/digits/classifier/model.safetensors").read_bytes())
+    assert evaluate(tmp_path, config) == 0
+    weights.unlink()
+    assert evaluate(tmp_path, config) == 0
+
+
 def test_absent_data_are_one_reason_for_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = raw(data={"name": "torch/svhn", "root": str(tmp_path / "no_folder"), "subset": 8})
     assert evaluate(tmp_path, config) == 0
