@@ -17,8 +17,7 @@ ALWAYS_FREE = (
     "output",
     "wandb",
     "data.workers",
-    "classifier.source",
-    "denoiser.source",
+    *(f"{row}{key}.source" for row in ("", "rows.*.") for key in ("classifier", "denoiser", "purifier.network")),
     *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "max_steps", "max_time", "val_check_interval")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "profiler")),
 )

@@ -22,6 +22,7 @@ from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.available import available, content_here, former_lines
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
+from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.honesty import Verdict, blind, check
@@ -47,9 +48,7 @@ FREE = (
     "table",
     "grid",  # its combinations are rows, and a row more or less leaves the others as they are
     "hang_minutes",
-    # Places: ``content.yaml`` holds what is there.
-    "data.root",
-    *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
+    *PLACES,
 )
 """Keys that may differ when an evaluation goes on."""
 
