@@ -11,7 +11,7 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from hetpure.config import config_names, read_config, to_yaml
-from hetpure.errors import ConfigError, RunError
+from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunError
 
 Raw = dict[str, object]
 Config = TypeVar("Config", bound=DictConfig)
@@ -20,10 +20,6 @@ Config = TypeVar("Config", bound=DictConfig)
 # Threads that never spin cost small networks half their speed. GNU OpenMP reads this when torch is first imported,
 # which the commands do after this module.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-BAD_INPUT = 2
-STOPPED = 3
-INTERRUPTED = 130
 
 
 def main(

@@ -1,4 +1,8 @@
-"""The exceptions that a command turns into one line instead of a traceback."""
+"""The exceptions that a command turns into one line instead of a traceback, and its exit codes."""
+
+BAD_INPUT = 2
+STOPPED = 3
+INTERRUPTED = 130
 
 
 class ConfigError(ValueError):

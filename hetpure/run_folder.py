@@ -17,13 +17,15 @@ ALWAYS_FREE = (
     "output",
     "wandb",
     "data.workers",
-    "classifier.source",
-    "denoiser.source",
+    *(f"{row}{key}.source" for row in ("", "rows.*.") for key in ("classifier", "denoiser", "purifier.network")),
     *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "max_steps", "max_time", "val_check_interval")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "profiler")),
 )
 """Keys that change no result: where a run lies, where its weights were had, how it is shown, on how many processes,
 when it stops."""
+
+CHOSEN_LATER = ("chunk_size", "recompute")
+"""Last parts of keys whose ``auto`` in a folder is a choice that no run had to make yet: one that makes it goes on."""
 
 
 def claim(
@@ -41,24 +43,45 @@ def claim(
     Raises:
         ConfigError: names the keys that differ, or says why the folder cannot be written.
     """
-    known = {folder / "config.yaml": to_dict(config)}
-    if content is not None:
-        known[folder / "content.yaml"] = dict(content)
+    check_claim(folder, config, free, content)
     try:
-        changes = []
-        for file, new in known.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, new in _known(folder, config, content).items():
+            write_whole(file, to_yaml(new))
+    except OSError as error:
+        raise _unusable(folder, error) from None
+
+
+def check_claim(
+    folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
+) -> None:
+    """``claim`` without saving anything: refuses a folder that is another run's.
+
+    Raises:
+        ConfigError: names the keys that differ, or says why the folder cannot be read.
+    """
+    changes = []
+    try:
+        for file, new in _known(folder, config, content).items():
             old = yaml.safe_load(file.read_text()) if file.is_file() else None
             changes += differences(old, new, {*ALWAYS_FREE, *free}) if isinstance(old, dict) else []
-        if changes:
-            raise ConfigError(
-                f"output: {folder} holds another config's run ({'; '.join(changes[:4])}); "
-                "choose another output, or remove that folder"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, new in known.items():
-            write_whole(file, to_yaml(new))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"output: {folder} cannot be used: {' '.join(str(error).split())}") from None
+        raise _unusable(folder, error) from None
+    if changes:
+        raise ConfigError(
+            f"output: {folder} holds another config's run ({'; '.join(changes[:4])}); "
+            "choose another output, or remove that folder"
+        )
+
+
+def _known(folder: Path, config: DictConfig, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
+    """What a run's folder says of it, by file."""
+    known = {folder / "config.yaml": to_dict(config)}
+    return known if content is None else {**known, folder / "content.yaml": dict(content)}
+
+
+def _unusable(folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"output: {folder} cannot be used: {' '.join(str(error).split())}")
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
@@ -91,7 +114,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str],
         if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
             a, b = a or {}, b or {}
             found += differences(a, b, free, f"{name}.")
-        elif a != b:
+        elif a != b and not (a == "auto" and key in CHOSEN_LATER):
             found.append(f"{name} was {a!r}, is {b!r}")
     return found
 

@@ -108,7 +108,12 @@ class ExactGradient:
 
     Raises:
         ValueError: for eot below 1.
+
+    Attributes:
+        words: the mode in a few words, for tables; settings in braces.
     """
+
+    words = "exact"
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         if eot < 1:
@@ -166,7 +171,7 @@ class ExactGradient:
 
     def __str__(self) -> str:
         """The mode in a few words, for tables."""
-        return "exact"
+        return self.words
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

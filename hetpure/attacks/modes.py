@@ -26,6 +26,8 @@ class BPDAGradient(ExactGradient):
         seed: see ``ExactGradient``.
     """
 
+    words = "BPDA"
+
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
         """See ``ExactGradient``."""
         with torch.no_grad():
@@ -33,10 +35,6 @@ class BPDAGradient(ExactGradient):
         passed = _StraightThrough.apply(x, purified)
         assert isinstance(passed, Tensor)
         return self.process.classifier(passed)
-
-    def __str__(self) -> str:
-        """The mode in a few words, for tables."""
-        return "BPDA"
 
 
 class BlindGradient(ExactGradient):
@@ -48,12 +46,10 @@ class BlindGradient(ExactGradient):
         seed: see ``ExactGradient``.
     """
 
+    words = "blind: bare classifier"
+
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         super().__init__(process.behind(NoPurifier()), eot, seed)
-
-    def __str__(self) -> str:
-        """The mode in a few words, for tables."""
-        return "blind: bare classifier"
 
 
 class MaskAwareGradient(ExactGradient):
@@ -71,6 +67,8 @@ class MaskAwareGradient(ExactGradient):
         ValueError: names the argument that cannot be.
     """
 
+    words = "mask-aware: {forward}, temperature {temperature:g}"
+
     def __init__(
         self,
         process: PurifiedClassifier,
@@ -84,11 +82,7 @@ class MaskAwareGradient(ExactGradient):
                 "name = 'mask_aware' needs a purifier with a mask: accepted is purifier.name heterogeneous"
             )
         super().__init__(process.behind(MaskAwarePurifier(process.purifier, temperature, forward)), eot, seed)
-        self._text = f"mask-aware: {forward}, temperature {temperature:g}"
-
-    def __str__(self) -> str:
-        """The mode in a few words, for tables."""
-        return self._text
+        self.words = self.words.format(forward=forward, temperature=temperature)
 
 
 class KnownDrawsGradient(ExactGradient):
@@ -104,6 +98,8 @@ class KnownDrawsGradient(ExactGradient):
         eot: not used: nothing is random.
         seed: of the attacker's own draws (random starts).
     """
+
+    words = "deterministic: the defender's draws are known"
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         super().__init__(process, 1, seed)
@@ -171,10 +167,6 @@ class KnownDrawsGradient(ExactGradient):
     def _correct(self, each: Tensor, label: Tensor) -> Tensor:
         return ensemble_scores(each, self.process.ensemble_mode).argmax(dim=1) == label
 
-    def __str__(self) -> str:
-        """The mode in a few words, for tables."""
-        return "deterministic: the defender's draws are known"
-
 
 GRADIENTS: dict[str, type[ExactGradient]] = {
     "exact": ExactGradient,
@@ -188,6 +180,9 @@ GRADIENTS: dict[str, type[ExactGradient]] = {
 
 WITHOUT_DERIVATIVE = (BPDAGradient, BlindGradient)
 """Modes that do not differentiate the purifier."""
+
+ONE_DRAW = (BlindGradient, KnownDrawsGradient)
+"""Modes whose gradient is of one draw, whatever ``eot`` says."""
 
 SUPPLIED = ("process", "eot", "seed")
 """Constructor arguments that are no config keys."""
@@ -214,6 +209,11 @@ def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot
         )
     arguments = {key: value for key, value in settings.items() if key != "name"}
     return GRADIENTS[settings["name"]](process, eot, seed, **arguments)
+
+
+def words_of(settings: Mapping[str, Any]) -> str:
+    """What ``str`` of the gradient source of completed ``attack.gradient`` settings says, without a process."""
+    return GRADIENTS[settings["name"]].words.format(**settings)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -9,14 +9,15 @@ import lightning
 import yaml
 from omegaconf import DictConfig
 
+from hetpure.attacks.modes import GRADIENTS, ONE_DRAW, words_of
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError
-from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
+from hetpure.evaluation.build import Loaded, Row, build_rows, content_of, seen_as
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.files import check_files, missing_files
-from hetpure.evaluation.planning.chunks import settle
+from hetpure.evaluation.planning.chunks import recall, settle
 from hetpure.evaluation.protocols import protocol_names
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.table import Conditions, TableRow, table_rows
@@ -55,6 +56,7 @@ def available(config: DictConfig, place: lightning.Trainer) -> Available:
         loaded = Loaded()
         settle(config, data, place, loaded)
         return Available(data, build_rows(config, data, loaded=loaded))
+    recall(config)  # also of rows that were evaluated once and are absent now
     absent = missing_files(config)
     left = _without(config, absent)
     if not left.rows:
@@ -106,7 +108,9 @@ def _conditions(row: DictConfig) -> Conditions:
     attack = build_attack(to_dict(row.attack))
     if attack is None:
         return Conditions(ensemble=ensemble)
-    return Conditions(str(attack), str(row.attack.gradient.name), row.attack.eot if stochastic else 1, ensemble)
+    mode = to_dict(row.attack.gradient)
+    many = stochastic and not issubclass(GRADIENTS[mode["name"]], ONE_DRAW)
+    return Conditions(str(attack), seen_as(words_of(mode), row), row.attack.eot if many else 1, ensemble)
 
 
 def _without(config: DictConfig, absent: Mapping[str, Any]) -> DictConfig:

@@ -163,12 +163,16 @@ def _build_row(
         gradient = build_gradient(to_dict(row.attack.gradient), model.behind(purifier), row.attack.eot, row.seed)
     except ValueError as error:
         raise ConfigError(f"attack.gradient.{error}") from None
-    change = ", ".join(f"{key} {value}" for key, value in to_dict(row.attack.process).items())
-    seen_as = str(gradient)
-    if change:
-        seen_as = f"surrogate: {change}" if seen_as == "exact" else f"{seen_as}; surrogate: {change}"
-    conditions = Conditions(str(attack), seen_as, gradient.eot, model.ensemble_size)
+    conditions = Conditions(str(attack), seen_as(str(gradient), row), gradient.eot, model.ensemble_size)
     return Row(name, model, attack, gradient, store, conditions, protocols, [gradient.process], to_dict(row.attack))
+
+
+def seen_as(mode: str, row: DictConfig) -> str:
+    """How gradients are seen, for tables: the mode in its own words, and what a row's attack process changes."""
+    change = ", ".join(f"{key} {value}" for key, value in to_dict(row.attack.process).items())
+    if not change:
+        return mode
+    return f"surrogate: {change}" if mode == "exact" else f"{mode}; surrogate: {change}"
 
 
 def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:

@@ -35,6 +35,10 @@ SET_BY_US = (
 """Arguments of Lightning's Trainer that an evaluation decides itself."""
 
 
+RESERVED = ("honesty", "adversarial", "figures", "processes", "wandb")
+"""Folders that a run and its rows have for other things."""
+
+
 HONESTY_IMAGES = 32
 """How many ``honesty: true`` checks."""
 
@@ -125,6 +129,7 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     whole = _complete_row(base)
     changes = {}
     for name, change in config.rows.items():
+        _check_row_name(str(name))
         change = to_dict(change) if isinstance(change, DictConfig) else change
         if not isinstance(change, Mapping | None):
             raise ConfigError(f"rows.{name}: found {change!r}, accepted is a section of keys")
@@ -200,6 +205,16 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
             "defense's precision alone, and the attack would differentiate another function; set precision itself"
         )
     return config
+
+
+def _check_row_name(name: str) -> None:
+    """A row's name is its folder, in the run's: one or more parts."""
+    for part in name.split("/"):
+        if part in ("", ".", "..", *RESERVED) or "\0" in part:
+            raise ConfigError(
+                f"rows: found the name {name!r}, accepted are one or more parts joined by /, none of them empty, ., .. "
+                f"or {', '.join(RESERVED)}"
+            )
 
 
 def _check_numbers(config: dict[str, Any]) -> None:

@@ -9,6 +9,13 @@ from hetpure.data.datamodule import ImageDataModule
 
 IMAGES = 16
 
+PLACES = (
+    "data.root",
+    *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
+    *(f"{row}purifier.network.weights" for row in ("", "rows.*.")),
+)
+"""Keys that say where images and weights lie; ``content.yaml`` holds what is there."""
+
 
 def data_content(data: ImageDataModule) -> str:
     """A hash of the test split's labels, of the subset, and of its first images."""

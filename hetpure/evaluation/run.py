@@ -22,6 +22,7 @@ from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.available import available, content_here, former_lines
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
+from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.honesty import Verdict, blind, check
@@ -37,7 +38,7 @@ from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, t
 from hetpure.evaluation.tables.report import report_table
 from hetpure.evaluation.watch import Watch
 from hetpure.models.precision import allow_tf32
-from hetpure.run_folder import claim
+from hetpure.run_folder import check_claim, claim
 from hetpure.trainer import build_trainer
 
 FREE = (
@@ -47,9 +48,7 @@ FREE = (
     "table",
     "grid",  # its combinations are rows, and a row more or less leaves the others as they are
     "hang_minutes",
-    # Places: ``content.yaml`` holds what is there.
-    "data.root",
-    *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
+    *PLACES,
 )
 """Keys that may differ when an evaluation goes on."""
 
@@ -70,6 +69,7 @@ def run(config: DictConfig) -> None:
     here = available(config, place)
     data, rows = here.data, here.rows
     if not rows:  # of a table: without one, what is absent is an error
+        check_claim(Path(config.output), config, FREE)  # records of a time when more was here are this config's
         report_table(config, make_report(config, rows, data, here.absent), here.absent)
         print(f"table: {config.output}")
         return

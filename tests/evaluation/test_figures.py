@@ -1,6 +1,7 @@
 """The figures' numbers, from a small run on the embedded digits; and the seam and distance measures by hand."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy import stats
 
@@ -298,6 +300,26 @@ def test_one_clear_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not list(tmp_path.glob("figure*"))
+
+
+def test_by_default_rows_without_records_are_left_out(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "uniform")
+    found = FinishedRun(copy)
+    assert found.compared([]) == ["clean", "heterogeneous", "tau=0.5", "undefended"]
+    assert found.chosen([]) == ["clean", "heterogeneous", "tau=0.5"] and found.chosen(["uniform"]) == ["uniform"]
+
+
+def test_what_has_moved_has_moved_for_rows_with_sections_of_their_own(folder: Path, tmp_path: Path) -> None:
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    same, here = str(saved["classifier"]["weights"]), str(folder / "config.yaml")
+    for name, weights in (("undefended", same), ("uniform", "gone/away.pt"), ("clean", here)):
+        saved["rows"][name]["classifier"] = {**saved["classifier"], "weights": weights}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    rows = FinishedRun(tmp_path, ["classifier.weights=new.pt"]).rows
+    found = {name: row.classifier.weights for name, row in rows.items()}
+    assert found.pop("clean") == here and set(found.values()) == {"new.pt"}
 
 
 def test_files_are_named_after_what_was_asked() -> None:

@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import wandb
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 import hetpure.config
 from hetpure.cli import main
@@ -17,14 +18,17 @@ from hetpure.config import PROJECT_ROOT, read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation import dashboard
+from hetpure.evaluation.available import _conditions
+from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.honesty import Verdict
 from hetpure.evaluation.records import RecordStore
-from hetpure.evaluation.run import run
+from hetpure.evaluation.run import FREE, run
 from hetpure.evaluation.table import Accuracy, Report, TableRow
 from hetpure.evaluation.tables.forms import escaped, latex, markdown, numbers, plain
 from hetpure.evaluation.tables.paper_table import PaperTable, TableCell, TableLine, build_table, departures
 from hetpure.evaluation.tables.printed import Figure, printed_names, printed_table
+from hetpure.run_folder import claim
 
 PAPER = [f"tables/table{n}.yaml" for n in range(1, 9)]
 QUICK = {"name": "pgd", "norm": "Linf", "eps": 0.15, "steps": 2, "step_size": 0.1, "eot": 1}
@@ -152,6 +156,13 @@ def test_without_a_table_what_is_absent_is_an_error(tmp_path: Path, capsys: pyte
     assert "printed: unknown key" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", "../x", "/abs", "a//b", "a/.", "a/honesty", "wandb"])
+def test_a_rows_name_stays_in_the_runs_folder(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        complete({**raw(rows={name: {}}), "table": {}})
+    assert str(caught.value).startswith(f"rows: found the name {name!r}, accepted are ")
+
+
 # ---- what runs, and what does not
 
 
@@ -201,6 +212,72 @@ def test_a_row_that_lost_its_weights_keeps_its_figures_and_their_identity(tmp_pa
     weights.write_bytes(kept[:-4] + b"\x00\x00\x00\x01")
     assert evaluate(tmp_path, raw(table, rows)) == 2
     assert "rows.mine/pgd.classifier was " in capsys.readouterr().err
+
+
+def test_a_table_that_nothing_is_here_for_now_keeps_the_settings_of_its_records(tmp_path: Path, capsys) -> None:
+    table, rows = {"columns": {"pgd": {}}}, {"plain": {"purifier": {"name": "none"}, "classifier": {}}}
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes((PROJECT_ROOT / "checkpoints/digits/classifier/model.safetensors").read_bytes())
+    config = raw(table, rows, chunk_size="auto", attack={**QUICK, "steps": 1, "recompute": "auto"})
+    config["classifier"] = {**config["classifier"], "weights": str(weights)}
+    assert evaluate(tmp_path, config) == 0
+    weights.unlink()
+    before = (tmp_path / "run" / "table.md").read_text()
+    capsys.readouterr()
+    assert evaluate(tmp_path, config, "attack.steps=999", "seed=5") == 2
+    said = capsys.readouterr().err
+    assert "seed was 0, is 5" in said and "attack.steps was 1, is 999" in said and said.count("\n") == 1
+    assert (tmp_path / "run" / "table.md").read_text() == before
+    assert evaluate(tmp_path, config) == 0, "what was chosen for rows that are absent now stays chosen"
+    assert "measured before; now: classifier.weights: " in (tmp_path / "run" / "table.md").read_text()
+
+
+def test_a_choice_that_an_absent_row_left_open_is_made_when_it_comes(tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    own = {"purifier": {"name": "none"}, "classifier": {"weights": str(weights)}}
+    config = raw({"columns": {"pgd": {}}}, {"plain": {"purifier": {"name": "none"}}, "late": own})
+    config |= {"chunk_size": "auto", "attack": {**QUICK, "steps": 1, "recompute": "auto"}}
+    assert evaluate(tmp_path, config) == 0
+    chosen = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["rows"]
+    assert chosen["late/pgd"]["attack"]["recompute"] == "auto"
+    weights.write_bytes((PROJECT_ROOT / "checkpoints/digits/classifier/model.safetensors").read_bytes())
+    assert evaluate(tmp_path, config) == 0
+    weights.unlink()
+    assert evaluate(tmp_path, config) == 0
+
+
+def test_addresses_and_places_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+    def saved(change: str) -> DictConfig:
+        network = {"name": "a", "weights": f"w{change}", "source": f"s{change}"}
+        sections = {key: {"source": change, **network} for key in ("classifier", "denoiser")}
+        sections["purifier"] = {"network": network}
+        return OmegaConf.create({**sections, "rows": {"m": sections, "m/pgd": sections}})
+
+    free = (*FREE, "denoiser.weights", "rows.*.denoiser.weights")
+    claim(tmp_path, saved("1"), free)
+    claim(tmp_path, saved("2"), free)
+    other = saved("2")
+    other.rows.m.purifier.network.name = "b"
+    with pytest.raises(ConfigError, match=r"\(rows\.m\.purifier\.network\.name was 'a', is 'b'\)"):
+        claim(tmp_path, other, free)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"gradient": "exact"},
+        {"process": {"t": 0.04}},
+        {"gradient": "bpda", "process": {"t": 0.04}},
+        {"gradient": "blind"},
+        {"gradient": "deterministic"},
+    ],
+)
+def test_a_row_that_is_absent_is_described_as_it_was(attack: dict[str, Any], tmp_path: Path) -> None:
+    attack = {**QUICK, "eot": 3, **attack}
+    uniform = {"name": "uniform", "t": 0.02, "steps": 50}
+    config = complete(raw(rows={}, table={}, purifier=uniform, attack=attack, output=str(tmp_path)))
+    (row,) = build_rows(config, ImageDataModule("digits", subset=2).prepare())
+    assert _conditions(config) == row.conditions
 
 
 def test_absent_data_are_one_reason_for_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,3 +455,6 @@ def test_its_own_settings_are_the_papers(name: str) -> None:
     steps = complete({**read_config(name, []), "output": "unused"}).attack.steps
     config = complete({**read_config(name, ["data.subset=16", "attack.steps=3", "threads=1"]), "output": "unused"})
     assert departures(config) == ["data.subset was 512, is 16", f"attack.steps was {steps}, is 3"]
+    moved = [f"{key}=elsewhere" for key in ("data.root", "classifier.weights", "denoiser.path")]
+    config = complete({**read_config(name, ["data.subset=16", "hang_minutes=5", *moved]), "output": "unused"})
+    assert departures(config) == ["data.subset was 512, is 16"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import hetpure.evaluation.build
 from hetpure.cli import main
+from hetpure.config import read_config
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows
@@ -259,7 +260,18 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     for bad in ("denoiser", "denoiser=0", "network=4", "denoiser=1,2,3"):
         assert main(complete, run, "", [*settings, "--plan", f"--plan-rate={bad}"], plan) == 2
         assert f"--plan-rate {bad}: accepted are denoiser=RATE" in capsys.readouterr().err
-    assert main(complete, run, "", [*settings, "--plan", "--plan-seconds=0"], plan) == 2
+    for bad in ("0", "inf", "nan"):
+        assert main(complete, run, "", [*settings, "--plan", f"--plan-seconds={bad}"], plan) == 2
+        assert capsys.readouterr().err == f"error: --plan-seconds {bad}: accepted is a finite number above 0\n"
+
+
+def test_absent_rows_are_said_with_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = read_config("demo.yaml", []) | {"table": {"columns": {"pgd": {}}}, "output": str(tmp_path / "out")}
+    raw |= {"rows": {"lost": {"classifier": {"weights": "nowhere.pt"}}}, "threads": 1}
+    assert plan(complete(raw), 0.1) == []
+    assert "plan: lost/pgd cannot be evaluated here: classifier.weights: nowhere.pt: no such file" in (
+        capsys.readouterr().out
+    )
 
 
 def test_rates() -> None:

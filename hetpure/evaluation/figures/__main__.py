@@ -7,14 +7,17 @@ What is computed is kept: the same command only draws again.
 """
 
 import argparse
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from hetpure.cli import BAD_INPUT, INTERRUPTED, STOPPED
-from hetpure.errors import ConfigError, RunError
+from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunError
+
+# As the other commands do, before torch is imported: threads that spin long cost a shared machine dearly.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

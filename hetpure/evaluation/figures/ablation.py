@@ -31,7 +31,7 @@ def measure(
         keys: one or two keys, such as ``purifier.tau``; by default the paper's, else those that differ.
         protocol: what counts as right.
     """
-    settings = {name: _flat(_row(run, name)) for name in (run.chosen(rows) if rows else run.rows)}
+    settings = {name: _flat(_row(run, name)) for name in run.compared(rows)}
     accuracies = {(row["method"], row["protocol"]): row for row in read_json(run.folder, "results.json")["rows"]}
     if not any(of == protocol for _, of in accuracies):
         raise ConfigError(

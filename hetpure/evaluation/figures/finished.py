@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from hetpure.config import merge, parse_overrides, structure, to_dict
+from hetpure.config import merge, parse_overrides, resolve_path, structure, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError
@@ -86,7 +86,7 @@ class FinishedRun:
             if place.split("=", 1)[0] not in PLACES:
                 raise ConfigError(f"{place.split('=', 1)[0]}: is the run's own; accepted are {', '.join(PLACES)}")
         try:
-            self.config = structure(EvaluateConfig, merge(raw, moved, {"output": str(folder)}))
+            self.config = structure(EvaluateConfig, _moved(merge(raw, {"output": str(folder)}), moved))
         except ConfigError as error:
             raise ConfigError(f"{folder}: is no evaluation's folder: config.yaml: {error}") from None
         self.rows: dict[str, DictConfig] = row_configs(self.config)
@@ -105,7 +105,7 @@ class FinishedRun:
         return list(self.data.class_names or map(str, range(self.data.num_classes)))
 
     def chosen(self, names: Sequence[str]) -> list[str]:
-        """The named rows; all that purify where none is named.
+        """The named rows; all that purify and have records where none is named.
 
         Raises:
             ConfigError: for a row that the run does not have.
@@ -113,14 +113,23 @@ class FinishedRun:
         for name in names:
             if name not in self.rows:
                 raise ConfigError(f"--row {name}: is no row of {self.folder}; it has {', '.join(self.rows)}")
-        found = list(names) or [name for name, row in self.rows.items() if row.purifier["name"] != "none"]
+        found = list(names) or [name for name in self.recorded if self.rows[name].purifier["name"] != "none"]
         if not found:
             raise ConfigError(f"{self.folder}: has no row that purifies")
         return found
 
     def compared(self, names: Sequence[str]) -> list[str]:
-        """The named rows; all where none is named. Raises ConfigError for a row that the run does not have."""
-        return self.chosen(names) if names else list(self.rows)
+        """The named rows; all that have records where none is named.
+
+        Raises:
+            ConfigError: for a row that the run does not have.
+        """
+        return self.chosen(names) if names else self.recorded
+
+    @property
+    def recorded(self) -> list[str]:
+        """Rows that have records: a table's others lacked something. All, where none has any."""
+        return [name for name in self.rows if any((self.folder / name).glob("samples-*.jsonl"))] or list(self.rows)
 
     def state(self) -> dict[str, Any]:
         """What the run holds now, as far as a figure can depend on it: config, hashes of data and weights, records."""
@@ -252,6 +261,19 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         return json.loads((folder / name).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: has no {name} to read: {' '.join(str(error).split())}") from None
+
+
+def _moved(raw: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with places given anew, also in rows' own sections, of the same file or one that is gone."""
+    rows = {}
+    for name, row in (raw.get("rows") or {}).items():
+        rows[name] = dict(row)
+        for section, key in (("classifier", "weights"), ("denoiser", "path")):
+            own, new = (row.get(section) or {}).get(key), (places.get(section) or {}).get(key)
+            same = own is not None and own == (raw.get(section) or {}).get(key)
+            if own is not None and new is not None and (same or not resolve_path(own).exists()):
+                rows[name][section] = {**row[section], key: new}
+    return {**merge(raw, places), "rows": rows}
 
 
 def _device(name: str) -> torch.device:

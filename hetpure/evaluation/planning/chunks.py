@@ -66,7 +66,7 @@ def settle(
     """
     if not _open(config):
         return
-    _recall(config)
+    recall(config)
     if not _open(config):
         return
     if place.is_global_zero:
@@ -77,7 +77,7 @@ def settle(
         if time.monotonic() - start > WAIT:
             raise RunError(f"chunk_size: no choice by the first process in {config.output} after {WAIT:.0f} s")
         time.sleep(0.5)
-        _recall(config)
+        recall(config)
 
 
 def _open(config: DictConfig) -> bool:
@@ -94,8 +94,8 @@ def _decide(config: DictConfig, name: str, recompute: bool) -> None:
     of.attack.recompute = recompute
 
 
-def _recall(config: DictConfig) -> None:
-    """Takes over what the output folder's config says."""
+def recall(config: DictConfig) -> None:
+    """Takes over what the output folder's config has chosen, in place; does nothing where it has not."""
     try:
         saved = yaml.safe_load((Path(config.output) / "config.yaml").read_text())
         chunk, rows = saved["chunk_size"], saved["rows"] or {}

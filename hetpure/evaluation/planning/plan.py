@@ -6,6 +6,7 @@ through the networks over that machine's rates.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,14 +86,17 @@ def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()
         ConfigError: as the evaluation would.
     """
     other = parse_rates(rates)
-    if not seconds > 0.0:
-        raise ConfigError(f"--plan-seconds {seconds:g}: accepted is more than 0")
+    if not 0.0 < seconds < math.inf:
+        raise ConfigError(f"--plan-seconds {seconds:g}: accepted is a finite number above 0")
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
     here = available(config, trainer)
     data, rows = here.data, here.rows
+    if trainer.is_global_zero:
+        for name, reasons in here.absent.items():
+            print(f"plan: {name} cannot be evaluated here: {'; '.join(reasons)}")
     if not rows:
         print("plan: no row can be evaluated here")
         return []

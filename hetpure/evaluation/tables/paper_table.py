@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from hetpure.config import read_config, to_dict
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import complete
+from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.table import Accuracy, Report, TableRow
 from hetpure.evaluation.tables.expand import Side
 from hetpure.evaluation.tables.printed import Figure, PrintedTable, printed_table
@@ -20,7 +21,10 @@ NO_MATTER = (
     "pictures",
     "honesty",
     "threads",
+    "hang_minutes",
     "data.batch_size",
+    *PLACES,
+    *(f"{row}purifier.network.name" for row in ("", "rows.*.")),  # whose code builds the network, with its weights
     *(f"{row}attack.recompute" for row in ("", "rows.*.")),
 )
 """Keys by which a run may differ from the paper's settings and have them still."""
