@@ -20,8 +20,8 @@ def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: boo
 
     ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``honesty.factor``. ``huge_eps`` allows
     64/255 a pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more
-    iterations and steps that can reach it. ``random_noise`` has the
-    attack's norm and asks nobody; how the attacker would see the defense stays. ``transfer`` attacks the undefended classifier.
+    iterations and steps that can reach it. ``random_noise`` has the attack's norm and asks nobody; how the attacker
+    would see the defense stays. ``transfer`` attacks the undefended classifier.
 
     Args:
         row: the row's complete config.
