@@ -20,6 +20,7 @@ from hetpure.attacks.gradients import Gradient
 from hetpure.evaluation.watch import Watch
 from hetpure.models.classifiers import Classifier
 from hetpure.purification.finite import Guarded
+from hetpure.purification.network import NetworkPurifier
 
 
 class Pulse(Callback):
@@ -27,14 +28,16 @@ class Pulse(Callback):
 
     Args:
         watch: told that work moves; None where nobody watches.
-        modules: whose classifiers and guarded denoisers beat.
+        modules: whose classifiers, guarded denoisers and purifiers' own networks beat.
     """
 
     def __init__(self, watch: Watch | None, modules: Iterable[nn.Module]) -> None:
         self.watch = watch
         found = {id(part): part for module in modules for part in module.modules()}
         self._guarded = [part for part in found.values() if isinstance(part, Guarded)]
-        self._classifiers = [part for part in found.values() if isinstance(part, Classifier)]
+        networks = [part for part in found.values() if isinstance(part, Classifier)]
+        networks += [part.network for part in found.values() if isinstance(part, NetworkPurifier)]
+        self._networks = list({id(network): network for network in networks}.values())
         self._handles: list[Any] = []
         self._pressed = False
 
@@ -62,7 +65,7 @@ class Pulse(Callback):
         """Listens to the networks, and to Ctrl-C where Python's own handler does."""
         for denoiser in self._guarded:
             denoiser.called = self.beat
-        self._handles = [classifier.register_forward_pre_hook(self.beat) for classifier in self._classifiers]
+        self._handles = [network.register_forward_pre_hook(self.beat) for network in self._networks]
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._press)

@@ -20,8 +20,8 @@ def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: boo
 
     ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``honesty.factor``. ``huge_eps`` allows
     64/255 a pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more
-    iterations and steps that can reach it. ``random_noise`` has the
-    attack's norm and asks nobody. ``transfer`` attacks the undefended classifier.
+    iterations and steps that can reach it. ``random_noise`` has the attack's norm and asks nobody; how the attacker
+    would see the defense stays. ``transfer`` attacks the undefended classifier.
 
     Args:
         row: the row's complete config.
@@ -39,7 +39,9 @@ def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: boo
     found["larger_eps"] = {"eps": factor * attack["eps"]}
     found["huge_eps"] = {**found.get("more_steps", {}), **_huge(attack, image_shape)}
     changed = {name: {**attack, **change} for name, change in found.items()}
-    changed["random_noise"] = {"name": "random_noise", "norm": attack["norm"], "eps": attack["eps"]}
+    changed["random_noise"] = {key: attack[key] for key in ("norm", "eps", "gradient", "process")} | {
+        "name": "random_noise"
+    }
     if row.purifier.name != "none":
         # Nothing that the attacker does to the defense's own process means anything for a bare classifier.
         changed["transfer"] = {k: v for k, v in attack.items() if k != "gradient"} | {"process": {"name": "none"}}

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from hetpure.models.classifiers import Classifier
+from hetpure.models.classifiers import Classifier, is_compiled
 from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
@@ -116,7 +116,9 @@ class ContrastivePurifier(Purifier):
         return self.schedule.diffuse(image, first, draws.normal_like(image, "diffuse", first))
 
     def _embed(self, x: Tensor) -> Tensor:
-        return self.classifier((x + 1.0) / 2.0)
+        x, network = (x + 1.0) / 2.0, self.classifier.network
+        # What torch.compile made of the network has no second derivative.
+        return network.forward(self.classifier.normalize(x)) if is_compiled(network) else self.classifier(x)
 
     def _gradient(self, x: Tensor, before: Tensor, negatives: Tensor) -> Tensor:
         """Of each image's loss at x, differentiable in all three."""

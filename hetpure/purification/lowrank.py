@@ -13,7 +13,7 @@ def leading_projector(gram: Tensor, rank: int) -> Tensor:
     Autograd through an SVD divides by every pair's gap, though P does not depend on the basis inside either space:
     here only pairs across the cut count, dP = sum u_i u_j^T (u_i^T dG u_j) / (l_i - l_j) + its transpose. Exact
     wherever the spectrum has a gap at the cut; where it has none (say, a black image) the gradient is taken as 0 for
-    the pairs without one.
+    the pairs without one. A matrix that is not finite somewhere gives NaN, and the others what they give without it.
     """
     out = _Projector.apply(gram, rank)
     assert isinstance(out, Tensor)
@@ -57,12 +57,13 @@ class _Projector(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gram: Tensor, rank: int) -> Tensor:
-        values, vectors = torch.linalg.eigh(gram)
+        finite = gram.isfinite().flatten(1).all(dim=1)[:, None, None]
+        values, vectors = torch.linalg.eigh(torch.where(finite, gram, 0.0))  # refuses the whole batch for one of them
         cut = gram.shape[-1] - rank
         ctx.save_for_backward(values, vectors)
         ctx.cut = cut
         leading = vectors[..., cut:]
-        return leading @ leading.mT
+        return torch.where(finite, leading @ leading.mT, torch.nan)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -48,11 +48,11 @@ def test_a_choice_is_made_once(
     output = tmp_path / "run"
     assert evaluate(output, ROWS, *SMALL) == 0
     config = saved(output)
-    # A call's fixed cost is nothing here: the smallest chunk is as good as any.
-    assert config["chunk_size"] == 1
+    # A call's fixed cost is nothing here: the largest chunk that leaves next to no padding, of 4 images and 4 draws.
+    assert config["chunk_size"] == 4
     assert [row["attack"]["recompute"] for row in config["rows"].values()] == [False, False]
-    assert "chunks of 1 rows" in capsys.readouterr().out
-    assert {size for r in RecordStore(output / "uniform").read() for size in r.chunks.values()} == {1}
+    assert "chunks of 4 rows" in capsys.readouterr().out
+    assert {size for r in RecordStore(output / "uniform").read() for size in r.chunks.values()} == {4}
     # The same command on a machine with no memory to speak of: the run's own numbers stay, and nothing runs again.
     memory(monkeypatch, 0.0)
     assert evaluate(output, ROWS, *SMALL) == 0
@@ -61,7 +61,7 @@ def test_a_choice_is_made_once(
     assert out.out.count("all 4 images are done already") == 2 and "chunks of" not in out.out.split("done already")[0]
     # A chunk size of one's own is another run.
     assert evaluate(output, ROWS, *SMALL[:-1], "chunk_size=2") == 2
-    assert "chunk_size was 1, is 2" in capsys.readouterr().err
+    assert "chunk_size was 4, is 2" in capsys.readouterr().err
 
 
 def settled(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes: Any) -> Any:
@@ -86,6 +86,18 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
     fixed = settled(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
     assert fixed.chunk_size == 8
     assert settled(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
+
+
+def test_a_slow_machine_tries_two_sizes_and_takes_one_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def slow(_self: Any, _process: Any, rows: int) -> float:
+        tried.append(rows)
+        return 100.0 * (1.0 + rows)
+
+    monkeypatch.setattr("hetpure.evaluation.planning.measure.Meter.call_seconds", slow)
+    assert settled(monkeypatch, tmp_path / "a", 1e12).chunk_size == 2
+    assert tried == [1, 2]
 
 
 def test_padding_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -116,3 +128,22 @@ def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_free_memory_is_some_of_the_machines() -> None:
     assert 2**24 < free_bytes(torch.device("cpu")) < 2**45
+
+
+@pytest.mark.parametrize(
+    ("most", "now", "stat", "cached"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_page_cache_in_a_container_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: str, now: str, stat: str, cached: str
+) -> None:
+    monkeypatch.setattr(hetpure.evaluation.planning.chunks, "GROUP", tmp_path)
+    (tmp_path / most).parent.mkdir(exist_ok=True)
+    (tmp_path / most).write_text("10000\n")
+    (tmp_path / now).write_text("9000\n")
+    assert free_bytes(torch.device("cpu")) == 1000
+    (tmp_path / stat).write_text(f"anon 2000\n{cached} 6500\nactive_file 500\n")
+    assert free_bytes(torch.device("cpu")) == 7500

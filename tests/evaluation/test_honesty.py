@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.norms import Linf
-from hetpure.config import read_config
+from hetpure.config import read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.evaluation import honesty
 from hetpure.evaluation.build import build_rows
@@ -22,6 +22,7 @@ from hetpure.evaluation.table import Report
 from hetpure.evaluation.variants import variants
 from hetpure.purification.none import NoPurifier
 from tests.evaluation import jobs
+from tests.purification.networks import network_settings
 
 
 def attacked(outcome: str, clean: str | None = None, **values) -> list[Record]:
@@ -203,6 +204,18 @@ def test_transfer_attacks_the_bare_classifier() -> None:
     other = row.variants["transfer"]
     assert other.gradient is not None and other.gradient.process.purifier.network_calls == 0
     assert other.model.purifier.network_calls == row.model.purifier.network_calls == 2
+
+
+def test_a_purifier_without_derivative_has_its_variants() -> None:
+    """Asking nobody needs no gradient, but the row's is what the defense can be seen by."""
+    purifier = {"name": "pixeldefend", "shape": [1, 8, 8], "network": network_settings("ToyPixelCNN")}
+    config = config_of("honesty.images=4", "attack.gradient=bpda")
+    config = complete({**to_dict(config), "purifier": purifier})
+    (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
+    assert row.variants["random_noise"].settings["gradient"]["name"] == "bpda"
+    assert row.variants["transfer"].settings["gradient"]["name"] == "surrogate"
+    surrogate = row_of("attack.process.steps=10")["random_noise"].attack
+    assert surrogate.gradient.name == "surrogate" and surrogate.process == {"steps": 10}
 
 
 # ---- the whole, with an attack that is whole and with broken ones

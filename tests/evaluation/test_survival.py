@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.config import PROJECT_ROOT
 from hetpure.errors import RunError
+from hetpure.evaluation.pulse import Pulse
 from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.watch import Watch
 from hetpure.models.denoisers import DiffusersDenoiser
@@ -26,9 +28,11 @@ from hetpure.noise import defense_draws
 from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.finite import Guarded, first_not_finite
 from hetpure.purification.memory import in_smaller_chunks, is_out_of_memory
+from hetpure.purification.pixeldefend import PixelDefendPurifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.evaluation import jobs, kills
-from tests.toys import LinearDenoiser, ToyDenoiser, images, tiny_classifier
+from tests.purification.networks import ToyPixelCNN
+from tests.toys import LinearDenoiser, ToyDenoiser, images, rows, tiny_classifier
 
 OVERRIDES = [
     "data.subset=6", "data.batch_size=3", "attack.steps=2", "attack.eot=2", "ensemble.size=2", "chunk_size=4",
@@ -389,6 +393,19 @@ def test_a_process_that_waits_is_not_hung(tmp_path: Path) -> None:
     assert "has hung" in str(own._hung())
     own.rest()
     assert own._hung() is None
+
+
+def test_a_purifiers_own_network_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = PurifiedClassifier(tiny_classifier(), PixelDefendPurifier(ToyPixelCNN(), shape=[1, 2, 2]), 10)
+    beats: list[int] = []
+    monkeypatch.setattr(Pulse, "beat", lambda *_: beats.append(1))
+    pulse, nothing = Pulse(None, [process]), Mock()
+    pulse.setup(nothing, nothing, "test")
+    process.purifier(images(2, 1)[..., :2, :2], rows(2))
+    assert len(beats) == 4
+    pulse.teardown(nothing, nothing, "test")
+    process.purifier(images(2, 1)[..., :2, :2], rows(2))
+    assert len(beats) == 4
 
 
 def test_an_evaluation_that_hangs_ends_with_the_place_and_what_it_has(

@@ -74,3 +74,16 @@ def test_negatives_are_the_images_own_patches_in_another_order() -> None:
     assert not torch.equal(found, purifier.shuffled(x, rows(2), 6))
     with pytest.raises(ValueError, match=r"^patches = 3 must divide both sides"):
         ContrastivePurifier(ToyDenoiser(3), tiny_classifier(3), patches=3)(x, rows(2))
+
+
+def test_a_compiled_classifier_guides_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile gives no second derivative: with it, the gradient is the same bits as without."""
+    found = []
+    for compiled in (False, True):
+        classifier = tiny_classifier().requires_grad_(False)
+        if compiled:
+            monkeypatch.setattr(classifier.network, "_compiled_call_impl", lambda *_: pytest.fail("compiled call"))
+        x = images(2).requires_grad_()
+        purifier = ContrastivePurifier(ToyDenoiser(), classifier, t=0.06, steps=50, negatives=2)
+        found += torch.autograd.grad(purifier(x, rows(2)).square().sum(), x)
+    assert torch.equal(*found)

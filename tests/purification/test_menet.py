@@ -1,9 +1,10 @@
 import numpy as np
 import torch
 
+from hetpure.purification.lorid import LowRankIterativePurifier
 from hetpure.purification.lowrank import leading_projector
 from hetpure.purification.menet import MENetPurifier
-from tests.toys import images, rows
+from tests.toys import ToyDenoiser, images, rows
 
 
 def test_menet_is_usvt_of_the_masked_image() -> None:
@@ -33,3 +34,16 @@ def test_equal_singular_values_on_one_side_of_the_cut_do_no_harm() -> None:
     blank = torch.zeros(1, 3, 8, 8, requires_grad=True)
     (gradient,) = torch.autograd.grad(MENetPurifier()(blank + 0.5, rows(1)).sum(), blank)
     assert gradient.isfinite().all()
+
+
+def test_a_row_that_is_not_finite_leaves_the_others_alone() -> None:
+    """They are the same bits as beside a finite one, and the row itself is NaN, forward and backward."""
+    x = images(3, 3)
+    broken = x.clone()
+    broken[1, 0, 2, 3] = torch.nan
+    low_rank = LowRankIterativePurifier(ToyDenoiser(), share=0.5).low_rank
+    for purify in (lambda y: MENetPurifier(1.0, 0.5)(y, rows(3)), low_rank):
+        found, expected = (purify(y.requires_grad_()) for y in (broken, x))
+        assert torch.equal(found[::2], expected[::2]) and bool(found[1].isnan().any())
+        gradients = [torch.autograd.grad(y.square().sum(), of)[0][::2] for y, of in ((found, broken), (expected, x))]
+        assert torch.equal(*gradients) and bool(gradients[0].isfinite().all())

@@ -33,10 +33,13 @@ WASTE = 1.25
 """What a process needs over the bytes of its tensors alive, for allocators and kernels' scratch space."""
 
 EQUAL = 1.05
-"""Costs within this factor are the same, and the smaller chunk is taken."""
+"""Costs within this factor are the same, and the larger chunk is taken: fixed costs weigh less in it."""
 
 MOST = 1024
 """Rows of a chunk, at most."""
+
+GROUP = Path("/sys/fs/cgroup")
+"""Where a container finds its limits."""
 
 Lacks = Callable[[str, AbsentError], None]
 
@@ -50,8 +53,8 @@ def settle(
     """Puts numbers where a config says ``auto``; does nothing where it nowhere does.
 
     What the output folder's config has stays. Else a graph is kept where it fits at the smallest chunk that is about
-    as fast a row as any. Of the powers of two that fit in memory for every row, the chunk is the one that makes the
-    whole cheapest, padding included; of equals, the smallest.
+    as fast a row as any. Of the powers of two that fit in memory for every row and were tried, the chunk is the one
+    that makes the whole cheapest, padding included; of equals, the largest. Two are always tried, if two fit.
 
     Args:
         config: complete; changed in place.
@@ -132,17 +135,18 @@ def _choose(
     flat = {row.name: _memory(meter, row, True) for row in rows}
     kept = {row.name: _memory(meter, row, False) for row in rows if row.name in undecided}
     sizes = _sizes(rows, data) if config.chunk_size == AUTO else [int(config.chunk_size)]
+    sizes = [size for size in sizes if all(m.at(size) <= limit for m in flat.values())] or sizes[:1]
     speeds = _speeds(meter, rows, sizes) if len(sizes) > 1 else {sizes[0]: 1.0}
-    useful = min(size for size in sizes if speeds[size] <= EQUAL * min(speeds.values()))
+    useful = min(size for size in speeds if speeds[size] <= EQUAL * min(speeds.values()))
     memory = dict(flat)
     for name in undecided:
         keeps = kept[name].at(useful) <= limit
         _decide(config, name, not keeps)
         memory[name] = kept[name] if keeps else flat[name]
     if config.chunk_size == AUTO:
-        fits = [size for size in sizes if all(m.at(size) <= limit for m in memory.values())] or sizes[:1]
+        fits = [size for size in speeds if all(m.at(size) <= limit for m in memory.values())] or sizes[:1]
         costs = {size: speeds[size] * _rows_through(rows, data, config.data.batch_size, size) for size in fits}
-        config.chunk_size = min(size for size in fits if costs[size] <= EQUAL * min(costs.values()))
+        config.chunk_size = max(size for size in fits if costs[size] <= EQUAL * min(costs.values()))
     print(_said(config, memory, limit, undecided))
 
 
@@ -177,7 +181,7 @@ def _sizes(rows: Sequence[Row], data: ImageDataModule) -> list[int]:
 
 
 def _speeds(meter: Meter, rows: Sequence[Row], sizes: Sequence[int]) -> dict[int, float]:
-    """Seconds a row of a gradient through the network that does most, by chunk; what was not tried is as the last."""
+    """Seconds a row of a gradient through the network that does most, by chunk: of two, and of more in time."""
     heaviest = max(
         (row.processes[0] if row.processes else row.model for row in rows), key=lambda p: p.purifier.network_calls
     )
@@ -185,9 +189,9 @@ def _speeds(meter: Meter, rows: Sequence[Row], sizes: Sequence[int]) -> dict[int
     last = 0.0
     start = time.monotonic()
     for size in sizes:
-        if not speeds or time.monotonic() - start + 3 * 2 * last * size < meter.limit:
-            last = meter.call_seconds(heaviest, size) / size
-        speeds[size] = last
+        if len(speeds) >= 2 and time.monotonic() - start + 3 * 2 * last * size >= meter.limit:
+            break
+        speeds[size] = last = meter.call_seconds(heaviest, size) / size
     return speeds
 
 
@@ -211,7 +215,10 @@ def _beside(place: lightning.Trainer, device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that is free on a device; of a CPU's, what the system could hand out, a container's limit heeded."""
+    """Memory that is free on a device; of a CPU's, what the system could hand out, a container's limit heeded.
+
+    The page cache that the container's limit counts as used, and that makes way for others, is free.
+    """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2.0]
@@ -220,13 +227,21 @@ def free_bytes(device: torch.device) -> float:
         found = [1024.0 * int(lines["MemAvailable"].split()[0])]
     except (OSError, KeyError, ValueError):
         pass
-    for most, now in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for most, now, stat, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         try:
-            group = Path("/sys/fs/cgroup")
-            found.append(float(int((group / most).read_text()) - int((group / now).read_text())))
+            left = float(int((GROUP / most).read_text()) - int((GROUP / now).read_text()))
         except (OSError, ValueError):  # no container, or one without a limit
             continue
+        found.append(left + _entry(GROUP / stat, cached))
     return max(min(found), 0.0)
+
+
+def _entry(stat: Path, name: str) -> int:
+    """Of a control group's ``memory.stat``; 0 where it is not there."""
+    try:
+        return int(dict(line.split() for line in stat.read_text().splitlines())[name])
+    except (OSError, ValueError, KeyError):
+        return 0
