@@ -110,3 +110,8 @@ def test_without_a_grid_nothing_changes() -> None:
     assert expand_grid(raw, ()) == raw
     config = completed("grid=null")
     assert (config["rows"], config["grid"]) == ({}, {})
+
+
+def test_a_section_takes_sections() -> None:
+    with pytest.raises(ConfigError, match=r"grid.purifier: found 1, accepted is a list of sections"):
+        completed("grid={purifier: [1]}")

@@ -13,10 +13,12 @@ from wandb.sdk.launch.sweeps import utils as sweep_utils
 
 from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, read_config, to_dict
+from hetpure.errors import ConfigError
 from hetpure.evaluation import workspace
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.sweeps import sweep
 from hetpure.evaluation.sweeps.grid import combinations, labels
+from hetpure.evaluation.sweeps.sweep import folder_points
 from tests.evaluation.jobs import evaluate
 from tests.evaluation.wandb_files import read_run
 
@@ -242,3 +244,11 @@ def test_without_an_account_the_workspace_is_one_line(monkeypatch: pytest.Monkey
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and all(line.startswith("error: ") for line in errors)
     assert "no account here" in errors[0] and "--entity: must be given" in errors[1]
+
+
+@pytest.mark.parametrize("results", ["[]", "{}", '{"rows": [{"method": "a"}]}', '{"rows": [1]}'])
+def test_results_that_are_none_are_one_line(tmp_path: Path, results: str) -> None:
+    (tmp_path / "config.yaml").write_text("rows: {}")
+    (tmp_path / "results.json").write_text(results)
+    with pytest.raises(ConfigError, match="is no finished run's folder"):
+        folder_points([tmp_path], ["purifier.tau"])

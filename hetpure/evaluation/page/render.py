@@ -17,7 +17,7 @@ from markupsafe import Markup
 from hetpure.evaluation.page.charts import draws_charts, loss_charts, submissions_charts
 from hetpure.evaluation.page.embed import LIMIT, Album
 from hetpure.evaluation.page.folder import CONFIG, RunFolder, read_folder
-from hetpure.evaluation.page.printed import beside_print
+from hetpure.evaluation.page.paper import beside_print
 from hetpure.evaluation.page.samples import browser_data
 from hetpure.evaluation.table import HEADER, REPEATED, Accuracy, TableRow, accuracy, cells
 from hetpure.run_folder import write_whole

@@ -20,7 +20,7 @@ from hetpure.data.items import item
 from hetpure.errors import AbsentError, RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
 from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.planning.measure import Memory, Meter
+from hetpure.evaluation.planning.measure import INPUT_GRADIENT, Memory, Meter
 from hetpure.evaluation.planning.work import work_of
 from hetpure.evaluation.protocols import draws_needed
 
@@ -205,7 +205,7 @@ def _rows_through(rows: Sequence[Row], data: ImageDataModule, batch: int, size: 
         for process, pieces in ((row.model, work.defense), *((p, work.attack) for p in row.processes)):
             for piece, count in pieces.items():
                 calls = process.purifier.network_calls if piece.part == "purify" else 1
-                total += count * piece.rows * calls * (3 if piece.gradient else 1)
+                total += count * piece.rows * calls * (INPUT_GRADIENT if piece.gradient else 1)
     return total
 
 

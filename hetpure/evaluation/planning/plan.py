@@ -34,8 +34,8 @@ SECONDS = 20.0
 IDLE = 0.8
 """Share of its threads' time that a process has on an idle machine, at least: not all of it is parallel."""
 
-INPUT_GRADIENT = 2.0
-"""A call with the gradient of its input, in calls without, where a rate says nothing of it: one pass back."""
+RATE_RATIO = 2.0
+"""A rate without gradients over that with, elsewhere, where only one is given: a pass forward, one back."""
 
 Rate = tuple[float, float]
 """Rows a second through a network, without and with the gradient of its input."""
@@ -213,7 +213,7 @@ def parse_rates(texts: Sequence[str]) -> dict[str, Rate]:
                 f"--plan-rate {text}: accepted are denoiser=RATE[,RATE] and classifier=RATE[,RATE]: images a second "
                 "through one call, without and with the gradient of its input"
             )
-        rates[network] = (numbers[0], numbers[-1] if len(numbers) == 2 else numbers[0] / INPUT_GRADIENT)
+        rates[network] = (numbers[0], numbers[-1] if len(numbers) == 2 else numbers[0] / RATE_RATIO)
     return rates
 
 

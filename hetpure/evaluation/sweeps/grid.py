@@ -22,6 +22,9 @@ from hetpure.purification.registry import build_purifier, complete_settings, sur
 LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations"}
 """What the table and the paper call these keys; others go by the last part of their name."""
 
+SECTIONS = ("classifier", "denoiser", "purifier", "ensemble", "attack", "protocols")
+"""Keys whose values are sections themselves."""
+
 Values = dict[str, Any]
 """A combination: key to value."""
 
@@ -121,6 +124,9 @@ def swept(grid: Any, shared: Collection[str]) -> dict[str, list[Any]]:
             continue
         if not isinstance(values, list) or not values:
             raise ConfigError(f"grid.{key}: found {values!r}, accepted is a list of values")
+        plain = [value for value in values if not isinstance(value, Mapping)]
+        if key in SECTIONS and plain:
+            raise ConfigError(f"grid.{key}: found {plain[0]!r}, accepted is a list of sections of keys")
         names = [text(value) for value in values]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"grid.{key}: {twice[0]} is there twice")

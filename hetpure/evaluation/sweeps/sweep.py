@@ -55,11 +55,12 @@ def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
     for folder in folders:
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text())
-            rows = json.loads((folder / "results.json").read_text())["rows"]
-        except (OSError, ValueError, yaml.YAMLError, KeyError) as error:
+            lines = [_line(row) for row in json.loads((folder / "results.json").read_text())["rows"]]
+        except KeyError as error:
+            raise ConfigError(f"{folder}: is no finished run's folder: results.json lacks {error}") from None
+        except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
             raise ConfigError(f"{folder}: is no finished run's folder: {' '.join(str(error).split())}") from None
-        for row in rows:
-            line = _line(row)
+        for line in lines:
             if line.protocol != "one-shot" or not line.images:
                 continue
             settings = merge({k: v for k, v in config.items() if k != "rows"}, config["rows"].get(line.method) or {})
