@@ -119,6 +119,11 @@ def build_rows(
                     built.variants[variant] = _build_row(variant, changed, data, classifiers[key], denoiser, folder)
             purifier = built.model.purifier
             own = purifier.network if isinstance(purifier, NetworkPurifier) else None
+            if own is not None and (row.precision != "float32" or row.compile):
+                raise ConfigError(
+                    f"precision, compile: found {row.precision}, {row.compile}, accepted are float32, false with the "
+                    f"{row.purifier.name} purifier: its own network runs as it is"
+                )
             networks = {"classifier": classifiers[key], "denoiser": denoiser, "purifier": own}
             for network_name, network in networks.items():
                 if network is not None:

@@ -112,6 +112,10 @@ def expand(
     """
     settings = to_dict(structure(TableConfig, table, "table"))
     if settings["lines"] or not settings["columns"]:
+        for name, line in settings["lines"].items():
+            if not isinstance(line, Mapping):
+                raise ConfigError(f"table.lines.{name}: found {line!r}, accepted is a section of keys")
+            settings["lines"][name] = to_dict(structure(LineConfig, line, f"table.lines.{name}"))
         if not settings["lines"] and (settings["printed"] or settings["title"]):
             raise ConfigError("table.columns: is empty, and a table needs columns")
         return {name: Cell(base, change, tuple(change), name) for name, change in rows.items()}, settings
