@@ -116,6 +116,7 @@ def expand(
             if not isinstance(line, Mapping):
                 raise ConfigError(f"table.lines.{name}: found {line!r}, accepted is a section of keys")
             settings["lines"][name] = to_dict(structure(LineConfig, line, f"table.lines.{name}"))
+            del settings["lines"][name]["columns"]  # told apart by the layout already
         if not settings["lines"] and (settings["printed"] or settings["title"]):
             raise ConfigError("table.columns: is empty, and a table needs columns")
         return {name: Cell(base, change, tuple(change), name) for name, change in rows.items()}, settings
