@@ -10,8 +10,8 @@ import sys
 
 from hetpure.cli import main
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.planning.plan import plan
 from hetpure.evaluation.run import run
+from hetpure.planning.plan import plan
 
 if __name__ == "__main__":
     sys.exit(main(complete, run, __doc__ or "", plan=plan))

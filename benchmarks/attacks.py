@@ -34,11 +34,11 @@ from hetpure.attacks.pgd import PGD
 from hetpure.config import read_config, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
 from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
-from hetpure.purification.classifier import PurifiedClassifier
 
 DEFAULT = (
     "pgd-200x20,momentum-100x7,pgd-40x20,cosine-36x20,momentum~grow-100x7,pgd~grow-40x20,pgd~share4-100x8,"

@@ -22,8 +22,8 @@ from hetpure.attacks.base import Attack
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.classifiers import Classifier
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.none import NoPurifier
 
 

@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.purification import gradient_of, peak_memory, ratio, setting
 from hetpure.attacks.gradients import ExactGradient
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 
 KEPT = 20

@@ -18,10 +18,10 @@ from benchmarks.purification import ratio
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.data import ImageDataModule
 from hetpure.data.items import item
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models import build_classifier, build_denoiser
 from hetpure.models.precision import allow_tf32, prepared_classifier, prepared_denoiser
 from hetpure.noise import defense_draws
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 
 

@@ -21,10 +21,10 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hetpure.attacks.gradients import ExactGradient
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed, build_denoiser
 from hetpure.noise import defense_draws
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from hetpure.attacks.base import Attack, Observer
 from hetpure.attacks.gradients import Evaluation, Gradient, GradientSource
 from hetpure.attacks.losses import LOSSES, Loss
+from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.finite import finite_rows, first_not_finite
+from hetpure.defense.memory import in_smaller_chunks
 from hetpure.noise import attack_draws
-from hetpure.purification.classifier import PurifiedClassifier
-from hetpure.purification.finite import finite_rows, first_not_finite
-from hetpure.purification.memory import in_smaller_chunks
 
 
 class WatchedGradient:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hetpure.attacks.losses import LOSSES, Loss
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.noise import Draws, attack_draws, selection_draws
-from hetpure.purification.classifier import PurifiedClassifier
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient
 from hetpure.attacks.losses import LOSSES, Loss
+from hetpure.defense.classifier import PurifiedClassifier, ensemble_scores
 from hetpure.noise import Draws, defense_draws
-from hetpure.purification.classifier import PurifiedClassifier, ensemble_scores
 from hetpure.purification.heterogeneous import HeterogeneousPurifier, MaskAwarePurifier
 from hetpure.purification.mask import Relaxation
 from hetpure.purification.none import NoPurifier

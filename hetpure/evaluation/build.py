@@ -15,21 +15,21 @@ from hetpure.attacks.modes import build_gradient
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
+from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.finite import Guarded
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.content import data_content, network_content
 from hetpure.evaluation.protocols import Protocol, build_protocols
-from hetpure.evaluation.records import RecordStore
-from hetpure.evaluation.table import Conditions
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
 from hetpure.models.precision import prepared_classifier, prepared_denoiser
 from hetpure.purification.base import Purifier
-from hetpure.purification.classifier import PurifiedClassifier
-from hetpure.purification.finite import Guarded
 from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
+from hetpure.runs.records import RecordStore
+from hetpure.runs.results import Conditions
 
 
 @dataclass(frozen=True)

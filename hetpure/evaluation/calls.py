@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.records import Record
+from hetpure.runs.records import Record
 
 
 def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:

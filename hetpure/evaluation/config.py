@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 
 from hetpure.attacks.registry import complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
+from hetpure.config.trainer import check_trainer
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.sweeps.grid import expand_grid
-from hetpure.evaluation.tables.expand import TableConfig, check_protocols, expand
+from hetpure.evaluation.expand_grid import expand_grid
+from hetpure.evaluation.expand_table import TableConfig, check_protocols, expand
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
-from hetpure.trainer import check_trainer
 
 SHARED = (
     "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures",

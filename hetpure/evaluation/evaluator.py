@@ -6,11 +6,11 @@ from typing import Any
 import lightning
 from torch import Tensor
 
+from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.finite import finite_rows, first_not_finite
+from hetpure.defense.memory import in_smaller_chunks
 from hetpure.evaluation.protocols import Protocol, draws_needed
 from hetpure.noise import defense_draws
-from hetpure.purification.classifier import PurifiedClassifier
-from hetpure.purification.finite import finite_rows, first_not_finite
-from hetpure.purification.memory import in_smaller_chunks
 
 
 class Evaluator(lightning.LightningModule):

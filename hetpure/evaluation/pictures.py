@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.evaluation.records import Record, RecordStore
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.noise import defense_draws
-from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.runs.records import Record, RecordStore
 
 SCALAR = ("attention map", "mask")
 """Panels that are maps over the image, not images."""

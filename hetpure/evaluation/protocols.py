@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hetpure.purification.classifier import EnsembleMode, ensemble_scores
+from hetpure.defense.classifier import EnsembleMode, ensemble_scores
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import RunError
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.records import Record, RecordStore, shortest
+from hetpure.runs.records import Record, RecordStore, shortest
 
 
 class Recorder(Callback):

@@ -16,30 +16,30 @@ from omegaconf import DictConfig
 
 from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
+from hetpure.config.trainer import build_trainer
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError, RunError
-from hetpure.evaluation.available import available, content_here, former_lines
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.content import PLACES
-from hetpure.evaluation.dashboard import Dashboard
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.honesty import Verdict, blind, check
-from hetpure.evaluation.page import keep_pictures, keep_samples, try_to_write_page
+from hetpure.evaluation.expand_grid import left_out
+from hetpure.evaluation.heartbeat import Pulse
 from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
+from hetpure.evaluation.process_monitor import Watch
 from hetpure.evaluation.progress import EvaluationProgress
-from hetpure.evaluation.pulse import Pulse
 from hetpure.evaluation.recorder import Recorder, to_exclude
-from hetpure.evaluation.records import Record, RecordStore
-from hetpure.evaluation.sweeps.grid import left_out
-from hetpure.evaluation.sweeps.sweep import draw_grid
-from hetpure.evaluation.table import Report, TableRow, notes_on, print_report, table_rows, write_report
-from hetpure.evaluation.tables.report import report_table
-from hetpure.evaluation.watch import Watch
+from hetpure.evaluation.resolve import available, content_here, former_lines
 from hetpure.models.precision import allow_tf32
-from hetpure.run_folder import check_claim, claim
-from hetpure.trainer import build_trainer
+from hetpure.reports.dashboard import Dashboard
+from hetpure.reports.page import keep_pictures, keep_samples, try_to_write_page
+from hetpure.reports.plots.sweep import draw_grid
+from hetpure.reports.tables.report import report_table
+from hetpure.runs.claim import check_claim, claim
+from hetpure.runs.honesty import Verdict, blind, check
+from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.results import Report, TableRow, notes_on, print_report, table_rows, write_report
 
 FREE = (
     "pictures",

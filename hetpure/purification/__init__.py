@@ -1,7 +1,6 @@
 """Purifiers, and the classifier behind them (Algorithms 1-3)."""
 
 from hetpure.purification.base import Purifier
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.mask import AttentionMask
 from hetpure.purification.none import NoPurifier
@@ -11,7 +10,6 @@ __all__ = [
     "AttentionMask",
     "HeterogeneousPurifier",
     "NoPurifier",
-    "PurifiedClassifier",
     "Purifier",
     "UniformPurifier",
 ]

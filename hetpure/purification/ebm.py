@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hetpure.defense.finite import finite_rows
 from hetpure.noise import Draws
 from hetpure.purification.base import to_signed, to_unit
-from hetpure.purification.finite import finite_rows
 from hetpure.purification.network import NetworkPurifier
 
 

@@ -10,9 +10,9 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from hetpure.config.trainer import build_trainer as trainer_of
+from hetpure.config.trainer import check_trainer as check_keys
 from hetpure.errors import ConfigError
-from hetpure.trainer import build_trainer as trainer_of
-from hetpure.trainer import check_trainer as check_keys
 from hetpure.training.progress import StepBar
 from hetpure.training.resume import ResumeFile
 

@@ -9,10 +9,10 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 
 from hetpure.config import structure, to_dict
+from hetpure.config.tracking import build_logger
 from hetpure.data import ImageDataModule
 from hetpure.models.classifiers import Classifier, build_network, crop_of, interpolation_of, normalization_of
-from hetpure.run_folder import claim
-from hetpure.tracking import build_logger
+from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.config import TrainClassifierConfig
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print

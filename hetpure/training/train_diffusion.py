@@ -8,11 +8,11 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 
 from hetpure.config import signature_schema, structure, to_dict
+from hetpure.config.tracking import build_logger
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier
-from hetpure.run_folder import claim
-from hetpure.tracking import build_logger
+from hetpure.runs.claim import claim
 from hetpure.training.config import TrainDiffusionConfig
 from hetpure.training.diffusion import DiffusionTrainer
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print

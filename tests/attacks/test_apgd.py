@@ -13,9 +13,9 @@ from hetpure.attacks.norms import L2, NORMS
 from hetpure.attacks.search import Search
 from hetpure.data import ImageDataModule
 from hetpure.data.items import item
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Recomputed
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.attacks.test_pgd import linear

@@ -5,9 +5,9 @@ from hetpure.attacks import autoattack
 from hetpure.attacks.autoattack import AutoAttack, Model, ReferenceAutoAttack
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.registry import complete_attack
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.models.denoisers import Recomputed
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.toys import images, tiny_classifier

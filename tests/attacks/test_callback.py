@@ -6,8 +6,8 @@ from torch.utils.data import DataLoader
 from hetpure.attacks.callback import AdversarialAttack
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.pgd import PGD
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.toys import images
 

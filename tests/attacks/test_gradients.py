@@ -8,10 +8,10 @@ from torch.nn import functional
 
 import hetpure.noise
 from hetpure.attacks.gradients import ExactGradient
-from hetpure.evaluation.planning.live_bytes import LiveBytes
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed
 from hetpure.noise import Draws
-from hetpure.purification.classifier import PurifiedClassifier
+from hetpure.planning.live_bytes import LiveBytes
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier

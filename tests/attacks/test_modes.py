@@ -15,9 +15,9 @@ from hetpure.attacks.modes import (
     build_gradient,
 )
 from hetpure.attacks.pgd import PGD
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
 from hetpure.noise import Draws, attack_draws
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier

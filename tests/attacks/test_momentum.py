@@ -5,8 +5,8 @@ from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.momentum import MomentumPGD
 from hetpure.attacks.norms import NORMS
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.attacks.test_pgd import linear
 from tests.attacks.test_search import ByBrightness

@@ -7,8 +7,8 @@ from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.norms import NORMS
 from hetpure.attacks.pgd import PGD
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.classifiers import Classifier
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.none import NoPurifier
 from tests.toys import images, tiny_classifier
 

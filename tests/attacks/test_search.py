@@ -7,8 +7,8 @@ from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.norms import NORMS
 from hetpure.attacks.pgd import PGD
 from hetpure.attacks.search import Search
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.toys import images
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from hetpure.cli import main
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.run import run
+from hetpure.runs.records import RecordStore
 
 
 @pytest.fixture

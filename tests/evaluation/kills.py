@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from hetpure.config import PROJECT_ROOT
-from hetpure.evaluation.records import RecordStore
+from hetpure.runs.records import RecordStore
 
 SETTINGS = [
     "--config", "demo.yaml", "data.batch_size=1", "attack.steps=6", "attack.eot=2", "ensemble.size=2",

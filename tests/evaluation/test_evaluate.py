@@ -22,14 +22,14 @@ from hetpure.attacks.pgd import PGD
 from hetpure.cli import main
 from hetpure.config import PROJECT_ROOT, read_config
 from hetpure.data import ImageDataModule
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.records import RecordStore
 from hetpure.evaluation.run import run
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import DiffusersDenoiser
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.runs.records import RecordStore
 from tests.models.test_classifiers import Touch
 from tests.toys import tiny_unet
 

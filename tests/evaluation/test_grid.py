@@ -7,7 +7,7 @@ import pytest
 from hetpure.config import read_config, to_dict
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import complete, row_configs
-from hetpure.evaluation.sweeps.grid import expand_grid, left_out
+from hetpure.evaluation.expand_grid import expand_grid, left_out
 
 
 def completed(*overrides: str, rows: Any = None) -> dict[str, Any]:

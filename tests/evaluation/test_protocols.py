@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from hetpure.defense.classifier import ensemble_scores
 from hetpure.evaluation.protocols import build_protocols, draws_needed
-from hetpure.evaluation.records import Record, shortest
-from hetpure.purification.classifier import ensemble_scores
+from hetpure.runs.records import Record, shortest
 
 
 def test_one_shot_alone_by_default() -> None:

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.config import PROJECT_ROOT
+from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.finite import Guarded, first_not_finite
+from hetpure.defense.memory import in_smaller_chunks, is_out_of_memory
 from hetpure.errors import RunError
-from hetpure.evaluation.pulse import Pulse
-from hetpure.evaluation.records import RecordStore
-from hetpure.evaluation.watch import Watch
+from hetpure.evaluation.heartbeat import Pulse
+from hetpure.evaluation.process_monitor import Watch
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.noise import defense_draws
-from hetpure.purification.classifier import PurifiedClassifier
-from hetpure.purification.finite import Guarded, first_not_finite
-from hetpure.purification.memory import in_smaller_chunks, is_out_of_memory
 from hetpure.purification.pixeldefend import PixelDefendPurifier
 from hetpure.purification.uniform import UniformPurifier
+from hetpure.runs.records import RecordStore
 from tests.evaluation import jobs, kills
 from tests.purification.networks import ToyPixelCNN
 from tests.toys import LinearDenoiser, ToyDenoiser, images, rows, tiny_classifier
@@ -306,7 +306,7 @@ def test_a_dashboard_that_fails_does_not_stop_the_evaluation(
 WATCHING = """
 import sys, time
 from pathlib import Path
-import hetpure.evaluation.watch as watch
+import hetpure.evaluation.process_monitor as watch
 watch.BEAT, watch.PATIENCE, watch.GRACE = 0.1, 1.5, 0.2
 rank, how = int(sys.argv[2]), sys.argv[3]
 own = watch.Watch(Path(sys.argv[1]), rank, 2, lambda reason: print("lost:", reason, flush=True)).start(1.0)
@@ -424,8 +424,8 @@ def test_an_evaluation_that_hangs_ends_with_the_place_and_what_it_has(
         ended.set()
 
     monkeypatch.setattr(DiffusersDenoiser, "predict_noise", hanging)
-    monkeypatch.setattr("hetpure.evaluation.watch.BEAT", 0.1)
-    monkeypatch.setattr("hetpure.evaluation.watch.os._exit", end)
+    monkeypatch.setattr("hetpure.evaluation.process_monitor.BEAT", 0.1)
+    monkeypatch.setattr("hetpure.evaluation.process_monitor.os._exit", end)
     evaluate(tmp_path / "run", "hang_minutes=0.03")
     said = capfd.readouterr()
     assert codes == [3]

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from hetpure.attacks.gradients import ExactGradient
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.activations import block_activations
 from hetpure.models.classifiers import is_compiled
 from hetpure.models.denoisers import Recomputed
 from hetpure.models.precision import Lowered, allow_tf32, prepared_classifier, prepared_denoiser
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from tests.toys import images, tiny_classifier, tiny_denoiser
 

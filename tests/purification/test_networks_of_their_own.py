@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from hetpure.attacks.modes import build_gradient
+from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.purification.atop import TrainedPurifier
-from hetpure.purification.classifier import PurifiedClassifier
 from hetpure.purification.ebm import EnergyPurifier
 from hetpure.purification.pixeldefend import PixelDefendPurifier
 from hetpure.purification.registry import build_purifier, complete_settings

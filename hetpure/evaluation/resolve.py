@@ -1,0 +1,153 @@
+"""What of a config can be evaluated here: all of it, or an error; in a table, what is not absent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import yaml
+from omegaconf import DictConfig
+
+from hetpure.attacks.modes import GRADIENTS, ONE_DRAW, words_of
+from hetpure.attacks.registry import build_attack
+from hetpure.config import to_dict
+from hetpure.data.datamodule import ImageDataModule
+from hetpure.errors import AbsentError
+from hetpure.evaluation.build import Loaded, Row, build_rows, content_of, seen_as
+from hetpure.evaluation.config import in_row, row_configs
+from hetpure.evaluation.protocols import protocol_names
+from hetpure.models.checkpoints import check_there
+from hetpure.planning.chunks import recall, settle
+from hetpure.purification.registry import PURIFIERS, check_network, needs_denoiser
+from hetpure.runs.records import RecordStore
+from hetpure.runs.results import Conditions, TableRow, table_rows
+
+
+@dataclass(frozen=True)
+class Available:
+    """What is here of a config.
+
+    Attributes:
+        data: the images; opened where any row can be evaluated.
+        rows: those rows, built.
+        absent: what each other row lacks, by name.
+    """
+
+    data: ImageDataModule
+    rows: list[Row]
+    absent: dict[str, list[str]] = field(default_factory=dict)
+
+
+def available(config: DictConfig, place: lightning.Trainer) -> Available:
+    """Looks for files, then opens the data, then builds the networks; in a table only as far as there is need to.
+
+    Args:
+        config: complete; what it leaves to be chosen (``auto``) is chosen here.
+        place: see ``settle``.
+
+    Raises:
+        ConfigError: names the key or file. In a table not for what is absent.
+    """
+    data = ImageDataModule(**to_dict(config.data))
+    if not config.table.lines:
+        check_files(config)
+        data.prepare()
+        loaded = Loaded()
+        settle(config, data, place, loaded)
+        return Available(data, build_rows(config, data, loaded=loaded))
+    recall(config)  # also of rows that were evaluated once and are absent now
+    absent = missing_files(config)
+    left = _without(config, absent)
+    if not left.rows:
+        return Available(data, [], absent)
+    try:
+        data.prepare()
+    except AbsentError as error:
+        return Available(data, [], {**absent, **{str(name): [str(error)] for name in left.rows}})
+
+    def lacks(name: str, error: AbsentError) -> None:
+        absent[name] = [str(error)]
+
+    loaded = Loaded()
+    settle(left, data, place, loaded, lacks)
+    config.chunk_size = left.chunk_size
+    for name, row in left.rows.items():
+        config.rows[name].attack = row.attack
+    return Available(data, build_rows(left, data, lacks, loaded), absent)
+
+
+def check_files(config: DictConfig) -> None:
+    """Looks for the weights of every row.
+
+    Raises:
+        AbsentError: on one line, each missing file with its key and where it comes from.
+    """
+    said: dict[str, None] = {}  # rows share files: each is said once, in order
+    for name, missing in missing_files(config).items():
+        for error in missing:
+            said[str(in_row(name, config.rows.get(name) or {}, AbsentError(error)))] = None
+    if said:
+        raise AbsentError("; and ".join(said))
+
+
+def missing_files(config: DictConfig) -> dict[str, list[str]]:
+    """The weights that are not here, by row: each file with its key and where it comes from.
+
+    A denoiser without a ``source`` may be a hub id and is left to its loader.
+    """
+    missing: dict[str, list[str]] = {}
+    for name, row in row_configs(config).items():
+        wanted = [("classifier.weights", row.classifier.weights, row.classifier.source)]
+        if needs_denoiser(to_dict(row.purifier)) and row.denoiser.source is not None:
+            wanted.append(("denoiser.path", row.denoiser.path, row.denoiser.source))
+        checks = [partial(check_there, path, key, source) for key, path, source in wanted if path is not None]
+        for check in (*checks, partial(check_network, to_dict(row.purifier))):
+            try:
+                check()
+            except AbsentError as error:
+                missing.setdefault(name, []).append(str(error))
+    return missing
+
+
+def content_here(found: Available, output: Path) -> dict[str, Any]:
+    """``content_of`` what is here; what is known of rows that were evaluated once and lack something now is kept."""
+    content = content_of(found.rows, found.data)
+    try:
+        former = yaml.safe_load((output / "content.yaml").read_text())["rows"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        former = {}
+    return {**content, "rows": {**{k: v for k, v in former.items() if k in found.absent}, **content["rows"]}}
+
+
+def former_lines(config: DictConfig, absent: Mapping[str, list[str]]) -> dict[str, list[TableRow]]:
+    """Lines of rows that lack something now and have records of a time when they did not."""
+    lines: dict[str, list[TableRow]] = {}
+    folders = {name: Path(config.output) / name for name in absent if (Path(config.output) / name).is_dir()}
+    rows = row_configs(config) if folders else {}
+    for name, folder in folders.items():
+        row = rows[name]
+        protocols = protocol_names(row.protocols.resubmissions, row.protocols.votes)
+        if records := RecordStore(folder, protocols).read():
+            total = config.data.subset or len({record.index for record in records})
+            lines[name] = table_rows(name, records, total, protocols, _conditions(row))
+    return lines
+
+
+def _conditions(row: DictConfig) -> Conditions:
+    """As ``build_rows`` has them, without networks."""
+    stochastic = PURIFIERS[row.purifier.name].stochastic
+    ensemble = row.ensemble.size if stochastic else 1
+    attack = build_attack(to_dict(row.attack))
+    if attack is None:
+        return Conditions(ensemble=ensemble)
+    mode = to_dict(row.attack.gradient)
+    many = stochastic and not issubclass(GRADIENTS[mode["name"]], ONE_DRAW)
+    return Conditions(str(attack), seen_as(words_of(mode), row), row.attack.eot if many else 1, ensemble)
+
+
+def _without(config: DictConfig, absent: Mapping[str, Any]) -> DictConfig:
+    left = config.copy()
+    left.rows = {name: row for name, row in config.rows.items() if name not in absent}
+    return left

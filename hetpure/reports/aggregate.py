@@ -1,0 +1,122 @@
+"""Several runs as one table: mean and standard deviation over seeds, as the paper reports three runs.
+
+python -m hetpure.reports.aggregate runs/seed0 runs/seed1 runs/seed2
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hetpure.errors import ConfigError
+from hetpure.runs.claim import ALWAYS_FREE, differences
+
+FREE = (*ALWAYS_FREE, "seed", "pictures", "threads", "data.batch_size", "data.root", "honesty.images")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Accuracies of several runs, in 0..1.
+
+    Attributes:
+        mean: over runs.
+        deviation: their sample standard deviation (n - 1 in the denominator).
+        runs: how many.
+    """
+
+    mean: float
+    deviation: float
+    runs: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} ± {100 * self.deviation:.2f}"
+
+
+def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread | None]]:
+    """``standard`` and ``robust`` of each (method, protocol) over finished runs.
+
+    Args:
+        folders: run folders that differ in their seed alone.
+
+    Raises:
+        ConfigError: for fewer than two runs, a folder that is no finished run, or runs that cannot be one experiment.
+    """
+    if len(folders) < 2:
+        raise ConfigError("a mean and a standard deviation need two runs or more")
+    configs = [_read(folder, "config.yaml") for folder in folders]
+    tables = [_read(folder, "results.json")["rows"] for folder in folders]
+    seeds: dict[Any, Path] = {}
+    for folder, config in zip(folders, configs, strict=True):
+        if config["seed"] in seeds:
+            raise ConfigError(f"{folder}: has the seed {config['seed']}, as {seeds[config['seed']]} has")
+        seeds[config["seed"]] = folder
+        changes = differences(configs[0], config, FREE)
+        if changes:
+            raise ConfigError(f"{folder}: is another experiment than {folders[0]} ({'; '.join(changes[:4])})")
+    whole = [[_whole(row, folder) for row in rows] for folder, rows in zip(folders, tables, strict=True)]
+    names = [[(row["method"], row["protocol"]) for row in rows] for rows in whole]
+    if any(other != names[0] for other in names):
+        raise ConfigError("the runs' tables have other methods or protocols")
+    return {
+        name: {side: _spread([rows[i][side]["value"] for rows in whole]) for side in ("standard", "robust")}
+        for i, name in enumerate(names[0])
+    }
+
+
+def markdown(found: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:
+    """The table as people read it."""
+    lines = [f"{runs} runs, mean ± standard deviation", ""]
+    lines += ["| method | protocol | standard, % | robust, % |", "| --- | --- | --- | --- |"]
+    for (method, protocol), sides in found.items():
+        lines.append(f"| {method} | {protocol} | {sides['standard'] or '-'} | {sides['robust'] or '-'} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; exit code 2 and one line for folders that do not fit together."""
+    parser = argparse.ArgumentParser(description="Mean and standard deviation over runs that differ in their seed.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
+    folders = parser.parse_args(arguments).folders
+    try:
+        print(markdown(aggregate(folders), len(folders)))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load((folder / name).read_text()) if name.endswith("yaml") else _json(folder / name)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{folder}: is no finished run: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder}: {name} is not a run's")
+    return found
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _whole(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if row["images"] + row["failed"] < row["total"]:
+        raise ConfigError(f"{folder}: is not finished: {row['method']} has {row['images']} of {row['total']} images")
+    return row
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    measured = [value for value in values if value is not None]
+    if len(measured) < 2:
+        return None
+    return Spread(statistics.mean(measured), statistics.stdev(measured), len(measured))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The page itself, from a run's folder."""
+
+import base64
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_charts
+from hetpure.reports.page.embed import LIMIT, Album
+from hetpure.reports.page.paper import beside_print
+from hetpure.reports.page.samples import browser_data
+from hetpure.runs.claim import write_whole
+from hetpure.runs.read import CONFIG, RunFolder, read_folder
+from hetpure.runs.results import HEADER, REPEATED, Accuracy, TableRow, accuracy, cells
+
+FILE = "report.html"
+
+COMMON = ("attack", "gradients", "protocol")
+"""Columns that are said once, above the table, where all rows have the same."""
+
+ORDER = ("method", "protocol", "standard, %", "robust, %", "images", "attack", "gradients", "EOT", "S", "seconds")
+"""Of the columns: on a narrow screen the accuracies are seen first."""
+
+VARIANTS = {
+    "more_steps": "more iterations",
+    "more_eot": "more EOT",
+    "larger_eps": "larger eps",
+    "huge_eps": "huge eps",
+    "random_noise": "random noise",
+    "transfer": "from the undefended classifier",
+}
+
+
+def write_page(folder: Path, limit: int = LIMIT) -> Path:
+    """Writes a run's page into its folder, from what the folder holds.
+
+    Args:
+        folder: the run's.
+        limit: characters of embedded images.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        ConfigError: where the folder is no evaluation's.
+        OSError: where the page cannot be written; an old one stays.
+    """
+    text = page(read_folder(folder), limit)
+    write_whole(folder / FILE, text)
+    return folder / FILE
+
+
+def page(run: RunFolder, limit: int = LIMIT) -> str:
+    """The page's HTML: one file that asks for nothing else.
+
+    All values go through the template's escaping, and the data of the script are JSON without a ``<``. The policy in
+    the page's head forbids any connection and any script but its own.
+    """
+    script = _part("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    data = browser_data(run, Album(limit))
+    lines = run.report.rows
+    curves = [
+        ("The attacker's loss", "mean over images; the band holds the middle 80 % of them", loss_charts(run.methods)),
+        (
+            "Right under attack",
+            "share of the attacker's own draws (EOT) that were still classified right, mean over images; the "
+            "defender's own draws decide the robust accuracy",
+            draws_charts(run.methods),
+        ),
+        (
+            "Submissions",
+            "robust accuracy if the same image may be submitted so many times, with 95 % intervals",
+            submissions_charts(run.methods),
+        ),
+    ]
+    return _template().render(
+        run=run,
+        name=run.path.resolve().name,
+        style=Markup(_part("page.css")),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        data=Markup(json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
+        **_table(lines),
+        groups=_whiskers(lines),
+        alarms=_alarms(run),
+        checks=_checks(run),
+        curves=[curve for curve in curves if curve[2]],
+        said=[*run.report.notes, *run.problems, *data["said"]],
+        commands=_commands(run),
+        table=beside_print(run.table) if run.table is not None else None,
+    )
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_part("page.html"))
+
+
+def _part(name: str) -> str:
+    return (files("hetpure.reports.page") / name).read_text(encoding="utf-8")
+
+
+def _table(rows: Sequence[TableRow]) -> dict[str, Any]:
+    """Header, lines with their group, and what all lines have in common."""
+    found: list[dict[str, str]] = [dict(zip(HEADER, cells(row), strict=True)) for row in rows]
+    common = {key: found[0][key] for key in COMMON if found and len({line[key] for line in found}) == 1}
+    header: list[str] = [key for key in ORDER if key not in common]
+    once = {HEADER[position] for position in REPEATED}
+    lines, group_before, method_before = [], None, None
+    for row, line in zip(rows, found, strict=True):
+        group, _, line["method"] = row.method.rpartition("/")
+        again = row.method == method_before
+        shown = ["" if again and key in once else line[key] for key in header]
+        lines.append({"group": group if group != group_before else "", "cells": shown})
+        group_before, method_before = group, row.method
+    numeric = [key not in ("method", "attack", "gradients", "protocol") for key in header]
+    return {"header": header, "lines": lines, "common": common, "numeric": numeric}
+
+
+def _whiskers(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
+    """Accuracies as dots with their intervals, the same order as the table's."""
+    several = len({row.protocol for row in rows}) > 1
+    groups: list[dict[str, Any]] = []
+    for row in rows:
+        group, _, column = row.method.rpartition("/")
+        if not groups or groups[-1]["name"] != group:
+            groups.append({"name": group, "rows": []})
+        marks = [_mark(kind, found) for kind, found in (("standard", row.standard), ("robust", row.robust))]
+        label = f"{column} · {row.protocol}" if several else column
+        groups[-1]["rows"].append({"label": label, "marks": [mark for mark in marks if mark]})
+    return groups
+
+
+def _mark(kind: str, found: Accuracy) -> dict[str, Any] | None:
+    if not found.count:
+        return None
+    low, high = 100 * found.low, 100 * found.high
+    return {
+        "kind": kind,
+        "at": f"{100 * found.value:.2f}",
+        "from": f"{low:.2f}",
+        "width": f"{high - low:.2f}",
+        "said": f"{kind} accuracy {found} % of {found.count} images",
+        "text": f"{100 * found.value:.1f}",
+    }
+
+
+def _alarms(run: RunFolder) -> list[tuple[str, str]]:
+    """What a reader must know before the figures: (weight, text)."""
+    found = [("danger", run.report.warning)] if run.report.warning else []
+    first = {}
+    for row in run.report.rows:
+        first.setdefault(row.method, row)
+    failed = [f"{name}: {row.failed} of {row.total}" for name, row in first.items() if row.failed]
+    if failed:
+        said = "; ".join(failed)
+        found.append(("caution", f"Some samples failed, and count in no accuracy ({said} images). The notes say why."))
+    unfinished = [row for row in first.values() if row.images + row.failed < row.total]
+    if unfinished or not first:
+        said = "; ".join(f"{row.method}: {row.images + row.failed} of {row.total}" for row in unfinished)
+        found.append(("caution", f"This run is not finished ({said} images). The same command goes on from here."))
+    return found
+
+
+def _checks(run: RunFolder) -> list[dict[str, Any]]:
+    """Each method's verdicts, and its accuracy under the other attacks."""
+    by_name = {method.name: method for method in run.methods}
+    found = []
+    for name, verdicts in run.report.checks.items():
+        rows = []
+        method = by_name.get(name)
+        if method is not None and method.variants:
+            indices = {record.index for records in method.variants.values() for record in records}
+            own = [record for record in method.one_shot if record.index in indices]
+            order = [*(k for k in VARIANTS if k in method.variants), *(k for k in method.variants if k not in VARIANTS)]
+            sets = {"the attack itself": own, **{VARIANTS.get(k, k): method.variants[k] for k in order}}
+            for label, records in sets.items():
+                mark = _mark("robust", accuracy(records, "adversarial"))
+                if mark:
+                    rows.append({"label": label, "marks": [mark]})
+        failed = sum(verdict.passed is False for verdict in verdicts)
+        found.append({"name": name, "verdicts": verdicts, "failed": failed, "rows": rows})
+    return found
+
+
+def _commands(run: RunFolder) -> list[tuple[str, str]]:
+    """Commands that a reader can type, with what each does."""
+    folder = _path(run.path)
+    config = shlex.quote(f"{folder}/{CONFIG}")
+    return [
+        (
+            "Repeat the whole run in a new folder",
+            f"python evaluate.py --config {config} {shlex.quote(f'output={folder}-again')}",
+        ),
+        (
+            "Go on where this run stopped",
+            f"python evaluate.py --config {config} {shlex.quote(f'output={folder}')}",
+        ),
+        ("Make this page again from the folder", f"python -m hetpure.reports.page {shlex.quote(folder)}"),
+    ]
+
+
+def _path(folder: Path) -> str:
+    """The folder, relative to where the command runs if it lies below."""
+    resolved = folder.resolve()
+    here = Path.cwd()
+    return os.fspath(resolved.relative_to(here) if resolved.is_relative_to(here) else resolved)

@@ -1,0 +1,115 @@
+"""Accuracies over settings, from plain values: a line over one key, a map over two."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from hetpure.reports.plots import style
+from hetpure.runs.results import Accuracy
+
+LINES = (("standard", style.NATURAL, "o", "-"), ("robust", style.ADVERSARIAL, "s", "--"))
+
+
+def accuracy_line(
+    axes: Axes,
+    key: str,
+    values: Sequence[Any],
+    standard: Sequence[Accuracy],
+    robust: Sequence[Accuracy],
+    baselines: Mapping[str, Accuracy] | None = None,
+) -> None:
+    """Standard and robust accuracy against one key, with 95 % intervals.
+
+    Args:
+        axes: where to.
+        key: name of the setting, for the axis.
+        values: its values; numbers stand at their place, anything else at equal distances, unjoined.
+        standard: accuracy on clean images at each value.
+        robust: accuracy on adversarial images; all of count 0 where there was no attack.
+        baselines: robust accuracy of rows outside the sweep, by name: a level line each.
+    """
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    order = sorted(range(len(values)), key=lambda i: _order(values[i]))
+    at = [values[i] for i in order] if numeric else order
+    span = (max(at) - min(at)) or 1
+    for (name, colour, marker, ls), side, shift in zip(LINES, (standard, robust), (-0.004, 0.004), strict=True):
+        shown = [(x, side[i]) for x, i in zip(at, order, strict=True) if side[i].count]
+        if not shown:
+            continue
+        y = [100 * a.value for _, a in shown]
+        ends = [[100 * (a.value - a.low) for _, a in shown], [100 * (a.high - a.value) for _, a in shown]]
+        x = [x + shift * span for x, _ in shown]
+        joined = ls if numeric else "none"  # nothing lies between two sets of blocks
+        axes.errorbar(x, y, np.maximum(ends, 0), color=colour, marker=marker, ls=joined, capsize=3, ms=5, label=name)
+    for (name, found), ls in zip((baselines or {}).items(), itertools.cycle(("--", ":", "-."))):
+        if found.count:
+            axes.axhline(100 * found.value, color=style.GREY, ls=ls, label=f"{name}, robust")
+    names = [_text(values[i]) for i in order]
+    if not numeric and max(map(len, names)) > 8:
+        axes.set_xticks(at, names, rotation=30, ha="right")
+    elif not numeric or _roomy(at):
+        axes.set_xticks(at, names)
+    axes.set(xlabel=key, ylabel="accuracy, %", ylim=(-3, 103))
+    axes.legend()
+
+
+def accuracy_map(
+    axes: Axes, keys: tuple[str, str], cells: Mapping[tuple[Any, Any], Accuracy], title: str, norm: Normalize
+) -> None:
+    """Accuracy at pairs of two keys' values, written into the cells with its 95 % interval.
+
+    Args:
+        axes: where to.
+        keys: names of the settings: along the horizontal axis, along the vertical one.
+        cells: accuracies by pair of values; pairs that are not there, or of count 0, are hatched.
+        title: of the map.
+        norm: of the colours, in percent; the same for maps to be compared.
+    """
+    first, second = (sorted({pair[i] for pair in cells}, key=_order) for i in (0, 1))
+    grid = np.full((len(second), len(first)), math.nan)
+    for (a, b), found in cells.items():
+        if found.count:
+            grid[second.index(b), first.index(a)] = 100 * found.value
+    axes.imshow(grid, cmap=style.MAP, norm=norm, origin="lower", aspect="auto")
+    for (i, j), value in np.ndenumerate(grid):
+        if math.isnan(value):
+            box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="#999999", lw=0)
+            axes.add_patch(box)
+            continue
+        found = cells[first[j], second[i]]
+        ink = "black" if norm(value) > 0.55 else "white"
+        text = f"{value:.1f}\n[{100 * found.low:.0f}, {100 * found.high:.0f}]"
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xticks(range(len(first)), [_text(v) for v in first])
+    axes.set_yticks(range(len(second)), [_text(v) for v in second])
+    axes.set(xlabel=keys[0], ylabel=keys[1], title=title)
+
+
+def pair_norm(accuracies: Sequence[Accuracy]) -> Normalize:
+    """Colours for all accuracies of the maps, in percent; ten points apart at least: less is no difference to see."""
+    shown = [100 * a.value for a in accuracies if a.count] or [0.0, 100.0]
+    middle, half = (min(shown) + max(shown)) / 2, max(max(shown) - min(shown), 10.0) / 2
+    return Normalize(middle - half, middle + half)
+
+
+def _roomy(places: Sequence[float]) -> bool:
+    """Whether ticks at all places leave room for their numbers."""
+    gaps = [b - a for a, b in itertools.pairwise(places)]
+    return not gaps or min(gaps) > (places[-1] - places[0]) / 14
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Numbers first, by size; then anything else, as text."""
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

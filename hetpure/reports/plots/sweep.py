@@ -1,0 +1,171 @@
+"""What a grid found: its figure, from one run's folder or from many runs that W&B's agents shared out.
+
+An evaluation with a grid draws its own. From folders of single runs:
+
+    python -m hetpure.reports.plots --over purifier.tau --output tau.png runs/sweeps/tau/*
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hetpure.config import merge
+from hetpure.errors import ConfigError
+from hetpure.evaluation.expand_grid import combinations, labels
+from hetpure.reports.plots.figure import draw_heat_map, draw_line
+from hetpure.runs.results import Accuracy, Conditions, TableRow
+
+FIGURE = "sweep.png"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one combination of values led to.
+
+    Attributes:
+        values: swept key to value.
+        result: the one-shot line of its row.
+    """
+
+    values: Mapping[str, Any]
+    result: TableRow
+
+
+def grid_points(config: Mapping[str, Any], lines: Sequence[TableRow]) -> list[Point]:
+    """The rows of a complete config's grid that have a result, in the grid's order."""
+    found = {line.method: line for line in lines if line.protocol == "one-shot" and line.images}
+    names = combinations(config["grid"]) if config["grid"] else {}
+    return [Point(values, found[name]) for name, values in names.items() if name in found]
+
+
+def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
+    """The rows of finished runs, by what their configs say of some keys.
+
+    Raises:
+        ConfigError: for a folder without results, a key that its config has not, or two rows with the same values.
+    """
+    found: dict[str, Point] = {}
+    for folder in folders:
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            lines = [_line(row) for row in json.loads((folder / "results.json").read_text())["rows"]]
+        except KeyError as error:
+            raise ConfigError(f"{folder}: is no finished run's folder: results.json lacks {error}") from None
+        except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
+            raise ConfigError(f"{folder}: is no finished run's folder: {' '.join(str(error).split())}") from None
+        for line in lines:
+            if line.protocol != "one-shot" or not line.images:
+                continue
+            settings = merge({k: v for k, v in config.items() if k != "rows"}, config["rows"].get(line.method) or {})
+            values = {key: _value(settings, key, folder) for key in keys}
+            name = json.dumps(values, sort_keys=True)
+            if name in found:
+                raise ConfigError(f"{folder}: {line.method}: another row has the same values: {name}")
+            found[name] = Point(values, line)
+    return list(found.values())
+
+
+def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: Path) -> None:
+    """One key: a line; two: a heat map; more: the combinations side by side.
+
+    Args:
+        points: what was found.
+        others: one-shot lines of rows outside the grid.
+        title: headline.
+        file: where to.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    keys = list(points[0].values)
+    called = labels(keys)
+    pairs = [(point.result.standard, point.result.robust) for point in points]
+    caption = _caption([point.result for point in points])
+    if len(keys) == 2:
+        values = [(point.values[keys[0]], point.values[keys[1]]) for point in points]
+        draw_heat_map((called[keys[0]], called[keys[1]]), list(zip(values, pairs, strict=True)), title, caption, file)
+        return
+    if len(keys) == 1:
+        label, values = called[keys[0]], [point.values[keys[0]] for point in points]
+    else:
+        label = ", ".join(called.values())
+        values = [", ".join(str(value) for value in point.values.values()) for point in points]
+    rest = {line.method: (line.standard, line.robust) for line in others}
+    draw_line(label, list(zip(values, pairs, strict=True)), rest, title, caption, file)
+
+
+def draw_grid(config: Mapping[str, Any], lines: Sequence[TableRow], title: str) -> Path | None:
+    """The figure of a run with a grid, ``sweep.png`` in its folder; None without a grid or without results.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    points = grid_points(config, lines)
+    if not points:
+        return None
+    of_grid = {point.result.method for point in points}
+    others = [line for line in lines if line.method not in of_grid and line.protocol == "one-shot" and line.images]
+    file = Path(config["output"]) / FIGURE
+    draw(points, others, title, file)
+    return file
+
+
+def _caption(lines: Sequence[TableRow]) -> str:
+    counts = sorted({line.images for line in lines})
+    images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    parts = {
+        "": [line.conditions.attack for line in lines],
+        "gradients ": [line.conditions.gradients for line in lines],
+        "EOT ": [line.conditions.eot for line in lines],
+        "S ": [line.conditions.ensemble for line in lines],
+    }
+    alike = [f"{name}{found[0]}" for name, found in parts.items() if len(set(found)) == 1]
+    return f"n = {images} images a point, 95 % Wilson intervals; {'; '.join(alike)}"
+
+
+def _line(row: Mapping[str, Any]) -> TableRow:
+    sides = {side: _accuracy(row[side]) for side in ("standard", "robust")}
+    return TableRow(**{**row, **sides, "conditions": Conditions(**row["conditions"])})
+
+
+def _accuracy(plain: Mapping[str, Any]) -> Accuracy:
+    value, low, high = (math.nan if plain[key] is None else plain[key] for key in ("value", "low", "high"))
+    return Accuracy(value, low, high, plain["count"])
+
+
+def _value(settings: Mapping[str, Any], key: str, folder: Path) -> Any:
+    value: Any = settings
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ConfigError(f"--over {key}: the config of {folder} has no such key")
+        value = value[part]
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output of an evaluation")
+    parser.add_argument("--over", required=True, metavar="KEY[,KEY]", help="swept keys, such as purifier.tau")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.png")
+    options = parser.parse_args(arguments)
+    try:
+        points = folder_points(options.folders, options.over.split(","))
+        if not points:
+            raise ConfigError("no row of these folders has a result")
+        draw(points, [], f"{len(points)} evaluations", options.output)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"error: --output {options.output}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(options.output)
+    return 0

@@ -1,0 +1,35 @@
+import pytest
+
+from hetpure.config.tracking import build_logger, has_account
+from hetpure.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def test_account(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    assert not has_account()
+    (tmp_path / "netrc").write_text("machine example.org login user password secret\n")
+    assert not has_account()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert has_account()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not has_account()
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert has_account()
+
+
+def test_modes(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    logger = build_logger("hetpure", None, tmp_path)
+    assert logger is not None and logger._offline
+    assert build_logger("hetpure", None, tmp_path, "disabled") is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert build_logger("hetpure", None, tmp_path) is None
+    with pytest.raises(ConfigError, match=r"wandb\.mode: found 'loud'"):
+        build_logger("hetpure", None, tmp_path, "loud")
+    with pytest.raises(ConfigError, match="online needs an account"):
+        build_logger("hetpure", None, tmp_path, "online")

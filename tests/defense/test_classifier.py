@@ -1,0 +1,185 @@
+import lightning
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hetpure.defense.chunks import chunk_indices
+from hetpure.defense.classifier import PurifiedClassifier, ensemble_scores
+from hetpure.models.classifiers import Classifier
+from hetpure.models.denoisers import DiffusersDenoiser
+from hetpure.noise import Draws, defense_draws
+from hetpure.purification.base import Purifier
+from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.purification.none import NoPurifier
+from hetpure.purification.uniform import UniformPurifier
+from tests.toys import images
+
+BLOCKS = ["block1", "block2"]
+
+
+def heterogeneous(denoiser: DiffusersDenoiser, classifier: Classifier, **settings) -> HeterogeneousPurifier:
+    return HeterogeneousPurifier(denoiser, classifier, **{"blocks": BLOCKS, "steps": 50, "tau": 0.7, **settings})
+
+
+def model_of(denoiser, classifier, **settings) -> PurifiedClassifier:
+    settings = {"ensemble_size": 3, "chunk_size": 8, **settings}
+    return PurifiedClassifier(classifier, heterogeneous(denoiser, classifier), 10, **settings)
+
+
+def test_ensemble_scores_by_hand() -> None:
+    # One image, three purifications, two classes. Softmaxes: (.5, .5), (.75, .25) and (1/(1+e^4), ..).
+    log3, e4 = 1.0986122886681098, 54.598150033144236
+    logits = torch.tensor([[[1.0, 1.0], [log3, 0.0], [-4.0, 0.0]]], dtype=torch.float64)
+    mean_logits = [(1.0 + log3 - 4.0) / 3, 1.0 / 3]
+    mean_probs = [(0.5 + 0.75 + 1 / (1 + e4)) / 3, (0.5 + 0.25 + e4 / (1 + e4)) / 3]
+    assert ensemble_scores(logits, "mean_logits")[0].tolist() == pytest.approx(mean_logits)
+    assert ensemble_scores(logits, "mean_probs")[0].tolist() == pytest.approx(mean_probs)
+    assert ensemble_scores(logits, "vote")[0].tolist() == pytest.approx([2 / 3, 1 / 3])  # a tie goes to the first
+
+
+def test_the_modes_can_disagree() -> None:
+    """Two purifications lean to class 0, the third is sure of class 1: averages and votes part."""
+    logits = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 9.0]]])
+    assert ensemble_scores(logits, "vote").argmax() == 0
+    assert ensemble_scores(logits, "mean_logits").argmax() == 1
+
+
+@pytest.mark.parametrize("mode", ["mean_logits", "mean_probs", "vote"])
+def test_forward_is_algorithm_3(denoiser: DiffusersDenoiser, classifier: Classifier, mode: str) -> None:
+    """A plain double loop, one purification at a time."""
+    model = model_of(denoiser, classifier, ensemble_mode=mode, seed=4)
+    x, sample = images(3), torch.tensor([11, 5, 300])
+    expected = []
+    for i in range(3):
+        scores = []
+        for draw in range(3):
+            draws = Draws(4, "defense", sample[i : i + 1], torch.tensor([draw]))
+            logits = classifier(model.purifier(x[i : i + 1], draws))[0]
+            if mode == "mean_logits":
+                scores.append(logits)
+            elif mode == "mean_probs":
+                scores.append(logits.softmax(0))
+            else:
+                scores.append(torch.eye(10)[logits.argmax()])
+        expected.append(torch.stack(scores).mean(0))
+    torch.testing.assert_close(model(x, sample), torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_samples_are_numbered_from_0_by_default(denoiser, classifier) -> None:
+    model = model_of(denoiser, classifier)
+    x = images(3)
+    assert torch.equal(model(x), model(x, torch.arange(3)))
+    assert not torch.equal(model(x), model(x, torch.arange(3) + 1))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (4, 4), (5, 4), (11, 4), (3, 1), (0, 4)])
+def test_chunks_are_of_one_shape_and_cover_every_row_once(count: int, size: int) -> None:
+    rows: list[int] = []
+    for index, real in chunk_indices(count, size):
+        assert len(index) == size and 0 < real <= size
+        assert index.min() >= 0 and index.max() < count
+        rows += index[:real].tolist()
+    assert rows == list(range(count))
+
+
+def test_networks_see_one_batch_shape_only(denoiser, classifier) -> None:
+    class Watching(UniformPurifier):
+        shapes: set = set()  # noqa: RUF012
+
+        def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+            self.shapes.add((tuple(x.shape), len(draws)))
+            return super().purify(x, draws, *prepared)
+
+    purifier = Watching(denoiser, 0.2, 10)
+    model = PurifiedClassifier(classifier, purifier, 10, ensemble_size=3, chunk_size=4)
+    for batch in (1, 2, 5):
+        model(images(batch))
+    assert purifier.shapes == {((4, 1, 8, 8), 4)}
+
+
+def test_batches_of_1_4_and_16_agree_bit_for_bit(denoiser, classifier) -> None:
+    model = model_of(denoiser, classifier, chunk_size=8)
+    x, sample = images(16), torch.arange(16) * 3
+    whole = model(x, sample)
+    pictures = model.purified_images(x, defense_draws(0, sample, 3)).unflatten(0, (16, 3))
+    for size in (1, 4):
+        for start in range(0, 16, size):
+            part = slice(start, start + size)
+            assert torch.equal(model(x[part], sample[part]), whole[part])
+            draws = defense_draws(0, sample[part], 3)
+            assert torch.equal(model.purified_images(x[part], draws).unflatten(0, (size, 3)), pictures[part])
+    order = torch.randperm(16)
+    assert torch.equal(model(x[order], sample[order]), whole[order])
+
+
+def test_chunk_sizes_agree_to_1e_4_on_a_purification(denoiser, classifier) -> None:
+    x, sample = images(5), torch.arange(5)
+    draws = defense_draws(0, sample, 3)
+    whole = model_of(denoiser, classifier, chunk_size=64).purified_images(x, draws)
+    for size in (1, 4, 7):
+        other = model_of(denoiser, classifier, chunk_size=size).purified_images(x, draws)
+        torch.testing.assert_close(other, whole, rtol=0, atol=1e-4)
+
+
+def test_a_purifier_that_is_not_stochastic_runs_once(classifier) -> None:
+    model = PurifiedClassifier(classifier, NoPurifier(), 10, ensemble_size=20, chunk_size=4)
+    assert model.ensemble_size == 1
+    x = images(6)
+    torch.testing.assert_close(model(x), classifier(x), rtol=1e-6, atol=1e-5)
+
+
+def test_what_depends_on_the_image_alone_is_computed_once_per_image(classifier) -> None:
+    class Counting(Purifier):
+        prepared_rows = 0
+
+        def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
+            assert not torch.is_grad_enabled()
+            self.prepared_rows += len(x)
+            return (x.mean(dim=(1, 2, 3), keepdim=True), x.amax(dim=(1, 2, 3)))
+
+        def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+            torch.testing.assert_close(prepared[0], x.mean(dim=(1, 2, 3), keepdim=True))
+            torch.testing.assert_close(prepared[1], x.amax(dim=(1, 2, 3)))
+            return x
+
+    purifier = Counting()
+    PurifiedClassifier(classifier, purifier, 10, ensemble_size=5, chunk_size=4)(images(8))
+    assert purifier.prepared_rows == 8
+
+
+def test_gradients_flow_through_the_whole_defense(denoiser64, classifier64) -> None:
+    x = images(2, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(model_of(denoiser64, classifier64)(x).logsumexp(1).sum(), x)
+    assert (gradient.abs().amax(dim=(1, 2, 3)) > 1e-6).all()
+
+
+def test_test_step_counts_clean_and_adversarial(classifier) -> None:
+    model = PurifiedClassifier(classifier, NoPurifier(), 10, chunk_size=4)
+    x = images(7)
+    label = classifier(x).argmax(1)
+    wrong = label.clone()
+    wrong[:2] = (wrong[:2] + 1) % 10
+    items = [{"image": x[i], "label": wrong[i], "index": i} for i in range(7)]
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, inference_mode=False,
+    )  # fmt: skip
+    trainer.test(model, DataLoader(items, batch_size=3), verbose=False)  # pyright: ignore
+    assert model.standard.compute().item() == pytest.approx(5 / 7)
+    scores = model.test_step({"image": x, "label": label, "index": torch.arange(7), "adversarial": 1 - x}, 0)
+    torch.testing.assert_close(scores["clean"], model(x))
+    torch.testing.assert_close(scores["adversarial"], model(1 - x))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ensemble.size", {"ensemble_size": 0}),
+        ("chunk_size", {"chunk_size": 0}),
+        ("ensemble.mode", {"ensemble_mode": "max"}),
+    ],
+)
+def test_impossible_arguments_are_refused_by_name(classifier, name: str, settings: dict) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        PurifiedClassifier(classifier, NoPurifier(), 10, **settings)

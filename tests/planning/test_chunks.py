@@ -1,0 +1,149 @@
+"""``chunk_size: auto`` and ``attack.recompute: auto``: chosen once, by memory, and kept with the run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import hetpure.planning.chunks
+from hetpure.data import ImageDataModule
+from hetpure.errors import RunError
+from hetpure.evaluation.build import Loaded
+from hetpure.evaluation.config import complete
+from hetpure.evaluation.run import evaluation_trainer
+from hetpure.planning.chunks import free_bytes, settle
+from hetpure.runs.records import RecordStore
+from tests.evaluation.jobs import evaluate
+
+ROWS: dict[str, Any] = {
+    "undefended": {"purifier": {"name": "none"}},
+    "uniform": {"purifier": {"name": "uniform", "t": 0.1, "steps": 50}},
+}
+SMALL = ("data.subset=4", "attack.steps=1", "attack.eot=8", "attack.recompute=auto", "chunk_size=auto")
+
+
+@pytest.fixture(autouse=True)
+def _even(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row of every chunk takes as long as any other, but for a fixed cost of a call's."""
+    monkeypatch.setattr(
+        "hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (1e-3 + rows)
+    )
+
+
+def saved(output: Path) -> dict[str, Any]:
+    return yaml.safe_load((output / "config.yaml").read_text())
+
+
+def memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    monkeypatch.setattr(hetpure.planning.chunks, "free_bytes", lambda _device: free)
+
+
+def test_a_choice_is_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory(monkeypatch, 1e12)
+    output = tmp_path / "run"
+    assert evaluate(output, ROWS, *SMALL) == 0
+    config = saved(output)
+    # A call's fixed cost is nothing here: the largest chunk that leaves next to no padding, of 4 images and 4 draws.
+    assert config["chunk_size"] == 4
+    assert [row["attack"]["recompute"] for row in config["rows"].values()] == [False, False]
+    assert "chunks of 4 rows" in capsys.readouterr().out
+    assert {size for r in RecordStore(output / "uniform").read() for size in r.chunks.values()} == {4}
+    # The same command on a machine with no memory to speak of: the run's own numbers stay, and nothing runs again.
+    memory(monkeypatch, 0.0)
+    assert evaluate(output, ROWS, *SMALL) == 0
+    assert saved(output) == config
+    out = capsys.readouterr()
+    assert out.out.count("all 4 images are done already") == 2 and "chunks of" not in out.out.split("done already")[0]
+    # A chunk size of one's own is another run.
+    assert evaluate(output, ROWS, *SMALL[:-1], "chunk_size=2") == 2
+    assert "chunk_size was 4, is 2" in capsys.readouterr().err
+
+
+def settled(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes: Any) -> Any:
+    from hetpure.config import merge, read_config
+
+    memory(monkeypatch, free)
+    raw = read_config("demo.yaml", [*SMALL, f"output={output}", "threads=1"]) | {"rows": ROWS}
+    config = complete(merge(raw, changes))
+    settle(config, ImageDataModule("digits", subset=4).prepare(), evaluation_trainer({"accelerator": "cpu"}), Loaded())
+    return config
+
+
+def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Calls that cost the same whatever their rows: as many rows as fit and can be filled."""
+    monkeypatch.setattr("hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3)
+    roomy = settled(monkeypatch, tmp_path / "a", 1e12)
+    assert roomy.chunk_size == 32  # 4 images, 8 draws
+    assert not roomy.rows.uniform.attack.recompute
+    tight = settled(monkeypatch, tmp_path / "b", 16e6)
+    assert 1 <= tight.chunk_size < 32 and tight.rows.uniform.attack.recompute
+    assert not tight.rows.undefended.attack.recompute
+    fixed = settled(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
+    assert fixed.chunk_size == 8
+    assert settled(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
+
+
+def test_a_slow_machine_tries_two_sizes_and_takes_one_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def slow(_self: Any, _process: Any, rows: int) -> float:
+        tried.append(rows)
+        return 100.0 * (1.0 + rows)
+
+    monkeypatch.setattr("hetpure.planning.measure.Meter.call_seconds", slow)
+    assert settled(monkeypatch, tmp_path / "a", 1e12).chunk_size == 2
+    assert tried == [1, 2]
+
+
+def test_padding_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """24 rows of a gradient, 12 of a prediction: chunks of 8 pad 4 rows of a prediction, larger ones more."""
+    monkeypatch.setattr(
+        "hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (4.0 + rows)
+    )
+    config = settled(monkeypatch, tmp_path / "a", 1e12, attack={"eot": 6}, ensemble={"size": 3})
+    assert config.chunk_size == 8
+
+
+def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    raw = {
+        "output": str(tmp_path), "chunk_size": "auto", "purifier": {"name": "none"},
+        "classifier": {"name": "cifar_resnet8"}, "attack": {"recompute": "auto"},
+    }  # fmt: skip
+    place: Any = SimpleNamespace(is_global_zero=False)
+    data: Any = None
+    monkeypatch.setattr(hetpure.planning.chunks, "WAIT", 0.2)
+    with pytest.raises(RunError, match="no choice by the first process"):
+        settle(complete(raw), data, place, Loaded())
+    first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
+    config = complete(raw)
+    settle(config, data, place, Loaded())
+    assert config.chunk_size == 16 and config.attack.recompute is False
+
+
+def test_free_memory_is_some_of_the_machines() -> None:
+    assert 2**24 < free_bytes(torch.device("cpu")) < 2**45
+
+
+@pytest.mark.parametrize(
+    ("most", "now", "stat", "cached"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_page_cache_in_a_container_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: str, now: str, stat: str, cached: str
+) -> None:
+    monkeypatch.setattr(hetpure.planning.chunks, "GROUP", tmp_path)
+    (tmp_path / most).parent.mkdir(exist_ok=True)
+    (tmp_path / most).write_text("10000\n")
+    (tmp_path / now).write_text("9000\n")
+    assert free_bytes(torch.device("cpu")) == 1000
+    (tmp_path / stat).write_text(f"anon 2000\n{cached} 6500\nactive_file 500\n")
+    assert free_bytes(torch.device("cpu")) == 7500

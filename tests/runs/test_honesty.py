@@ -1,0 +1,276 @@
+"""Every honesty check passing and failing: on records made up for it, and on planted broken attacks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from hetpure.attacks.gradients import ExactGradient, Gradient
+from hetpure.attacks.norms import Linf
+from hetpure.config import read_config, to_dict
+from hetpure.data import ImageDataModule
+from hetpure.runs import honesty
+from hetpure.evaluation.build import build_rows
+from hetpure.evaluation.config import complete, row_configs
+from hetpure.runs.records import Record
+from hetpure.evaluation.run import run
+from hetpure.runs.results import Report
+from hetpure.evaluation.variants import variants
+from hetpure.purification.none import NoPurifier
+from tests.evaluation import jobs
+from tests.purification.networks import network_settings
+
+
+def attacked(outcome: str, clean: str | None = None, **values) -> list[Record]:
+    """Records of attacked samples that stayed right (1) or were broken (0)."""
+    values = {"attack_loss": [0.1, 0.5, 2.0, 3.0], "gradient_size": [1e-3, 1.0, 1.0, 1.0]} | values
+    before = clean or "1" * len(outcome)
+    return [
+        Record(k, "one-shot", 1, [int(before[k])], [], [int(right)], [], **values) for k, right in enumerate(outcome)
+    ]
+
+
+def curves(*losses: list[float]) -> list[Record]:
+    return [replace(record, attack_loss=loss) for record, loss in zip(attacked("0" * len(losses)), losses, strict=True)]
+
+
+def test_an_attack_without_a_gradient_is_named() -> None:
+    fine, none = attacked("0011"), attacked("1111", gradient_size=[0.0, 0.0])
+    assert honesty.blind(fine) is None and honesty.blind([]) is None
+    assert honesty.blind([*fine[:3], none[3]]) is None  # a confident classifier's, now and then
+    assert honesty.blind([*fine[:2], *none[2:]]) == "2 of 4 images"
+    assert "SAW NO GRADIENT (ours: 2 of 4 images)" in str(Report("t", [], blind={"ours": "2 of 4 images"}).warning)
+
+
+def test_rounding_is_seen_through_without_any_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    """A purifier that rounds looks perfectly robust to exact gradients: the report's top says why."""
+    monkeypatch.setattr(NoPurifier, "purify", lambda self, x, draws: (8 * x).round() / 8)
+    raw = read_config(
+        "demo.yaml", ["rows=null", "purifier.name=none", "data.subset=4", "attack.steps=1", "wandb.mode=disabled"]
+    )
+    run(complete(raw | {"output": str(tmp_path), "threads": 1}))
+    assert "THE ATTACK SAW NO GRADIENT (none: 4 of 4 images)" in capsys.readouterr().out.replace("\n", " ")
+    assert "THE ATTACK SAW NO GRADIENT" in (tmp_path / "report.html").read_text()
+
+
+def test_loss_rises() -> None:
+    rising = curves(*([0.1 * k, 0.3 + 0.1 * k, 1.0 + 0.2 * k, 2.0] for k in range(8)))
+    assert honesty.loss_rises(rising).passed is True
+    assert "higher in 8 of 8" in honesty.loss_rises(rising).said
+    falling = [replace(r, attack_loss=r.attack_loss[::-1]) for r in rising]
+    assert honesty.loss_rises(falling).passed is False
+    # A loss that only jitters with the EOT draws.
+    generator = torch.Generator().manual_seed(0)
+    still = curves(*(torch.rand(40, generator=generator).tolist() for _ in range(8)))
+    assert honesty.loss_rises(still).passed is False
+    assert honesty.loss_rises(curves([1.0])).passed is None
+    # Of an attack that goes on with another loss, the first run counts.
+    assert honesty.loss_rises([replace(r, attack_loss=[*r.attack_loss, -9.0]) for r in rising], 4).passed is True
+
+
+def test_a_stronger_attack_never_raises_accuracy() -> None:
+    def found(base: str, stronger: str) -> honesty.Verdict:
+        return honesty.never_raises("more iterations", "2 times", attacked(base), attacked(stronger))
+
+    assert found("1" * 10 + "0" * 10, "0" * 20).passed is True
+    assert found("1" * 10 + "0" * 10, "1" * 12 + "0" * 8).passed is True, "two more could be noise"
+    worse = found("1" * 10 + "0" * 10, "1" * 15 + "0" * 5)
+    assert worse.passed is False, "five of five: p = 1/32"
+    assert "0 broken only with it, 5 only without it, p = 0.031" in worse.said
+    assert honesty.never_raises("a", "b", attacked("11"), []).passed is None
+
+
+def test_only_samples_that_both_have_are_compared() -> None:
+    verdict = honesty.never_raises("a", "b", attacked("0" * 50), attacked("0" * 8))
+    assert "0 of 8 images right" in verdict.said
+
+
+def test_a_huge_eps_leaves_next_to_nothing() -> None:
+    base = attacked("1" * 32)
+    assert honesty.huge_eps(base, attacked("0" * 32)).passed is True
+    assert honesty.huge_eps(base, attacked("1" + "0" * 31)).passed is True
+    assert honesty.huge_eps(base, attacked("11" + "0" * 30)).passed is False
+    assert honesty.huge_eps(attacked("11"), attacked("10")).passed is False
+    assert honesty.huge_eps(base, []).passed is None
+
+
+def test_random_noise_does_far_less_harm() -> None:
+    broken, whole = attacked("0" * 10), attacked("1" * 10)
+    assert honesty.random_noise(broken, whole).passed is True
+    assert honesty.random_noise(whole, whole).passed is False, "an attack that does nothing"
+    assert honesty.random_noise(broken, attacked("0" * 6 + "1" * 4)).passed is False, "more than half of the harm"
+    assert honesty.random_noise(attacked("0" * 2 + "1" * 8), whole).passed is None, "too few to tell"
+
+
+def test_transfer_is_weaker() -> None:
+    assert honesty.transfer(attacked("0" * 10), attacked("1" * 10)).passed is True
+    assert honesty.transfer(attacked("1" * 10), attacked("0" * 10)).passed is False
+    assert honesty.transfer(attacked("1" * 10), attacked("0" + "1" * 9)).passed is True, "one could be noise"
+
+
+def test_gradients_are_nowhere_zero_or_nan() -> None:
+    assert honesty.gradients(attacked("0011")).passed is True
+    assert "at least 0.001 in 16 gradients" in honesty.gradients(attacked("0011")).said
+    vanished = [replace(r, gradient_size=[1.0, 0.0]) if r.index == 2 else r for r in attacked("0011")]
+    verdict = honesty.gradients(vanished)
+    assert verdict.passed is False and "sample 2" in verdict.said
+    failed = [replace(r, failure="NaN") if r.index == 3 else r for r in attacked("0011")]
+    verdict = honesty.gradients(failed)
+    assert verdict.passed is False and "not finite in 1 images (sample 3)" in verdict.said
+    assert honesty.gradients(attacked("0011", gradient_size=[])).passed is None
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "delta", "passed"),
+    [
+        ("Linf", 0.1, 0.1, True),
+        ("Linf", 0.1, 0.1001, False),
+        ("L2", 0.8, 0.1, True),
+        ("L2", 0.79, 0.1, False),
+        ("Linf", 0.5, 0.5, False),  # 0.7 + 0.5 leaves [0, 1]
+        ("Linf", 0.1, float("nan"), False),
+    ],
+)
+def test_every_saved_image_is_inside(norm: str, eps: float, delta: float, passed: bool) -> None:
+    clean = torch.full((1, 8, 8), 0.7)
+    records = attacked("01", image="adversarial/000000.npz")
+    images = {0: clean, 1: clean + delta}
+    verdict = honesty.inside(records, norm, eps, lambda r: images[r.index], lambda k: clean)
+    assert verdict.passed is passed
+    assert ("sample 1" in verdict.said) is not passed
+
+
+def test_an_image_that_is_not_there_is_not_inside() -> None:
+    records = attacked("01", image="adversarial/000000.npz")
+    assert honesty.inside(records, "Linf", 0.1, lambda r: None, lambda k: torch.zeros(1)).passed is False
+    assert honesty.inside(attacked("01"), "Linf", 0.1, lambda r: None, lambda k: torch.zeros(1)).passed is None
+
+
+# ---- the variants
+
+
+def config_of(*overrides: str) -> DictConfig:
+    raw = read_config("demo.yaml", ["rows=null", "wandb.mode=disabled", *overrides])
+    return complete({**raw, "rows": {}, "output": "unused"})
+
+
+def row_of(*overrides: str) -> dict[str, DictConfig]:
+    (row,) = row_configs(config_of(*overrides)).values()
+    return variants(row, (1, 8, 8), row.purifier.name != "none")
+
+
+def test_variants_change_one_thing_each() -> None:
+    found = row_of("attack.steps=20", "attack.eot=4", "attack.eps=0.1", "honesty.factor=3", "protocols.votes=9")
+    changed = {name: row.attack for name, row in found.items()}
+    assert list(changed) == ["more_steps", "more_eot", "larger_eps", "huge_eps", "random_noise", "transfer"]
+    assert (changed["more_steps"].steps, changed["more_eot"].eot, changed["larger_eps"].eps) == (
+        60,
+        12,
+        pytest.approx(0.3),
+    )
+    assert (changed["more_steps"].eot, changed["more_eot"].steps, changed["larger_eps"].steps) == (4, 20, 20)
+    huge = changed["huge_eps"]
+    assert huge.eps == pytest.approx(0.8) and huge.steps * huge.step_size >= 2 * huge.eps
+    assert (changed["random_noise"].name, changed["random_noise"].eps) == ("random_noise", 0.1)
+    assert changed["transfer"].process == {"name": "none"}
+    assert all(row.protocols.votes == 0 and row.purifier == found["transfer"].purifier for row in found.values())
+
+
+def test_variants_that_mean_nothing_are_left_out() -> None:
+    assert list(row_of("purifier.name=none")) == ["more_steps", "larger_eps", "huge_eps", "random_noise"]
+    assert row_of("attack.name=none") == {}
+
+
+def test_a_huge_l2_ball_is_as_deep() -> None:
+    """On images of 8 x 8: 64/255 everywhere is 8 * 64/255 long."""
+    assert row_of("attack.norm=L2", "attack.eps=0.2")["huge_eps"].attack.eps == pytest.approx(64 / 255 * 8)
+    assert row_of("attack.norm=L2", "attack.eps=0.5")["huge_eps"].attack.eps == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("eps", "huge"), [("8/255", 64 / 255), ("2/255", 64 / 255), (0.1, 0.8), (0.4, 1.0), (2.0, 2.0)]
+)
+def test_huge_is_eight_times_the_eps_and_at_least_64_levels(eps: float | str, huge: float) -> None:
+    assert row_of(f"attack.eps={eps}")["huge_eps"].attack.eps == pytest.approx(huge)
+
+
+def test_transfer_attacks_the_bare_classifier() -> None:
+    config = config_of("honesty.images=4", "purifier={name: uniform, t: 0.1, steps: 20}")
+    (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
+    other = row.variants["transfer"]
+    assert other.gradient is not None and other.gradient.process.purifier.network_calls == 0
+    assert other.model.purifier.network_calls == row.model.purifier.network_calls == 2
+
+
+def test_a_purifier_without_derivative_has_its_variants() -> None:
+    """Asking nobody needs no gradient, but the row's is what the defense can be seen by."""
+    purifier = {"name": "pixeldefend", "shape": [1, 8, 8], "network": network_settings("ToyPixelCNN")}
+    config = config_of("honesty.images=4", "attack.gradient=bpda")
+    config = complete({**to_dict(config), "purifier": purifier})
+    (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
+    assert row.variants["random_noise"].settings["gradient"]["name"] == "bpda"
+    assert row.variants["transfer"].settings["gradient"]["name"] == "surrogate"
+    surrogate = row_of("attack.process.steps=10")["random_noise"].attack
+    assert surrogate.gradient.name == "surrogate" and surrogate.process == {"steps": 10}
+
+
+# ---- the whole, with an attack that is whole and with broken ones
+
+REAL_CALL, REAL_PROJECT = ExactGradient.__call__, Linf.project
+
+
+def zero(self: ExactGradient, *args) -> Gradient:
+    found = REAL_CALL(self, *args)
+    return replace(found, value=torch.zeros_like(found.value))
+
+
+def wrong_sign(self: ExactGradient, *args) -> Gradient:
+    found = REAL_CALL(self, *args)
+    return replace(found, value=-found.value)
+
+
+def wrong_ball(self: Linf, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    return REAL_PROJECT(self, x_adv, x, 1.3 * eps)
+
+
+@pytest.mark.parametrize(
+    ("planted", "failing"),
+    [
+        (None, set()),
+        ((ExactGradient, "__call__", zero), {"loss rises", "huge eps", "random noise", "transfer", "gradients"}),
+        ((ExactGradient, "__call__", wrong_sign), {"loss rises", "huge eps", "random noise"}),
+        ((Linf, "project", wrong_ball), {"inside the ball"}),
+    ],
+    ids=["whole", "zero gradient", "wrong sign", "wrong ball"],
+)
+def test_broken_attacks_fail_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, planted: tuple | None, failing: set[str]
+) -> None:
+    if planted:
+        target, name, broken = planted
+        monkeypatch.setattr(target, name, broken)
+    if planted and planted[2] is zero:
+        # The undefended classifier's gradients are whole: an attack on it gets through to the defense.
+        monkeypatch.setattr(
+            ExactGradient,
+            "__call__",
+            lambda self, *a: (zero if self.process.purifier.network_calls else REAL_CALL)(self, *a),
+        )
+    overrides = [
+        "data.subset=12", "attack.steps=8", "attack.step_size=0.05", "attack.eps=0.2", "attack.eot=2",
+        "ensemble.size=1", "chunk_size=24", "honesty=true", "data.batch_size=12",
+    ]  # fmt: skip
+    rows = {"only": {"purifier": {"name": "uniform", "t": 0.05, "steps": 20}}}
+    assert jobs.evaluate(tmp_path / "run", rows, *overrides) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    found = {v["check"] for v in results["honesty"]["only"] if v["passed"] is False}
+    assert found >= failing, results["honesty"]
+    assert bool(found) == bool(planted), results["honesty"]
+    assert len(results["honesty"]["only"]) == 9
+    printed = capsys.readouterr().out
+    assert ("THIS REPORT FAILS" in printed) is bool(planted)
+    assert (tmp_path / "run" / "results.md").read_text().startswith("**THIS REPORT FAILS") is bool(planted)
