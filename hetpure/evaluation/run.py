@@ -35,11 +35,12 @@ from hetpure.models.precision import allow_tf32
 from hetpure.reports.dashboard import Dashboard
 from hetpure.reports.page import keep_pictures, keep_samples, try_to_write_page
 from hetpure.reports.plots.sweep import draw_grid
+from hetpure.reports.table import print_report, write_report
 from hetpure.reports.tables.report import report_table
 from hetpure.runs.claim import check_claim, claim
 from hetpure.runs.honesty import Verdict, blind, check
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Report, TableRow, notes_on, print_report, table_rows, write_report
+from hetpure.runs.results import Report, TableRow, notes_on, table_rows
 
 FREE = (
     "pictures",

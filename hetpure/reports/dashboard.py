@@ -9,7 +9,8 @@ import wandb
 
 from hetpure.config.tracking import build_logger
 from hetpure.evaluation.expand_grid import combinations, labels, text
-from hetpure.runs.results import HEADER, TableRow, cells
+from hetpure.reports.table import HEADER, cells
+from hetpure.runs.results import TableRow
 
 P = ParamSpec("P")
 

@@ -29,11 +29,12 @@ from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_c
 from hetpure.reports.page.embed import Album, png_uri
 from hetpure.reports.page.render import page, write_page
 from hetpure.reports.page.samples import browser_data, outcome
+from hetpure.reports.table import write_report
 from hetpure.runs import images as pixels
 from hetpure.runs.honesty import Verdict
 from hetpure.runs.read import read_folder
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Conditions, Report, accuracy, table_rows, write_report
+from hetpure.runs.results import Conditions, Report, accuracy, table_rows
 from tests import browser
 from tests.evaluation.jobs import evaluate
 

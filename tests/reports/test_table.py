@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from hetpure.reports.aggregate import aggregate, main, markdown
+from hetpure.reports.table import print_report, write_report
 from hetpure.runs.honesty import Verdict
 from hetpure.runs.records import Record
 from hetpure.runs.results import (
@@ -15,9 +16,7 @@ from hetpure.runs.results import (
     TableRow,
     accuracy,
     notes_on,
-    print_report,
     table_rows,
-    write_report,
 )
 
 

@@ -18,9 +18,10 @@ from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_c
 from hetpure.reports.page.embed import LIMIT, Album
 from hetpure.reports.page.paper import beside_print
 from hetpure.reports.page.samples import browser_data
+from hetpure.reports.table import HEADER, REPEATED, cells
 from hetpure.runs.claim import write_whole
 from hetpure.runs.read import CONFIG, RunFolder, read_folder
-from hetpure.runs.results import HEADER, REPEATED, Accuracy, TableRow, accuracy, cells
+from hetpure.runs.results import Accuracy, TableRow, accuracy
 
 FILE = "report.html"
 
