@@ -2,8 +2,7 @@
 
 import sys
 
-from hetpure.cli import main
-from hetpure.training.train_classifier import complete, run
+from hetpure.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(main(complete, run, "Train a classifier on images in [0, 1], its normalisation inside."))
+    sys.exit(run_command("train-classifier"))

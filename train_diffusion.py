@@ -2,10 +2,7 @@
 
 import sys
 
-from hetpure.cli import main
-from hetpure.training.train_diffusion import complete, run
+from hetpure.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(
-        main(complete, run, "Train a denoiser: noise prediction on a diffusers UNet, with an average of its weights.")
-    )
+    sys.exit(run_command("train-diffusion"))

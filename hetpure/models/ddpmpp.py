@@ -227,7 +227,7 @@ def load_converted(file: Path) -> tuple[DDPMpp, list[Conditioning]]:
     except Exception as error:  # a damaged file raises almost anything; each means: not loadable
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(
-            f"denoiser.path: {file}: cannot be read; accepted is what python -m hetpure.models.convert wrote: {reason}"
+            f"denoiser.path: {file}: cannot be read; accepted is what `hetpure convert` wrote: {reason}"
         ) from None
     load_exactly(network, weights, file)
     return network, conditioning

@@ -36,7 +36,7 @@ _RESIDUAL = {
 
 @loader_of("DDPM++ network (--arch=ddpmpp)")
 def load_edm(path: str) -> tuple[DDPMpp, list[Conditioning]]:
-    """Loads such a pickle as data (see ``inert_pickle``), or what ``hetpure.models.convert`` made of it.
+    """Loads such a pickle as data (see ``inert_pickle``), or what ``hetpure convert`` made of it.
 
     Args:
         path: the ``.pkl`` file, or the converted ``.safetensors``.

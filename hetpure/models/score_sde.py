@@ -40,7 +40,7 @@ def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Condi
     """Loads such a checkpoint's moving average (its plain weights where it holds none).
 
     Args:
-        path: the ``.pth`` file, or what ``hetpure.models.convert`` made of it (which keeps its labels).
+        path: the ``.pth`` file, or what ``hetpure convert`` made of it (which keeps its labels).
         matched: label timesteps by their noise level rather than by their number.
 
     Returns:

@@ -1,12 +1,7 @@
-"""Several runs as one table: mean and standard deviation over seeds, as the paper reports three runs.
+"""Several runs as one table: mean and standard deviation over seeds, as the paper reports three runs."""
 
-python -m hetpure.reports.aggregate runs/seed0 runs/seed1 runs/seed2
-"""
-
-import argparse
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,19 +73,6 @@ def markdown(found: dict[tuple[str, str], dict[str, Spread | None]], runs: int) 
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; exit code 2 and one line for folders that do not fit together."""
-    parser = argparse.ArgumentParser(description="Mean and standard deviation over runs that differ in their seed.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
-    folders = parser.parse_args(arguments).folders
-    try:
-        print(markdown(aggregate(folders), len(folders)))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load((folder / name).read_text()) if name.endswith("yaml") else _json(folder / name)
@@ -116,7 +98,3 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     if len(measured) < 2:
         return None
     return Spread(statistics.mean(measured), statistics.stdev(measured), len(measured))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,12 @@
 """Lays out the W&B workspace of this project's evaluations: the panels that a person needs, as a view of a project.
 
-    python -m hetpure.reports.workspace --entity ENTITY --project hetpure
-    python -m hetpure.reports.workspace --json layout.json      (the layout as a file; no account, no network)
-
 Panels come in pairs where a sweep can have run in two ways: a line over the points of one run (a config with a grid),
 and a scatter plot over runs (W&B's agents, a run a combination).
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetpure.config.tracking import has_account
 from hetpure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -172,38 +164,3 @@ def specification(workspace: "ws.Workspace") -> dict[str, Any]:
     """What W&B would be sent, as plain containers."""
     view = workspace._to_model()
     return json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entity", help="W&B user or team")
-    parser.add_argument("--project", default="hetpure", help="W&B project (%(default)s)")
-    parser.add_argument("--name", default="hetpure", help="what the view is called (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the layout here and save nothing on W&B")
-    options = parser.parse_args(arguments)
-    try:
-        if options.json is None and options.entity is None:
-            raise ConfigError("--entity: must be given, or --json FILE")
-        workspace = layout(options.entity or "", options.project, options.name)
-        if options.json is not None:
-            options.json.write_text(json.dumps(specification(workspace), indent=2) + "\n")
-            print(options.json)
-            return 0
-        if not has_account():
-            raise ConfigError("W&B: no account here: set WANDB_API_KEY or run `wandb login`, or use --json FILE")
-        print(workspace.save().url)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: --json {options.json}: {error.strerror}", file=sys.stderr)
-        return 2
-    except Exception as error:  # whatever W&B's client meets on the network
-        print(f"error: W&B: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-        return 3
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

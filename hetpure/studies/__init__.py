@@ -1,1 +1,1 @@
-"""The paper's figures 3 to 9, each drawn from a run's folder: python -m hetpure.studies 6 runs/NAME."""
+"""The paper's figures 3 to 9 and sheets of masks: networks looked at again over a finished run's folder."""

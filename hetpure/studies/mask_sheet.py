@@ -1,24 +1,16 @@
-"""A sheet of attention masks: python -m hetpure.studies.mask_sheet --config cifar10_lab.yaml [key=value ...].
-
-For people to judge whether the classifier looks where the object is: each line one image of the data, its attention map
-(Algorithm 2, before selection), the map of each block alone, the mask, and the mask over the image. It takes an
-evaluation's config and needs neither a denoiser nor an attack. `pictures` says how many; writes OUTPUT/masks.png.
-"""
+"""A sheet of attention masks, for people to judge whether the classifier looks where the object is."""
 
 import inspect
-import sys
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from hetpure.cli import main
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError
-from hetpure.evaluation.config import complete
 from hetpure.evaluation.pictures import PictureRow, draw_pictures
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.purification.mask import AttentionMask
@@ -27,8 +19,8 @@ SHADE = 0.35
 """Brightness that the overlay leaves to pixels outside the mask."""
 
 
-def run(config: DictConfig) -> None:
-    """Draws the sheet of a complete config's data, classifier and mask.
+def draw_mask_sheet(config: DictConfig) -> None:
+    """Draws the sheet of a complete config's data, classifier and mask to ``masks.png`` in its output.
 
     Raises:
         ConfigError: for data, a classifier or mask settings that cannot be.
@@ -91,7 +83,3 @@ def mask_panels(mask: AttentionMask, x: Tensor) -> dict[str, Tensor]:
         panels |= {f"block {block}": mask.attention(x, [block]) for block in mask.blocks}
     chosen = mask.select(attention)
     return {**panels, "mask": chosen, "overlay": x * (SHADE + (1.0 - SHADE) * chosen)}
-
-
-if __name__ == "__main__":
-    sys.exit(main(complete, run, __doc__ or ""))

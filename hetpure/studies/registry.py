@@ -1,55 +1,80 @@
-"""The figures by the paper's number."""
+"""The figures by name. A figure's module is imported when it is made."""
 
-import inspect
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from matplotlib.figure import Figure as Drawn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from hetpure.config import parse_overrides, signature_schema, structure, to_dict
-from hetpure.studies import ablation, cost, features, harmony, joint, masks, trajectories
-from hetpure.studies.numbers import Measured
+from hetpure.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+    from hetpure.studies.finished import FinishedRun
+    from hetpure.studies.numbers import Measured
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure.
+    """One figure: the functions ``measure`` and ``draw`` of the module ``hetpure.studies.NAME``.
 
     Attributes:
+        name: of the figure, its module and its files.
+        number: the paper's.
         about: what it shows, in a few words.
-        measure: (run, rows, **options) to numbers; its further arguments are the figure's options.
-        draw: numbers to a drawing.
+        options: the arguments of ``measure`` after the run and the rows.
     """
 
+    name: str
+    number: int
     about: str
-    measure: Callable[..., Measured]
-    draw: Callable[[Measured], Drawn]
+    options: tuple[str, ...]
 
-    def options(self, given: Sequence[str]) -> dict[str, Any]:
-        """All options, completed.
+    def measure(self, run: "FinishedRun", rows: Sequence[str], **options: Any) -> "Measured":
+        """Computes the numbers."""
+        return self._module().measure(run, rows, **options)
 
-        Args:
-            given: ``key=value``.
+    def draw(self, measured: "Measured") -> "Drawing":
+        """Draws the numbers."""
+        return self._module().draw(measured)
+
+    def complete(self, given: Sequence[str]) -> dict[str, Any]:
+        """All options, from those given as ``key=value`` and the defaults.
 
         Raises:
             ConfigError: for an unknown key or a wrong type.
         """
-        schema = signature_schema(self.measure, supplied=("run", "rows"))
+        schema = signature_schema(self._module().measure, supplied=("run", "rows"))
         return to_dict(structure(schema, parse_overrides(given)))
 
-    @property
-    def option_names(self) -> list[str]:
-        """Names of the options."""
-        return [name for name in inspect.signature(self.measure).parameters if name not in ("run", "rows")]
+    def _module(self) -> Any:
+        return import_module(f"hetpure.studies.{self.name}")
 
 
 FIGURES = {
-    3: Figure("harmony by U, multi-step and single-step resampling", harmony.measure, harmony.draw),
-    4: Figure("t-SNE of purification trajectories", trajectories.measure, trajectories.draw),
-    5: Figure("attention map, mask, purified image", masks.measure, masks.draw),
-    6: Figure("joint distribution of original and purified values", joint.measure, joint.draw),
-    7: Figure("accuracy against tau, or t_large x t_small, or other keys", ablation.measure, ablation.draw),
-    8: Figure("time and memory of a gradient against U", cost.measure, cost.draw),
-    9: Figure("feature distance, natural and adversarial", features.measure, features.draw),
+    figure.name: figure
+    for figure in (
+        Figure("harmony", 3, "harmony by U, multi-step and single-step resampling", ("images", "draws", "shown", "U")),
+        Figure("trajectories", 4, "t-SNE of purification trajectories", ("images", "draws", "background")),
+        Figure("masks", 5, "attention map, mask, purified image", ("images", "first")),
+        Figure("joint", 6, "joint distribution of original and purified values", ("images", "draws", "bins")),
+        Figure("ablation", 7, "accuracy against tau, or t_large x t_small, or other keys", ("keys", "protocol")),
+        Figure("cost", 8, "time and memory of a gradient against U", ("U", "rounds")),
+        Figure("features", 9, "feature distance, natural and adversarial", ("images", "draws")),
+    )
 }
+
+
+def figure_named(name: str) -> Figure:
+    """The figure of a name, or of the paper's number.
+
+    Raises:
+        ConfigError: for another name; names the closest.
+    """
+    by_number = {str(figure.number): figure for figure in FIGURES.values()}
+    if figure := FIGURES.get(name) or by_number.get(name):
+        return figure
+    close = difflib.get_close_matches(name, FIGURES, n=1) or [*FIGURES]
+    raise ConfigError(f"{name!r} is no figure; did you mean {', '.join(close)}?")

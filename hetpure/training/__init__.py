@@ -1,6 +1,1 @@
-"""Training: the diffusion model and the classifier, each a LightningModule that exports what the rest loads."""
-
-from hetpure.training.classifier import ClassifierTrainer
-from hetpure.training.diffusion import DiffusionTrainer
-
-__all__ = ["ClassifierTrainer", "DiffusionTrainer"]
+"""Training: the denoiser and the classifier, each a LightningModule that exports what the rest loads."""

@@ -1,9 +1,12 @@
 """Schemas of the two training configs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hetpure.config import DataConfig, WandbConfig
+from omegaconf import DictConfig
+
+from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
 
 
 @dataclass
@@ -96,3 +99,20 @@ class TrainClassifierConfig:
     save_every: int = 500
     export_dtype: str = "float32"
     output: str = "runs/train_classifier"
+
+
+def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
+    """Checks a raw config of ``train_classifier.py`` and fills in its defaults."""
+    return structure(TrainClassifierConfig, raw)
+
+
+def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
+    """Checks a raw config of ``train_diffusion.py`` and fills in its defaults."""
+    config = structure(TrainDiffusionConfig, raw)
+    if config.figures.classifier:
+        from hetpure.models.classifiers import build_classifier
+
+        schema = signature_schema(build_classifier, ())
+        target = structure(schema, to_dict(config.figures.classifier), "figures.classifier")
+        config.figures.classifier = to_dict(target)
+    return config

@@ -1,26 +1,18 @@
 """The work of ``train_classifier.py``: a config in, a state dict and its description out."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import seed_everything
 from omegaconf import DictConfig
 
-from hetpure.config import structure, to_dict
+from hetpure.config import to_dict
 from hetpure.config.tracking import build_logger
 from hetpure.data import ImageDataModule
 from hetpure.models.classifiers import Classifier, build_network, crop_of, interpolation_of, normalization_of
 from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
-from hetpure.training.config import TrainClassifierConfig
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
-
-
-def complete(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config and fills in its defaults."""
-    return structure(TrainClassifierConfig, raw)
 
 
 def run(config: DictConfig) -> None:

@@ -7,26 +7,15 @@ from typing import Any
 from lightning import seed_everything
 from omegaconf import DictConfig
 
-from hetpure.config import signature_schema, structure, to_dict
+from hetpure.config import to_dict
 from hetpure.config.tracking import build_logger
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.runs.claim import claim
-from hetpure.training.config import TrainDiffusionConfig
 from hetpure.training.diffusion import DiffusionTrainer
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
 from hetpure.training.purification_figures import PurificationFigures
-
-
-def complete(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config and fills in its defaults."""
-    config = structure(TrainDiffusionConfig, raw)
-    if config.figures.classifier:
-        schema = signature_schema(build_classifier, ())
-        target = structure(schema, to_dict(config.figures.classifier), "figures.classifier")
-        config.figures.classifier = to_dict(target)
-    return config
 
 
 def run(config: DictConfig) -> None:

@@ -17,13 +17,11 @@ from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, config_file, config_names, merge, read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.config import complete, row_configs
-from hetpure.evaluation.run import run
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, normalization_of
 from hetpure.models.denoisers import FORMATS
 from hetpure.purification.registry import build_purifier, surrogate_settings
-from hetpure.training.train_classifier import complete as complete_classifier
+from hetpure.training.config import complete_classifier, complete_diffusion
 from hetpure.training.train_classifier import run as train
-from hetpure.training.train_diffusion import complete as complete_diffusion
 from tests.toys import ToyDenoiser
 
 OWN = ("demo.yaml", "cifar10_lab.yaml", "imagenet_lab.yaml")
@@ -242,7 +240,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(complete, run, "", ["--config", *arguments]) == 2
+    assert main(["evaluate", "--config", *arguments]) == 2
     errors = capfd.readouterr().err
     assert errors.startswith("error: ") and errors.count("\n") == 1
     return errors
@@ -277,5 +275,5 @@ def test_another_file_has_another_source(elsewhere: Path, capfd) -> None:
 
 
 def test_a_config_without_its_weights_can_be_shown(elsewhere: Path, capfd) -> None:
-    assert main(complete, run, "", ["--config", "imagenet_pgd.yaml", "--print-config"]) == 0
+    assert main(["evaluate", "--config", "imagenet_pgd.yaml", "--print-config"]) == 0
     assert "256x256_diffusion_uncond.pt" in capfd.readouterr().out

@@ -11,8 +11,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hetpure.cli import main
-from hetpure.evaluation.config import complete
-from hetpure.evaluation.run import run
 from hetpure.runs.records import RecordStore
 
 
@@ -54,7 +52,7 @@ def stand_ins(tmp_path: Path) -> list[str]:
 def test_two_pictures_give_a_table(stand_ins: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run"
     arguments = ["--config", "imagenet_pgd.yaml", f"output={output}", "chunk_size=2", *stand_ins]
-    assert main(complete, run, "", arguments) == 0
+    assert main(["evaluate", *arguments]) == 0
     (row,) = json.loads((output / "results.json").read_text())["rows"]
     assert (row["method"], row["images"], row["total"]) == ("heterogeneous", 2, 2)
     assert "heterogeneous" in capsys.readouterr().out

@@ -7,8 +7,6 @@ import yaml
 
 from hetpure.cli import main
 from hetpure.config import read_config
-from hetpure.evaluation.config import complete
-from hetpure.evaluation.run import run
 
 
 def evaluate(output: Path, rows: dict[str, Any], *overrides: str) -> int:
@@ -18,4 +16,4 @@ def evaluate(output: Path, rows: dict[str, Any], *overrides: str) -> int:
     file = output.parent / "job.yaml"
     file.write_text(yaml.safe_dump(raw))
     settings = [f"output={output}", "threads=1", "pictures=0", "wandb.mode=disabled", *overrides]
-    return main(complete, run, "", ["--config", str(file), *settings])
+    return main(["evaluate", "--config", str(file), *settings])

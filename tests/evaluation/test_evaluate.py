@@ -25,7 +25,6 @@ from hetpure.data import ImageDataModule
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.run import run
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
@@ -84,7 +83,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(theirs: Path, output: Path, *overrides: str) -> int:
-    return main(complete, run, "Evaluate.", ["--config", str(theirs / "job.yaml"), f"output={output}", *overrides])
+    return main(["evaluate", "--config", str(theirs / "job.yaml"), f"output={output}", *overrides])
 
 
 def command(theirs: Path, output: Path, *overrides: str) -> list[str]:
@@ -388,7 +387,7 @@ def assert_refused(
 ) -> None:
     """Exit code 2, one line on stderr that starts with ``error:`` and names the thing, nothing left behind."""
     capfd.readouterr()
-    code = main(complete, run, "", ["--config", config or str(theirs / "job.yaml"), f"output={output}", *overrides])
+    code = main(["evaluate", "--config", config or str(theirs / "job.yaml"), f"output={output}", *overrides])
     errors = capfd.readouterr().err
     assert code == 2, errors
     assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n"), errors
@@ -586,7 +585,7 @@ def test_print_config_shows_everything_and_runs_nothing(theirs: Path, tmp_path: 
         f"output={tmp_path / 'run'}",
         "attack.eps=8/255",
     ]
-    assert main(complete, run, "", arguments) == 0
+    assert main(["evaluate", *arguments]) == 0
     text = capsys.readouterr().out
     shown: dict[str, Any] = yaml.safe_load(text)
     assert shown["attack"]["eps"] == pytest.approx(8 / 255, rel=1e-15)
@@ -594,7 +593,7 @@ def test_print_config_shows_everything_and_runs_nothing(theirs: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
     # What is shown is a config that says the same.
     (tmp_path / "again.yaml").write_text(text)
-    assert main(complete, run, "", ["--config", str(tmp_path / "again.yaml"), "--print-config"]) == 0
+    assert main(["evaluate", "--config", str(tmp_path / "again.yaml"), "--print-config"]) == 0
     assert capsys.readouterr().out == text
 
 
@@ -619,7 +618,7 @@ def test_the_paper_preset_from_a_config(theirs: Path) -> None:
 
 def test_help_explains(capsys) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(complete, run, "What it does.", ["--help"])
+        main(["evaluate", "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert "What it does." in shown and "--print-config" in shown and "demo.yaml" in shown
+    assert "Evaluate purifiers" in shown and "--print-config" in shown and "hetpure configs" in shown

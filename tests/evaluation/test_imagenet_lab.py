@@ -14,8 +14,6 @@ from timm.data.transforms_factory import create_transform
 from hetpure.cli import main
 from hetpure.data import ImageDataModule
 from hetpure.data.hub import open_hub
-from hetpure.evaluation.config import complete
-from hetpure.evaluation.run import run
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.purification.mask import AttentionMask
 
@@ -97,6 +95,6 @@ def test_the_lab_config_runs_end_to_end(tmp_path: Path) -> None:
         f"output={tmp_path / 'run'}", "ensemble.size=2", "attack.steps=1", "attack.eot=1", "pictures=1",
         "chunk_size=2", "wandb.mode=disabled",
     ]  # fmt: skip
-    assert main(complete, run, "", ["--config", "imagenet_lab.yaml", *settings]) == 0
+    assert main(["evaluate", "--config", "imagenet_lab.yaml", *settings]) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "heterogeneous" in json.dumps(rows) and (tmp_path / "run" / "heterogeneous" / "pictures.png").is_file()

@@ -18,7 +18,7 @@ from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.run import evaluate_row, evaluation_trainer, run
+from hetpure.evaluation.run import evaluate_row, evaluation_trainer
 from hetpure.models.classifiers import Classifier
 from hetpure.planning.live_bytes import LiveBytes
 from hetpure.planning.measure import Calls, Meter
@@ -251,17 +251,17 @@ def test_processes_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every row of the shipped demo, its honesty checks, hours elsewhere; nothing is written."""
     settings = ["--config", "demo.yaml", f"output={tmp_path}/out", "threads=1", "data.subset=4", "honesty=true"]
-    assert main(complete, run, "", [*settings, "--plan", "--plan-seconds=0.1", "--plan-rate=denoiser=10"], plan) == 0
+    assert main(["evaluate", *settings, "--plan", "--plan-seconds=0.1", "--plan-rate=denoiser=10"]) == 0
     out = capsys.readouterr().out
     for name in ("undefended", "uniform", "heterogeneous", "heterogeneous, huge_eps"):
         assert re.search(rf"│ {name} +│", out)
     assert "the classifier counts as free" in out
     assert not (tmp_path / "out").exists()
     for bad in ("denoiser", "denoiser=0", "network=4", "denoiser=1,2,3"):
-        assert main(complete, run, "", [*settings, "--plan", f"--plan-rate={bad}"], plan) == 2
+        assert main(["evaluate", *settings, "--plan", f"--plan-rate={bad}"]) == 2
         assert f"--plan-rate {bad}: accepted are denoiser=RATE" in capsys.readouterr().err
     for bad in ("0", "inf", "nan"):
-        assert main(complete, run, "", [*settings, "--plan", f"--plan-seconds={bad}"], plan) == 2
+        assert main(["evaluate", *settings, "--plan", f"--plan-seconds={bad}"]) == 2
         assert capsys.readouterr().err == f"error: --plan-seconds {bad}: accepted is a finite number above 0\n"
 
 

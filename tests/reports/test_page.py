@@ -16,7 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hetpure.cli import main as evaluate_main
+from hetpure.cli import main
 from hetpure.config import read_config, to_dict, to_yaml
 from hetpure.data import ImageDataModule
 from hetpure.evaluation import run as module
@@ -24,7 +24,6 @@ from hetpure.evaluation.config import complete
 from hetpure.evaluation.pictures import PictureRow
 from hetpure.reports import page as page_package
 from hetpure.reports.page import keep_pictures, keep_samples, try_to_write_page
-from hetpure.reports.page.__main__ import main
 from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import Album, png_uri
 from hetpure.reports.page.render import page, write_page
@@ -350,15 +349,15 @@ def test_the_command_makes_the_same_page_again(
 ) -> None:
     before = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
-    assert main([str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
     assert (folder / "report.html").read_bytes() == before
     for other in (tmp_path / "none", tmp_path):
-        assert main([str(other)]) == 2
+        assert main(["report", str(other)]) == 2
         errors = capsys.readouterr().err
         assert "is no evaluation's folder" in errors and errors.count("\n") == 1
     (folder / "results.json").rename(tmp_path / "results.json")  # a run killed before its first table
-    assert main([str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert "75.00 [40.9, 92.9]" in (folder / "report.html").read_text(), "counted from the records"
     (tmp_path / "results.json").rename(folder / "results.json")
     write_page(folder)
@@ -395,7 +394,7 @@ def test_an_evaluation_leaves_a_page_also_after_ctrl_c(tmp_path: Path, monkeypat
     assert command is not None
 
     def typed(*arguments: str) -> int:
-        return evaluate_main(complete, module.run, "", [*command[1].split(), *arguments])
+        return main(["evaluate", *command[1].split(), *arguments])
 
     assert typed(command[2]) == 0 and typed(f"output={tmp_path / 'again'}") == 0
     for name in ROWS:

@@ -20,7 +20,7 @@ from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.resolve import _conditions
-from hetpure.evaluation.run import FREE, run
+from hetpure.evaluation.run import FREE
 from hetpure.reports import dashboard
 from hetpure.reports.tables.forms import escaped, latex, markdown, numbers, plain
 from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table, departures
@@ -63,7 +63,7 @@ def raw(table: dict[str, Any] | None = None, rows: dict[str, Any] | None = None,
 def evaluate(folder: Path, config: dict[str, Any], *overrides: str) -> int:
     folder.mkdir(exist_ok=True)
     (folder / "job.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return main(complete, run, "", ["--config", str(folder / "job.yaml"), f"output={folder / 'run'}", *overrides])
+    return main(["evaluate", "--config", str(folder / "job.yaml"), f"output={folder / 'run'}", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +432,7 @@ def test_every_row_of_the_paper_renders_with_nothing_there(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hetpure.config, "PROJECT_ROOT", tmp_path)
     monkeypatch.setattr(ImageDataModule, "prepare", lambda self: pytest.fail("data were opened without need"))
-    assert main(complete, run, "", ["--config", name, "output=out"]) == 0
+    assert main(["evaluate", "--config", name, "output=out"]) == 0
     paper = printed_table(name.removeprefix("tables/").removesuffix(".yaml"))
     found = json.loads((tmp_path / "out" / "table.json").read_text())
     assert found["columns"] == list(paper.columns)

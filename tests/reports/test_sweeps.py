@@ -14,7 +14,7 @@ from wandb.sdk.launch.sweeps import utils as sweep_utils
 from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, read_config, to_dict
 from hetpure.errors import ConfigError
-from hetpure.evaluation.config import complete, row_configs
+from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.expand_grid import combinations, labels
 from hetpure.reports import workspace
 from hetpure.reports.plots import sweep
@@ -76,7 +76,7 @@ def test_the_figure_from_folders_of_single_runs(swept: Path, single: Path, tmp_p
     assert point.values == {"purifier.tau": 0.5} and point.result.robust.value == row["robust"]["value"]
     assert [p.values["purifier.steps"] for p in sweep.folder_points([single], ["purifier.steps"])] == [20]
     file = tmp_path / "tau.png"
-    assert sweep.main([str(single), "--over", "purifier.tau", "--output", str(file)]) == 0
+    assert main(["report", str(single), "--over", "purifier.tau", "--output", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     for arguments, said in (
@@ -84,7 +84,7 @@ def test_the_figure_from_folders_of_single_runs(swept: Path, single: Path, tmp_p
         ([str(tmp_path), "--over", "purifier.tau"], "is no finished run's folder"),
         ([str(single), str(single), "--over", "purifier.tau"], "another row has the same values"),
     ):
-        assert sweep.main([*arguments, "--output", str(file)]) == 2
+        assert main(["report", *arguments, "--output", str(file)]) == 2
         errors = capsys.readouterr().err
         assert said in errors and errors.count("\n") == 1
 
@@ -180,7 +180,8 @@ def test_agents_share_the_grid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     for chosen, command in (commands[0], commands[-1]):
         assert command[:3] == ["/usr/bin/env", "python", "evaluate.py"]
         configs: list[Any] = []
-        assert main(complete, configs.append, "", command[3:]) == 0
+        monkeypatch.setattr("hetpure.evaluation.run.run", configs.append)
+        assert main(["evaluate", *command[3:]]) == 0
         (row,) = row_configs(configs[0]).values()
         for key, value in chosen.items():
             section, last = key.split(".")
@@ -213,7 +214,7 @@ def panels(layout: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def test_the_workspace_shows_what_runs_log(swept: Path, single: Path, tmp_path: Path) -> None:
     file = tmp_path / "layout.json"
-    assert workspace.main(["--json", str(file)]) == 0
+    assert main(["workspace", "--json", str(file)]) == 0
     shown = panels(json.loads(file.read_text()))
     line, runs, _ = shown["Accuracy over tau"]
     assert (line["xAxis"], line["metrics"]) == ("sweep/tau", ["sweep/standard_accuracy", "sweep/robust_accuracy"])
@@ -239,11 +240,11 @@ def test_the_workspaces_names_are_the_grids() -> None:
 def test_without_an_account_the_workspace_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert workspace.main(["--entity", "somebody"]) == 2
-    assert workspace.main([]) == 2
+    assert main(["workspace", "--entity", "somebody"]) == 2
+    assert main(["workspace"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and all(line.startswith("error: ") for line in errors)
-    assert "no account here" in errors[0] and "--entity: must be given" in errors[1]
+    assert "no account is configured" in errors[0] and "--entity: must be given" in errors[1]
 
 
 @pytest.mark.parametrize("results", ["[]", "{}", '{"rows": [{"method": "a"}]}', '{"rows": [1]}'])

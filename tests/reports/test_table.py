@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hetpure.reports.aggregate import aggregate, main, markdown
+from hetpure.cli import main
+from hetpure.reports.aggregate import aggregate, markdown
 from hetpure.reports.table import print_report, write_report
 from hetpure.runs.honesty import Verdict
 from hetpure.runs.records import Record
@@ -186,7 +187,7 @@ def test_runs_together_are_a_mean_and_a_standard_deviation(tmp_path: Path, capsy
     assert robust is not None
     assert (robust.mean, robust.deviation, robust.runs) == (0.5, pytest.approx(0.25), 3)
     assert "| ours | one-shot | 100.00 ± 0.00 | 50.00 ± 25.00 |" in markdown(found, 3)
-    assert main([str(folder) for folder in folders]) == 0
+    assert main(["aggregate", *map(str, folders)]) == 0
     assert "50.00 ± 25.00" in capsys.readouterr().out
 
 
@@ -203,6 +204,6 @@ def test_runs_that_are_no_one_experiment_are_refused(tmp_path: Path, capsys) -> 
         ([first, unfinished], "not finished"),
         ([first, tmp_path / "none"], "no finished run"),
     ):
-        assert main([str(folder) for folder in folders]) == 2
+        assert main(["aggregate", *map(str, folders)]) == 2
         errors = capsys.readouterr().err
         assert said in errors and errors.count("\n") == 1

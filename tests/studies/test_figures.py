@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from PIL import Image
 from scipy import stats
 
+from hetpure.cli import main
 from hetpure.errors import ConfigError
 from hetpure.noise import defense_draws
 from hetpure.purification.base import to_unit
@@ -20,8 +20,8 @@ from hetpure.reports.plots import style
 from hetpure.reports.plots.intervals import geometric_interval, mean_interval
 from hetpure.runs.results import Accuracy
 from hetpure.studies import ablation, cost, features, harmony, joint, masks, numbers, trajectories
-from hetpure.studies.__main__ import main, name_of
 from hetpure.studies.finished import FinishedRun, purifications
+from hetpure.studies.make import file_stem
 from tests.evaluation.jobs import evaluate
 
 COARSE = {"steps": 10, "t_small": 0.05}  # 200 -> 100 -> 0: two network calls
@@ -246,11 +246,12 @@ def test_intervals() -> None:
 def test_the_command_draws_and_draws_again_without_computing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["6", str(folder), "--row", "uniform", "--out", str(tmp_path), "bins=8"]
+    command = ["figures", "joint", str(folder), "--row", "uniform", "--out", str(tmp_path), "bins=8"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said.startswith("Figure 6: Joint distribution") and "n = 6 images" in said.replace("\n", " ")
-    stem = "figure6-uniform-bins8"
+    assert said.startswith("Figure 6 of the paper, joint: Joint distribution")
+    assert "n = 6 images" in said.replace("\n", " ")
+    stem = "joint-uniform-bins8"
     assert {file.name for file in tmp_path.iterdir()} == {f"{stem}.{kind}" for kind in ("png", "pdf", "json")}
     with Image.open(tmp_path / f"{stem}.png") as picture:
         assert picture.width > 600 and np.asarray(picture.convert("L")).std() > 5
@@ -259,11 +260,7 @@ def test_the_command_draws_and_draws_again_without_computing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    from hetpure.studies import registry
-
-    monkeypatch.setitem(
-        registry.FIGURES, 6, replace(registry.FIGURES[6], measure=_same_signature(joint.measure, refuse))
-    )
+    monkeypatch.setattr(joint, "measure", _same_signature(joint.measure, refuse))
     assert main(command) == 0
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     with pytest.raises(AssertionError, match="computed again"):
@@ -279,16 +276,16 @@ def _same_signature(function: Any, replacement: Any) -> Any:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["5", "{tmp}"], "is no run's folder: it has no config.yaml"),
-        (["5", "{run}", "--row", "none such"], "--row none such: is no row of"),
-        (["5", "{run}", "--row", "uniform"], "its purifier is uniform, and this figure needs a heterogeneous one"),
-        (["4", "{run}", "--row", "undefended"], "its purifier is none, which has no denoiser"),
+        (["masks", "{tmp}"], "is no run's folder: it has no config.yaml"),
+        (["masks", "{run}", "--row", "none such"], "--row none such: is no row of"),
+        (["masks", "{run}", "--row", "uniform"], "its purifier is uniform, and this figure needs a heterogeneous one"),
+        (["trajectories", "{run}", "--row", "undefended"], "its purifier is none, which has no denoiser"),
         (["6", "{run}", "--row", "clean"], "--row clean: has no attack"),
-        (["3", "{run}", "U=[900]"], "U = 900"),
-        (["3", "{run}", "length=4"], "length: unknown key; accepted are images, draws, shown, U"),
-        (["9", "{run}", "images=1", "--row", "undefended"], "images: found 1, accepted is 2 or more"),
-        (["7", "{run}", "keys=[attack.nope]"], "keys: attack.nope is no key"),
-        (["7", "{run}", "protocol=vote"], "protocol: found vote"),
+        (["harmony", "{run}", "U=[900]"], "U = 900"),
+        (["harmony", "{run}", "length=4"], "length: unknown key; accepted are images, draws, shown, U"),
+        (["features", "{run}", "images=1", "--row", "undefended"], "images: found 1, accepted is 2 or more"),
+        (["ablation", "{run}", "keys=[attack.nope]"], "keys: attack.nope is no key"),
+        (["ablation", "{run}", "protocol=vote"], "protocol: found vote"),
         (["6", "{run}", "--device", "nonsense"], "--device nonsense: cannot be used"),
         (["6", "{run}", "denoiser.path=nowhere/at/all"], "denoiser.path: nowhere/at/all"),
     ],
@@ -297,10 +294,10 @@ def test_one_clear_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, command: list, message: str
 ) -> None:
     filled = [part.format(run=folder, tmp=tmp_path / "nothing") for part in command]
-    assert main([*filled, "--out", str(tmp_path)]) == 2
+    assert main(["figures", *filled, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
-    assert not list(tmp_path.glob("figure*"))
+    assert not [file for file in tmp_path.iterdir() if file.is_file()]
 
 
 def test_by_default_rows_without_records_are_left_out(folder: Path, tmp_path: Path) -> None:
@@ -324,8 +321,8 @@ def test_what_has_moved_has_moved_for_rows_with_sections_of_their_own(folder: Pa
 
 
 def test_files_are_named_after_what_was_asked() -> None:
-    assert name_of(4, [], []) == "figure4"
-    assert name_of(3, ["tau=0.5"], ["U=[1,3]", "images=2"]) == "figure3-tau_0.5-U_1_3-images2"
+    assert file_stem("cost", [], []) == "cost"
+    assert file_stem("harmony", ["tau=0.5"], ["U=[1,3]", "images=2"]) == "harmony-tau_0.5-U_1_3-images2"
 
 
 def test_colours_differ_in_brightness_too() -> None:

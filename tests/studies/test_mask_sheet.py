@@ -5,14 +5,13 @@ import torch
 from PIL import Image
 
 from hetpure.cli import main
-from hetpure.evaluation.config import complete
 from hetpure.purification.mask import AttentionMask
-from hetpure.studies.mask_sheet import mask_panels, run
+from hetpure.studies.mask_sheet import mask_panels
 from tests.toys import images, tiny_classifier
 
 
 def command(tmp_path: Path, *overrides: str) -> int:
-    return main(complete, run, "", ["--config", "demo.yaml", f"output={tmp_path}", "pictures=2", *overrides])
+    return main(["masks", "--config", "demo.yaml", f"output={tmp_path}", "pictures=2", *overrides])
 
 
 def test_panels_are_what_algorithm_2_makes() -> None:

@@ -6,12 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from hetpure.cli import main
-from hetpure.training.train_classifier import complete, run
 
 
 def command(output: Path, *overrides: str) -> int:
     arguments = ["--config", "digits_classifier.yaml", f"output={output}", "trainer.enable_progress_bar=false"]
-    return main(complete, run, "", [*arguments, "data.batch_size=32", "trainer.accelerator=cpu", *overrides])
+    return main(["train-classifier", *arguments, "data.batch_size=32", "trainer.accelerator=cpu", *overrides])
 
 
 def test_learns_exports_and_goes_on(tmp_path: Path, capsys):

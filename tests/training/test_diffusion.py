@@ -206,16 +206,16 @@ def test_values_out_of_range(change: dict, message: str):
 )
 def test_command_says_what_is_wrong_in_one_line(override: str, message: str, tmp_path: Path, capsys):
     from hetpure.cli import main
-    from hetpure.training.train_diffusion import complete, run
 
-    code = main(complete, run, "", ["--config", "digits_denoiser.yaml", f"output={tmp_path}", override])
+    code = main(["train-diffusion", "--config", "digits_denoiser.yaml", f"output={tmp_path}", override])
     error = capsys.readouterr().err.strip()
     assert code == 2 and message in error and error.count("\n") == 0
 
 
 def test_svhn_config_builds_its_network():
     from hetpure.config import read_config
-    from hetpure.training.train_diffusion import complete, unet_arguments
+    from hetpure.training.config import complete_diffusion as complete
+    from hetpure.training.train_diffusion import unet_arguments
 
     config = complete(read_config("svhn.yaml", []))
     arguments = unet_arguments(dict(config.denoiser), (3, 32, 32))

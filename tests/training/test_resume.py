@@ -6,7 +6,6 @@ import torch
 
 from hetpure.cli import main
 from hetpure.training.classifier import ClassifierTrainer
-from hetpure.training.train_classifier import complete, run
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, monkeypatch, capsys):
@@ -21,12 +20,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, monkeypatch, 
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(ClassifierTrainer, "on_train_batch_start", interrupt_at_5, raising=False)
-    assert main(complete, run, "", command) == 130
+    assert main(["train-classifier", *command]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("last*")] == ["last.ckpt"]
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6  # the step was finished
     assert signal.getsignal(signal.SIGINT) is before
 
-    assert main(complete, run, "", command) == 0
+    assert main(["train-classifier", *command]) == 0
     assert seen == list(range(12))
     assert "steps 12" in capsys.readouterr().out

@@ -208,7 +208,7 @@ def _commands(run: RunFolder) -> list[tuple[str, str]]:
             "Go on where this run stopped",
             f"python evaluate.py --config {config} {shlex.quote(f'output={folder}')}",
         ),
-        ("Make this page again from the folder", f"python -m hetpure.reports.page {shlex.quote(folder)}"),
+        ("Make this page again from the folder", f"hetpure report {shlex.quote(folder)}"),
     ]
 
 

@@ -1,14 +1,7 @@
-"""What a grid found: its figure, from one run's folder or from many runs that W&B's agents shared out.
+"""Accuracy over swept keys: the figure of one run's grid, or of many runs that shared a grid out."""
 
-An evaluation with a grid draws its own. From folders of single runs:
-
-    python -m hetpure.reports.plots --over purifier.tau --output tau.png runs/sweeps/tau/*
-"""
-
-import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +110,19 @@ def draw_grid(config: Mapping[str, Any], lines: Sequence[TableRow], title: str) 
     return file
 
 
+def draw_folders(folders: Sequence[Path], keys: Sequence[str], file: Path) -> None:
+    """The figure of finished runs over one or two keys of their configs.
+
+    Raises:
+        ConfigError: see ``folder_points``; or where no row has a result.
+        OSError, ValueError: where the file cannot be written, or its suffix is no picture format.
+    """
+    points = folder_points(folders, keys)
+    if not points:
+        raise ConfigError("no row of these folders has a result")
+    draw(points, [], f"{len(points)} evaluations", file)
+
+
 def _caption(lines: Sequence[TableRow]) -> str:
     counts = sorted({line.images for line in lines})
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -147,25 +153,3 @@ def _value(settings: Mapping[str, Any], key: str, folder: Path) -> Any:
             raise ConfigError(f"--over {key}: the config of {folder} has no such key")
         value = value[part]
     return value
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output of an evaluation")
-    parser.add_argument("--over", required=True, metavar="KEY[,KEY]", help="swept keys, such as purifier.tau")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.png")
-    options = parser.parse_args(arguments)
-    try:
-        points = folder_points(options.folders, options.over.split(","))
-        if not points:
-            raise ConfigError("no row of these folders has a result")
-        draw(points, [], f"{len(points)} evaluations", options.output)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, ValueError) as error:
-        print(f"error: --output {options.output}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(options.output)
-    return 0

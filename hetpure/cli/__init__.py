@@ -1,0 +1,100 @@
+"""The ``hetpure`` command: one module a subcommand, imported when it is asked for.
+
+A subcommand's module has a docstring (its help), ``add_arguments(parser)`` and ``run(options)``. Both import nothing
+heavy at the top: help and mistakes in names are answered before torch is imported.
+"""
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from hetpure import __version__
+from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunError
+
+# Threads that spin long while they wait cost a shared machine dearly: two processes on two cores ran 25 times slower.
+# Threads that never spin cost small networks half their speed. GNU OpenMP reads this when torch is first imported,
+# which every command does after this module.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+COMMANDS = {
+    "evaluate": "evaluate purifiers under adaptive attacks",
+    "plan": "estimate an evaluation's time, memory and network calls",
+    "train-diffusion": "train a denoiser",
+    "train-classifier": "train a classifier",
+    "report": "write a run's tables and page again, or plot accuracy over a key",
+    "figures": "draw the paper's figures from a run",
+    "masks": "draw a sheet of attention masks",
+    "aggregate": "mean and standard deviation over runs with different seeds",
+    "convert": "convert another project's checkpoint",
+    "workspace": "lay out a Weights & Biases workspace",
+    "configs": "list the configs that are included",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The ``hetpure`` command.
+
+    Args:
+        arguments: the command line, ``sys.argv`` by default.
+
+    Returns:
+        The exit code; see ``run_command``.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="hetpure",
+        description="Diffusion-based adversarial purification, evaluated under adaptive attacks.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:{width}}{about}" for name, about in COMMANDS.items())
+        + "\n\nhetpure COMMAND --help explains one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hetpure {__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below; its own arguments follow")
+    name = parser.parse_args(arguments[:1]).command
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1) or COMMANDS
+        print(f"error: {name!r} is no command; did you mean {', '.join(close)}?", file=sys.stderr)
+        return BAD_INPUT
+    return run_command(name, arguments[1:], f"hetpure {name}")
+
+
+def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+        name: a key of ``COMMANDS``.
+        arguments: its command line, ``sys.argv`` by default.
+        prog: what help calls it; the script's name by default.
+
+    Returns:
+        Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 130 after Ctrl-C.
+    """
+    command = importlib.import_module(f"hetpure.cli.{name.replace('-', '_')}")
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=command.__doc__, formatter_class=formatter)
+    command.add_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    # Libraries' advice on things the project decided (no workers for in-memory data, say) would bury its own lines.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    try:
+        command.run(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # such as `hetpure configs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

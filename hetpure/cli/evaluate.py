@@ -1,0 +1,51 @@
+"""Evaluate purifiers under adaptive attacks: hetpure evaluate --config demo.yaml [key=value ...].
+
+Clean and adversarial accuracy of every row of the config, with pictures, in the folder `output` (runs/NAME by default).
+The same command again continues where it stopped.
+--plan says what it will cost and runs nothing. --print-config shows every key with its value.
+"""
+
+import argparse
+
+from hetpure.cli.config_arguments import add_config_arguments, read_raw, resolve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's arguments."""
+    add_config_arguments(parser)
+    parser.add_argument("--plan", action="store_true", help="show what it will cost, run and write nothing")
+    add_plan_arguments(parser, "--plan-")
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
+    """Adds ``PREFIXseconds`` and ``PREFIXrate``: how a plan measures."""
+    parser.add_argument(
+        f"{prefix}seconds", dest="plan_seconds", type=float, default=20.0, help="time to measure for (%(default)s)"
+    )
+    parser.add_argument(
+        f"{prefix}rate",
+        dest="plan_rate",
+        action="append",
+        default=[],
+        metavar="NETWORK=RATE,RATE",
+        help="other hardware: images a second through one call of the denoiser (or classifier), without and with "
+        "the gradient of its input, such as denoiser=443,246",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluates, or plans."""
+    raw = read_raw(options)
+    from hetpure.evaluation.config import complete
+
+    config = resolve(options, raw, complete)
+    if config is None:
+        return
+    if options.plan:
+        from hetpure.planning.plan import plan
+
+        plan(config, options.plan_seconds, options.plan_rate)
+    else:
+        from hetpure.evaluation.run import run
+
+        run(config)

@@ -1,0 +1,22 @@
+"""Train a classifier on images in [0, 1], its normalisation inside.
+
+hetpure train-classifier --config digits_classifier.yaml [key=value ...]
+"""
+
+import argparse
+
+from hetpure.cli.config_arguments import add_config_arguments as add_arguments
+from hetpure.cli.config_arguments import read_raw, resolve
+
+__all__ = ["add_arguments", "run"]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains."""
+    raw = read_raw(options)
+    from hetpure.training.config import complete_classifier
+
+    if (config := resolve(options, raw, complete_classifier)) is not None:
+        from hetpure.training.train_classifier import run
+
+        run(config)

@@ -1,0 +1,22 @@
+"""Train a denoiser: noise prediction on a diffusers UNet, with an average of its weights.
+
+hetpure train-diffusion --config svhn.yaml [key=value ...]
+"""
+
+import argparse
+
+from hetpure.cli.config_arguments import add_config_arguments as add_arguments
+from hetpure.cli.config_arguments import read_raw, resolve
+
+__all__ = ["add_arguments", "run"]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains."""
+    raw = read_raw(options)
+    from hetpure.training.config import complete_diffusion
+
+    if (config := resolve(options, raw, complete_diffusion)) is not None:
+        from hetpure.training.train_diffusion import run
+
+        run(config)
