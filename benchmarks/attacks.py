@@ -56,7 +56,6 @@ class Counted(Denoiser):
         self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         self.count += len(x)
         return self.denoiser.predict_noise(x, t)
 
@@ -69,7 +68,6 @@ class Growing(ExactGradient):
         self.mean, self.steps = eot, steps
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        """See ``GradientSource``."""
         self.eot = 1 + round(2 * (self.mean - 1) * iteration / max(self.steps - 1, 1))
         return super().__call__(x, label, sample, iteration, loss)
 
@@ -82,7 +80,6 @@ class Shared(ExactGradient):
         self.together = together
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        """See ``GradientSource``."""
         return super().__call__(x, label, sample, iteration // self.together, loss)
 
 

@@ -90,7 +90,6 @@ class APGD(Attack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """See ``Attack``."""
         search = Search(gradient, x, label, sample, self.evaluations, observe)
         search.offer(search.all, x)
         self.pursue(search)
@@ -156,7 +155,6 @@ class APGD(Attack):
         return TargetedDLR(ranked[:, target]) if target < ranked.shape[1] else None
 
     def __str__(self) -> str:
-        """See ``Attack``."""
         names = {"ce": "APGD-CE", "margin": "APGD-margin", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
         parts = [f"{names[self.loss]} {written(self.norm, self.eps)}", f"{self.each} steps"]
         parts += [f"{self.targets} targets"] if self.loss == "dlr_targeted" else []

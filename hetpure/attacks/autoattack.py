@@ -83,7 +83,6 @@ class AutoAttack(Attack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """See ``Attack``."""
         search = Search(gradient, x, label, sample, self.evaluations, observe)
         search.offer(search.all, x)
         for member in self.members:
@@ -112,7 +111,6 @@ class AutoAttack(Attack):
         )  # fmt: skip
 
     def __str__(self) -> str:
-        """See ``Attack``."""
         return f"AutoAttack {self.version} {written(self.norm, self.eps)}, {self.members[0].each} steps"
 
 
@@ -151,7 +149,6 @@ class ReferenceAutoAttack(Attack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """See ``Attack``."""
         search = Search(gradient, x, label, sample, 1, observe)
         search.ask(search.all, x, LOSSES["ce"])
         found = torch.cat(
@@ -174,7 +171,6 @@ class ReferenceAutoAttack(Attack):
         return images
 
     def __str__(self) -> str:
-        """See ``Attack``."""
         return f"published AutoAttack {self.version} {written(self.norm, self.eps)}"
 
 

@@ -40,38 +40,30 @@ class WatchedGradient:
         self.failure: dict[int, str] = {}
 
     def to(self, device: torch.device) -> None:
-        """See ``GradientSource``."""
         self.source.to(device)
 
     @property
     def seed(self) -> int:
-        """See ``GradientSource``."""
         return self.source.seed
 
     @property
     def eot(self) -> int:
-        """See ``GradientSource``."""
         return self.source.eot
 
     @property
     def stochastic(self) -> bool:
-        """See ``GradientSource``."""
         return self.source.stochastic
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        """See ``GradientSource``."""
         return self.source.evaluate(x, label, sample, count)
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        """See ``GradientSource``."""
         return self.source.scores(x, sample, count)
 
     def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        """See ``GradientSource``."""
         return self.source.logits(x, sample, call)
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        """See ``GradientSource``."""
         found = self.source(x, label, sample, iteration, loss)
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = found.value.abs().flatten(1).amax(dim=1)

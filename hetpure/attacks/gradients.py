@@ -53,19 +53,13 @@ class GradientSource(Protocol):
     """
 
     @property
-    def seed(self) -> int:
-        """See the class."""
-        ...
+    def seed(self) -> int: ...
 
     @property
-    def eot(self) -> int:
-        """See the class."""
-        ...
+    def eot(self) -> int: ...
 
     @property
-    def stochastic(self) -> bool:
-        """See the class."""
-        ...
+    def stochastic(self) -> bool: ...
 
     def to(self, device: torch.device) -> None:
         """Brings the attack process to a device."""
@@ -124,15 +118,12 @@ class ExactGradient:
 
     @property
     def stochastic(self) -> bool:
-        """See ``GradientSource``."""
         return self.process.purifier.stochastic
 
     def to(self, device: torch.device) -> None:
-        """See ``GradientSource``."""
         self.process.to(device)
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        """See ``GradientSource``."""
         draws = attack_draws(self.seed, sample, iteration, self.eot)
         gradients, losses, hits = [], [], []
         for chunk in self.process.chunks(x, draws):
@@ -152,18 +143,15 @@ class ExactGradient:
         return self.process.classifier(self.process.purifier.purify(x, draws, *prepared))
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        """See ``GradientSource``."""
         logits = self._tried(x, sample, count)
         of = label.repeat_interleave(len(logits) // len(x))
         correct = (logits.argmax(dim=1) == of).to(x.dtype)
         return Evaluation(*(mean_over_draws(part, len(x)) for part in (correct, LOSSES["margin"](logits, of))))
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        """See ``GradientSource``."""
         return mean_over_draws(self._tried(x, sample, count), len(x))
 
     def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        """See ``GradientSource``."""
         draws = attack_draws(self.seed, sample, call, 1)
         # As many rows as there are: whoever asks here decides the shape, and gets the same numbers for the same shape.
         parts = torch.arange(len(x), device=x.device).split(self.process.chunk_size)

@@ -34,7 +34,6 @@ class CrossEntropy(Loss):
     """-log softmax(z)_y."""
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """See ``Loss``."""
         return functional.cross_entropy(logits, label, reduction="none")
 
 
@@ -42,7 +41,6 @@ class Margin(Loss):
     """max_{k != y} z_k - z_y (Carlini & Wagner 2017): positive exactly where the row is misclassified."""
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """See ``Loss``."""
         right = logits.gather(1, label[:, None])[:, 0]
         return best_other(logits, label) - right
 
@@ -56,7 +54,6 @@ class DLR(Loss):
     classes = 3
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """See ``Loss``."""
         top = logits.sort(dim=1).values
         right = logits.gather(1, label[:, None])[:, 0]
         other = torch.where(logits.argmax(dim=1) == label, top[:, -2], top[:, -1])
@@ -76,14 +73,12 @@ class TargetedDLR(Loss):
         self.target = target
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """See ``Loss``."""
         top = logits.sort(dim=1).values
         right = logits.gather(1, label[:, None])[:, 0]
         wanted = logits.gather(1, self.target[:, None])[:, 0]
         return -(right - wanted) / (top[:, -1] - 0.5 * (top[:, -3] + top[:, -4]) + _TINY)
 
     def rows(self, index: Tensor) -> "TargetedDLR":
-        """See ``Loss``."""
         return TargetedDLR(self.target[index])
 
 

@@ -29,7 +29,6 @@ class BPDAGradient(ExactGradient):
     words = "BPDA"
 
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
-        """See ``ExactGradient``."""
         with torch.no_grad():
             purified = self.process.purifier.purify(x, draws, *prepared)
         passed = _StraightThrough.apply(x, purified)
@@ -106,7 +105,6 @@ class KnownDrawsGradient(ExactGradient):
 
     @property
     def stochastic(self) -> bool:
-        """See ``GradientSource``."""
         return False
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:

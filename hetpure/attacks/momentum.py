@@ -63,7 +63,6 @@ class MomentumPGD(Attack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """See ``Attack``."""
         norm, loss = NORMS[self.norm], LOSSES[self.loss]
         search = Search(gradient, x, label, sample, self.evaluations, observe)
         every = {self.steps * (check + 1) // self.checks for check in range(self.checks)}
@@ -84,7 +83,6 @@ class MomentumPGD(Attack):
         return search.image
 
     def __str__(self) -> str:
-        """See ``Attack``."""
         parts = [f"momentum PGD {written(self.norm, self.eps)}", f"{self.steps} steps"]
         parts += [self.loss] if self.loss != "ce" else []
         return ", ".join(parts)

@@ -35,11 +35,9 @@ class Linf(Norm):
     """Every value may change by eps."""
 
     def size(self, delta: Tensor) -> Tensor:
-        """See ``Norm``."""
         return delta.abs().flatten(1).amax(dim=1)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """See ``Norm``."""
         return gradient.sign()
 
     def noise(self, draws: Draws, x: Tensor) -> Tensor:
@@ -48,7 +46,6 @@ class Linf(Norm):
         return cube / self.size(cube).view(-1, *[1] * (x.ndim - 1))
 
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-        """See ``Norm``."""
         return x_adv.clamp(x - eps, x + eps).clamp(0.0, 1.0)
 
 
@@ -56,7 +53,6 @@ class L2(Norm):
     """The perturbation's Euclidean length may be eps."""
 
     def size(self, delta: Tensor) -> Tensor:
-        """See ``Norm``."""
         return torch.linalg.vector_norm(delta.flatten(1), dim=1)
 
     def direction(self, gradient: Tensor) -> Tensor:

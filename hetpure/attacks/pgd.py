@@ -59,7 +59,6 @@ class PGD(Attack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """See ``Attack``."""
         search = Search(gradient, x, label, sample, self.evaluations, observe)
         for restart in range(self.restarts):
             rows = search.open()
@@ -82,7 +81,6 @@ class PGD(Attack):
         return x_adv
 
     def __str__(self) -> str:
-        """See ``Attack``."""
         parts = [f"PGD {written(self.norm, self.eps)}", f"{self._each} steps of {self.step_size:g}"]
         parts += [self.loss] if self.loss != "ce" else []
         parts += ["random start"] if self.random_start else []

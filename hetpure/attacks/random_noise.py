@@ -31,12 +31,10 @@ class RandomNoise(Attack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """See ``Attack``."""
         norm = NORMS[self.norm]
         draws = Draws(gradient.seed, "attack", sample, sample.new_zeros(len(sample)))
         noise = norm.direction(draws.normal_like(x, "random noise", 0))
         return norm.project(x + self.eps * noise, x, self.eps)
 
     def __str__(self) -> str:
-        """See ``Attack``."""
         return f"random noise {self.norm} eps {self.eps:.4g}"

@@ -35,7 +35,6 @@ class Guarded(Denoiser):
         self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         if self.called is not None:
             self.called()
         noise = self.denoiser.predict_noise(x, t)

@@ -71,7 +71,6 @@ class Pulse(Callback):
             signal.signal(signal.SIGINT, self._press)
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """A beat."""
         self.beat()
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:

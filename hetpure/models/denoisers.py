@@ -129,7 +129,6 @@ class DiffusersDenoiser(Denoiser):
         return cls(unet)  # pyright: ignore[reportArgumentType]
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         timesteps = torch.full((len(x),), t, device=x.device, dtype=torch.long)
         out: Tensor = self.unet(x, timesteps, return_dict=False)[0]
         return out[:, : self.channels].contiguous()
@@ -151,7 +150,6 @@ class ContinuousDenoiser(Denoiser):
         self.multiple = network.multiple
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         scale, label, skip, out = self.conditioning[t]
         # A tensor: torch.compile would compile anew for every number.
         noise = self.network(x if scale == 1.0 else scale * x, torch.full((len(x),), label, device=x.device))
@@ -179,7 +177,6 @@ class Recomputed(Denoiser):
         self._used = 0
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.predict_noise(x, t)
         out = _Recompute.apply(x, t, self)

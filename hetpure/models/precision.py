@@ -29,7 +29,6 @@ class Lowered(Denoiser):
         self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         with torch.autocast(x.device.type, torch.bfloat16):
             noise = self.denoiser.predict_noise(x, t)
         return noise.to(x.dtype)

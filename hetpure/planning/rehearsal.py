@@ -48,39 +48,32 @@ class Rehearsal:
 
     @property
     def seed(self) -> int:
-        """See ``GradientSource``."""
         return self.source.seed
 
     @property
     def eot(self) -> int:
-        """See ``GradientSource``."""
         return self.source.eot
 
     @property
     def stochastic(self) -> bool:
-        """See ``GradientSource``."""
         return self.source.stochastic
 
     def to(self, device: torch.device) -> None:
         """See ``GradientSource``."""
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        """See ``GradientSource``."""
         self.asked[Request("gradient")] += 1
         return Gradient(torch.ones_like(x), x.new_zeros(len(x)), self._correct(x))
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        """See ``GradientSource``."""
         self.asked[Request("evaluate", count)] += 1
         return Evaluation(self._correct(x), x.new_zeros(len(x)))
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        """See ``GradientSource``."""
         self.asked[Request("scores", count)] += 1
         return self._logits(x)
 
     def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        """See ``GradientSource``."""
         self.asked[Request("logits", len(x), torch.is_grad_enabled() and x.requires_grad)] += 1
         return self._logits(x)
 

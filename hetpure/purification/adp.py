@@ -62,7 +62,6 @@ class ScorePurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return 2 * self.steps
 
     def score(self, x: Tensor) -> Tensor:
@@ -71,7 +70,6 @@ class ScorePurifier(Purifier):
         return eps * (-2.0 / math.sqrt((1.0 - self.abar) / self.abar))
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         x = self._noisy(x, draws)
         going = torch.ones(len(x), 1, 1, 1, dtype=torch.bool, device=x.device)
         for _ in range(self.steps):
@@ -89,7 +87,6 @@ class ScorePurifier(Purifier):
         return x
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``."""
         return {"noise": self._noisy(x, draws), **super().views(x, draws)}
 
     def _noisy(self, x: Tensor, draws: Draws) -> Tensor:

@@ -42,11 +42,9 @@ class TrainedPurifier(NetworkPurifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         given, mask = self._transformed(x, draws)
         return to_unit(torch.cat([self._restored(given[i : i + 1], mask[i : i + 1]) for i in range(len(x))]))
 
@@ -55,7 +53,6 @@ class TrainedPurifier(NetworkPurifier):
         return {"noise and gaps": to_unit(self._transformed(x, draws)[0]), **super().views(x, draws)}
 
     def try_network(self, x: Tensor) -> None:
-        """See ``NetworkPurifier``."""
         if x.shape[2] % self.block or x.shape[3] % self.block:
             raise ValueError(f"block = {self.block} must divide the images' sides, {x.shape[2]} and {x.shape[3]}")
         self._restored(to_signed(x), torch.zeros_like(x[:, :1]))

@@ -77,7 +77,6 @@ class ContrastivePurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return len(self.timesteps) - 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:

@@ -37,12 +37,10 @@ class DiffPureODE(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         count = len(self.times) - 1
         return count if self.solver == "euler" else 2 * count - 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         x_t = self._diffuse(to_signed(x), draws)
         for t, s in itertools.pairwise(self.times):
             slope = self._slope(x_t, t)
@@ -53,7 +51,6 @@ class DiffPureODE(Purifier):
         return to_unit(x_t)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``."""
         return {"uniform noise": to_unit(self._diffuse(to_signed(x), draws)), **super().views(x, draws)}
 
     def _slope(self, x: Tensor, t: float) -> Tensor:

@@ -35,11 +35,9 @@ class DiffPureSDE(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return len(self.times) - 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         x_t = self._diffuse(to_signed(x), draws)
         for number, (t, s) in enumerate(itertools.pairwise(self.times)):
             drift = 0.5 * x_t + score(self.schedule, self.denoiser, x_t, t)
@@ -48,7 +46,6 @@ class DiffPureSDE(Purifier):
         return to_unit(x_t)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``."""
         return {"uniform noise": to_unit(self._diffuse(to_signed(x), draws)), **super().views(x, draws)}
 
     def _diffuse(self, x0: Tensor, draws: Draws) -> Tensor:

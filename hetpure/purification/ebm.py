@@ -49,7 +49,6 @@ class EnergyPurifier(NetworkPurifier):
         return self.steps
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         return to_unit(self._chain(to_signed(x), draws, self.steps))
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
@@ -58,7 +57,6 @@ class EnergyPurifier(NetworkPurifier):
         return {f"after {half} steps": to_unit(self._chain(to_signed(x), draws, half)), **super().views(x, draws)}
 
     def try_network(self, x: Tensor) -> None:
-        """See ``NetworkPurifier``."""
         self.slope(to_signed(x))
 
     def slope(self, x: Tensor, differentiable: bool = False) -> Tensor:

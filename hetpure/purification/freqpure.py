@@ -63,7 +63,6 @@ class FrequencyPurifier(RoundsPurifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return super().network_calls * (1 if self.reference == CLEAN else 2)
 
     def trajectory(self, image: Tensor, draws: Draws) -> list[Tensor]:

@@ -73,11 +73,9 @@ class GuidedPurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return self.rounds * (len(self.timesteps) - 1)
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         image = to_signed(x)
         x0, T = image, self.schedule.T
         for number in range(self.rounds):
@@ -89,7 +87,6 @@ class GuidedPurifier(Purifier):
         return to_unit(x0)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``."""
         image = to_signed(x)
         noisy = self.schedule.diffuse(image, self.first, draws.normal_like(image, "diffuse", self.first))
         return {"first noise": to_unit(noisy), **super().views(x, draws)}

@@ -165,7 +165,6 @@ class HeterogeneousPurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         stage_1 = sum(map(self._in_stage_1, self.timesteps, self.timesteps[1:]))
         calls_each = {"none": 1, "fused": 1, "single": 2, "repaint": self.U}[self.resampling]
         return len(self.timesteps) - 1 + stage_1 * (calls_each - 1)
@@ -293,7 +292,6 @@ class MaskAwarePurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return self.purifier.network_calls
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ class MENetPurifier(Purifier):
         self.p, self.share = p, share
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         mask = self._mask(x, draws)
         matrix = (to_signed(x) * mask).transpose(1, 2).flatten(2)
         rank = max(int(self.share * matrix.shape[1]), 1)

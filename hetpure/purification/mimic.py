@@ -81,11 +81,9 @@ class MimicPurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return len(self.timesteps) - 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         image = to_signed(x)
         x_t = self._start(image, draws)
         for t, s in itertools.pairwise(self.timesteps):
@@ -98,7 +96,6 @@ class MimicPurifier(Purifier):
         return to_unit(x_t)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``."""
         return {"first noise": to_unit(self._start(to_signed(x), draws)), **super().views(x, draws)}
 
     def guidance(self, off: Tensor) -> Tensor:

@@ -14,5 +14,4 @@ class NoPurifier(Purifier):
     stochastic: ClassVar[bool] = False
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         return x

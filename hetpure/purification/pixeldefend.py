@@ -47,12 +47,10 @@ class PixelDefendPurifier(NetworkPurifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         channels, height, width = self.shape
         return channels * height * width
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         given = (255.0 * x).round()
         chosen = given.detach().clone()
         value = torch.arange(_VALUES, device=x.device)
@@ -76,7 +74,6 @@ class PixelDefendPurifier(NetworkPurifier):
         return {"change": change, "purified": purified}
 
     def try_network(self, x: Tensor) -> None:
-        """See ``NetworkPurifier``."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"shape = {list(self.shape)} must be that of the data's images, {list(x.shape[1:])}")
         self._logits(x)

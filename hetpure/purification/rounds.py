@@ -57,11 +57,9 @@ class RoundsPurifier(Purifier, ABC):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return sum(len(grid) - 1 for grid in self.grids)
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         return to_unit(self.trajectory(to_signed(x), draws)[-1])
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:

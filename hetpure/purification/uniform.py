@@ -36,18 +36,15 @@ class UniformPurifier(Purifier):
 
     @property
     def network_calls(self) -> int:
-        """See ``Purifier``."""
         return len(self.timesteps) - 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``."""
         x_t = self._diffuse(to_signed(x), draws)
         for t, s in itertools.pairwise(self.timesteps):
             x_t = denoise_step(self.schedule, self.denoiser, x_t, t, s, self.eta, draws)
         return to_unit(x_t)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``."""
         return {"uniform noise": to_unit(self._diffuse(to_signed(x), draws)), **super().views(x, draws)}
 
     def _diffuse(self, x0: Tensor, draws: Draws) -> Tensor:

@@ -48,7 +48,6 @@ class Followed(Denoiser):
         self.seen: list[tuple[int, Tensor]] = []
 
     def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        """See ``Denoiser``."""
         noise = self.denoiser.predict_noise(x, t)
         self.seen.append((t, to_unit(self.schedule.predict_x0(x, t, noise)).detach()))
         return noise
