@@ -19,7 +19,10 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from hetpure.errors import ConfigError
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+PROJECT_ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+"""Folder of ``configs`` and ``checkpoints``: the installed package, or the repository."""
 CONFIG_DIR = PROJECT_ROOT / "configs"
 
 METHODS = ("classifier", "purifier", "attack", "gradient")
