@@ -149,5 +149,3 @@ def notes_on(method: str, records: Sequence[Record], chunk_size: int) -> list[st
             f"{', '.join(map(str, sizes))} rows, not {chunk_size}: bit for bit they repeat only at those sizes"
         )
     return notes
-
-

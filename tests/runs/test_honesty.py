@@ -13,14 +13,14 @@ from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.norms import Linf
 from hetpure.config import read_config, to_dict
 from hetpure.data import ImageDataModule
-from hetpure.runs import honesty
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
-from hetpure.runs.records import Record
 from hetpure.evaluation.run import run
-from hetpure.runs.results import Report
 from hetpure.evaluation.variants import variants
 from hetpure.purification.none import NoPurifier
+from hetpure.runs import honesty
+from hetpure.runs.records import Record
+from hetpure.runs.results import Report
 from tests.evaluation import jobs
 from tests.purification.networks import network_settings
 
