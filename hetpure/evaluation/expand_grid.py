@@ -7,7 +7,6 @@
 Rows are all that an evaluation knows: records, resuming, tables and checks need no word of grids.
 """
 
-import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
@@ -18,15 +17,10 @@ from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.purification.registry import build_purifier, complete_settings, surrogate_settings
-
-LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations"}
-"""What the table and the paper call these keys; others go by the last part of their name."""
+from hetpure.runs.names import Values, combinations, text
 
 SECTIONS = ("classifier", "denoiser", "purifier", "ensemble", "attack", "protocols")
 """Keys whose values are sections themselves."""
-
-Values = dict[str, Any]
-"""A combination: key to value."""
 
 
 def expand_grid(raw: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
@@ -67,29 +61,6 @@ def left_out(config: Mapping[str, Any]) -> list[str]:
     missing = _combinations(config["grid"], config["rows"])
     reasons = {name: _refusal(config, values) for name, values in missing.items()}
     return [f"grid: {name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
-
-
-def combinations(grid: Mapping[str, list[Any]]) -> dict[str, Values]:
-    """Every combination of a grid's values, by its row's name."""
-    names = labels(grid)
-    every = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return {", ".join(f"{names[key]}={text(value)}" for key, value in values.items()): values for values in every}
-
-
-def labels(keys: Collection[str]) -> dict[str, str]:
-    """A short name for each of some dotted keys; the whole key where two would be called the same."""
-    short = {key: LABELS.get(key, key.rsplit(".", 1)[-1]) for key in keys}
-    called = list(short.values())
-    return {key: name if called.count(name) == 1 else key for key, name in short.items()}
-
-
-def text(value: Any) -> str:
-    """A value in a row's name, which is a folder's too."""
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={text(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return ",".join(map(text, value))
-    return "null" if value is None else str(value).replace("/", "_")
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from hetpure.config import merge, structure, to_dict
 from hetpure.errors import ConfigError
-from hetpure.evaluation.protocols import protocol_names
 from hetpure.reports.tables.printed import PrintedTable, printed_names, printed_table
+from hetpure.runs.names import protocol_names
 
 Side = Literal["standard", "robust", "average"]
 

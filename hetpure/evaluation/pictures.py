@@ -1,10 +1,12 @@
 """Pictures of single images on their way through attack and defense."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,10 +16,15 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.noise import defense_draws
+from hetpure.runs.images import Pictures, Samples, is_map, load_samples, save_pictures, save_samples, shrunk, to_pixels
+from hetpure.runs.read import PICTURES, SAMPLES
 from hetpure.runs.records import Record, RecordStore
 
-SCALAR = ("attention map", "mask")
-"""Panels that are maps over the image, not images."""
+THUMBNAIL = 64
+"""Longest side of the small clean images, in pixels; larger ones are shrunk."""
+
+CLEAN_LIMIT = 2**23
+"""Bytes of small clean images in a run's folder, before compression."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,8 @@ def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file
         for number, (line, row) in enumerate(zip(grid, rows, strict=True)):
             for axes, name in zip(line, names, strict=True):
                 panel = row.panels[name]
-                scalar = name in SCALAR or name.startswith("block ")
                 image = panel[0] if len(panel) == 1 else panel.movedim(0, -1)
-                axes.imshow(image, cmap="viridis" if scalar else "gray", vmin=0, vmax=1, interpolation="nearest")
+                axes.imshow(image, cmap="viridis" if is_map(name) else "gray", vmin=0, vmax=1, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 if number == 0:
                     heading = f"perturbation x{amplification:.3g}" if name == "perturbation" else name
@@ -106,12 +112,50 @@ def recorded_pictures(
         return [], 0.0
     device = model.device
     clean = [item(data.test_source, record.index)["image"] for record in chosen]
-    found = [store.adversarial(record) for record in chosen]
-    adversarial = [c if a is None else a for c, a in zip(clean, found, strict=True)]
+    saved = [store.adversarial(record) for record in chosen]
+    adversarial = [c if a is None else torch.from_numpy(a) for c, a in zip(clean, saved, strict=True)]
     names = data.class_names or [str(k) for k in range(data.num_classes)]
     sample = torch.tensor([record.index for record in chosen], device=device)
     captions = [_caption(record, names) for record in chosen]
     return picture_rows(model, torch.stack(clean).to(device), torch.stack(adversarial).to(device), sample, captions)
+
+
+def keep_samples(data: ImageDataModule, output: Path) -> None:
+    """Keeps in a run's folder what its samples are: classes, indices, and small clean images up to ``CLEAN_LIMIT``."""
+    names = data.class_names or [str(k) for k in range(data.num_classes)]
+    file = output / SAMPLES
+    try:
+        old = load_samples(file)
+        if list(old.indices) == list(data.indices) and list(old.classes) == list(names):
+            return
+    except (OSError, ValueError):
+        pass
+    try:
+        clean: dict[int, np.ndarray] = {}
+        room, shape = CLEAN_LIMIT, None
+        for index in data.indices:
+            pixels = to_pixels(shrunk(item(data.test_source, index)["image"].numpy(), THUMBNAIL))
+            room, shape = room - pixels.nbytes, shape or pixels.shape
+            if room < 0 or pixels.shape != shape:
+                break
+            clean[index] = pixels
+        save_samples(Samples(data.indices, names, clean), file)
+    except Exception as error:
+        _report_failure(file, error)
+
+
+def keep_pictures(rows: Sequence[PictureRow], amplification: float, folder: Path) -> None:
+    """Keeps the panels of picture rows that have an index in a row's folder, if there is room for them."""
+    try:
+        panels = {row.index: {k: to_pixels(v.numpy()) for k, v in row.panels.items()} for row in rows}
+        save_pictures(Pictures({k: v for k, v in panels.items() if k is not None}, amplification), folder / PICTURES)
+    except Exception as error:
+        _report_failure(folder / PICTURES, error)
+
+
+def _report_failure(file: Path, error: Exception) -> None:
+    reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    print(f"{file}: cannot be written: {reason}; going on without it", file=sys.stderr)
 
 
 def _caption(record: Record, names: Sequence[str]) -> str:

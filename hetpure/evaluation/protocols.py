@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hetpure.defense.classifier import EnsembleMode, ensemble_scores
+from hetpure.runs.names import protocol_names
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,6 @@ def build_protocols(size: int, mode: EnsembleMode, resubmissions: int = 1, votes
     if votes:
         protocols.append(Protocol(others.pop(0), 1, votes, "vote"))
     return tuple(protocols)
-
-
-def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
-    """What ``build_protocols`` calls them."""
-    best = [f"best of {resubmissions}"] if resubmissions > 1 else []
-    return ["one-shot", *best, *([f"majority of {votes}"] if votes else [])]
 
 
 def draws_needed(protocols: Sequence[Protocol]) -> int:

@@ -63,13 +63,14 @@ class Recorder(Callback):
         assert isinstance(pl_module, Evaluator)
         index, label = batch["index"].tolist(), batch["label"].tolist()
         attacked = "adversarial" in outputs
-        images = {k: batch["adversarial"][i] for i, k in enumerate(index) if attacked and k not in outputs["failure"]}
+        adversarial = batch["adversarial"].cpu().numpy() if attacked else []
+        images = {k: image for k, image in zip(index, adversarial, strict=False) if k not in outputs["failure"]}
         chunks = {"defense": outputs["chunk"]}
         if attacked:
             chunks["attack"] = batch["attack_chunk"]
         # float() of the scores waits for the device: only after it is the work done.
         columns = {
-            (side, protocol.name): shortest(outputs[side][protocol.name])
+            (side, protocol.name): shortest(outputs[side][protocol.name].float().cpu())
             for side in ("clean", "adversarial")[: 1 + attacked]
             for protocol in pl_module.protocols
         }

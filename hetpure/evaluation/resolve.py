@@ -17,10 +17,10 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of, seen_as
 from hetpure.evaluation.config import in_row, row_configs
-from hetpure.evaluation.protocols import protocol_names
 from hetpure.models.checkpoints import check_there
 from hetpure.planning.chunks import recall, settle
 from hetpure.purification.registry import PURIFIERS, check_network, needs_denoiser
+from hetpure.runs.names import protocol_names
 from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Conditions, TableRow, table_rows
 

@@ -26,14 +26,14 @@ from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.expand_grid import left_out
 from hetpure.evaluation.heartbeat import Pulse
-from hetpure.evaluation.pictures import draw_pictures, recorded_pictures
+from hetpure.evaluation.pictures import draw_pictures, keep_pictures, keep_samples, recorded_pictures
 from hetpure.evaluation.process_monitor import Watch
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.resolve import available, content_here, former_lines
 from hetpure.models.precision import allow_tf32
 from hetpure.reports.dashboard import Dashboard
-from hetpure.reports.page import keep_pictures, keep_samples, try_to_write_page
+from hetpure.reports.page import try_to_write_page
 from hetpure.reports.plots.sweep import draw_grid
 from hetpure.reports.table import print_report, write_report
 from hetpure.reports.tables.report import report_table
@@ -229,7 +229,7 @@ def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDat
         row.settings,
         factor,
         saved=row.store.adversarial,
-        clean=lambda index: item(data.test_source, index)["image"],
+        clean=lambda index: item(data.test_source, index)["image"].numpy(),
     )
 
 

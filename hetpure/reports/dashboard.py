@@ -8,8 +8,8 @@ from typing import Any, Concatenate, ParamSpec
 import wandb
 
 from hetpure.config.tracking import build_logger
-from hetpure.evaluation.expand_grid import combinations, labels, text
 from hetpure.reports.table import HEADER, cells
+from hetpure.runs.names import combinations, labels, text
 from hetpure.runs.results import TableRow
 
 P = ParamSpec("P")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, ttest_1samp
-from torch import Tensor
 
 from hetpure.runs.records import Record
 
@@ -162,8 +161,8 @@ def inside(
     records: Sequence[Record],
     norm: str,
     eps: float,
-    saved: Callable[[Record], Tensor | None],
-    clean: Callable[[int], Tensor],
+    saved: Callable[[Record], np.ndarray | None],
+    clean: Callable[[int], np.ndarray],
 ) -> Verdict:
     """Every saved adversarial image is in the ball and in [0, 1], as float32 can say it.
 
@@ -181,9 +180,9 @@ def inside(
         if image is None:
             outside.append(record.index)
             continue
-        delta = (image.double() - clean(record.index).double()).flatten()
-        length = float(delta.abs().max() if norm == "Linf" else delta.norm())
-        room = MARGIN * (1.0 if norm == "Linf" else delta.numel() ** 0.5)
+        delta = (image.astype(np.float64) - clean(record.index)).ravel()
+        length = float(np.abs(delta).max() if norm == "Linf" else np.linalg.norm(delta))
+        room = MARGIN * (1.0 if norm == "Linf" else delta.size**0.5)
         furthest, checked = max(furthest, length), checked + 1
         low, high = min(low, float(image.min())), max(high, float(image.max()))
         if not (length <= eps + room and image.min() >= 0.0 and image.max() <= 1.0):
@@ -200,8 +199,8 @@ def check(
     variants: Mapping[str, Sequence[Record]],
     settings: Mapping[str, Any],
     factor: int,
-    saved: Callable[[Record], Tensor | None],
-    clean: Callable[[int], Tensor],
+    saved: Callable[[Record], np.ndarray | None],
+    clean: Callable[[int], np.ndarray],
 ) -> list[Verdict]:
     """All checks of a method.
 

@@ -9,19 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
-from torch.nn import functional
 
-from hetpure.data.datamodule import ImageDataModule
-from hetpure.data.items import item
-from hetpure.evaluation.pictures import PictureRow
 from hetpure.runs.claim import write_whole
 
-THUMB = 64
-"""Longest side of the small clean images, in pixels; larger ones are shrunk."""
-
-CLEAN_LIMIT = 2**23
-"""Bytes of small clean images in a run's folder, before compression."""
+MAPS = ("attention map", "mask")
+"""Panels that are maps over the image, not images."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +44,41 @@ class Samples:
     clean: Mapping[int, np.ndarray]
 
 
-def to_pixels(image: Tensor) -> np.ndarray:
+def is_map(heading: str) -> bool:
+    """Whether a panel is a map over the image (shown in colours of its own), not an image."""
+    return heading in MAPS or heading.startswith("block ")
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
     """(C, H, W) in [0, 1] to uint8 (H, W, C)."""
-    return (image.float().clamp(0.0, 1.0) * 255.0).round().byte().movedim(0, -1).cpu().numpy()
+    return np.moveaxis((image.astype(np.float32).clip(0.0, 1.0) * 255.0).round().astype(np.uint8), 0, -1)
 
 
-def shrunk(image: Tensor, side: int) -> Tensor:
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
     """The image (C, H, W), with its longest side brought down to ``side`` by averaging; small ones as they are."""
     longest = max(image.shape[1:])
     if longest <= side:
         return image
-    size = [max(round(length * side / longest), 1) for length in image.shape[1:]]
-    return functional.interpolate(image[None].float(), size, mode="area")[0]
+    for axis in (1, 2):
+        length = image.shape[axis]
+        size = max(round(length * side / longest), 1)
+        bins = [range(k * length // size, -(-(k + 1) * length // size)) for k in range(size)]
+        image = np.stack([image.take(of, axis).mean(axis) for of in bins], axis)
+    return image
 
 
-def save_pictures(rows: Sequence[PictureRow], amplification: float, file: Path) -> None:
-    """Keeps the panels of picture rows that have an index, all with the same headings.
+def save_pictures(pictures: Pictures, file: Path) -> None:
+    """Keeps pictures, all with the same headings.
 
     Raises:
         OSError: where the file cannot be written; the old one stays.
     """
-    rows = [row for row in rows if row.index is not None]
-    names = list(rows[0].panels) if rows else []
-    arrays = {f"panel{k}": np.stack([to_pixels(row.panels[name]) for row in rows]) for k, name in enumerate(names)}
-    index = np.array([row.index for row in rows], dtype=np.int64)
-    _save(file, index=index, names=np.array(names, dtype=np.str_), amplification=np.array(amplification), **arrays)
+    samples = list(pictures.panels.values())
+    names = list(samples[0]) if samples else []
+    arrays = {f"panel{k}": np.stack([panels[name] for panels in samples]) for k, name in enumerate(names)}
+    index = np.array(list(pictures.panels), dtype=np.int64)
+    amplification = np.array(pictures.amplification)
+    _save(file, index=index, names=np.array(names, dtype=np.str_), amplification=amplification, **arrays)
 
 
 def load_pictures(file: Path) -> Pictures:
@@ -86,47 +88,36 @@ def load_pictures(file: Path) -> Pictures:
         OSError: where there is none.
         ValueError: where the file is damaged or another's.
     """
-    found = _load(file)
-    names = found["names"].tolist()
+    content = _load(file)
+    names = content["names"].tolist()
     panels = {
-        index: {name: found[f"panel{k}"][i] for k, name in enumerate(names)}
-        for i, index in enumerate(found["index"].tolist())
+        index: {name: content[f"panel{k}"][i] for k, name in enumerate(names)}
+        for i, index in enumerate(content["index"].tolist())
     }
-    return Pictures(panels, float(found["amplification"]))
+    return Pictures(panels, float(content["amplification"]))
 
 
-def save_samples(data: ImageDataModule, file: Path) -> None:
-    """Keeps names of classes, indices, and small clean images up to ``CLEAN_LIMIT``; a file that has them stays.
+def save_samples(samples: Samples, file: Path) -> None:
+    """Keeps samples; those with clean images are the first of ``indices``, their images alike in shape.
 
     Raises:
         OSError: where the file cannot be written.
     """
-    names = data.class_names or [str(k) for k in range(data.num_classes)]
-    try:
-        old = load_samples(file)
-        if list(old.indices) == list(data.indices) and list(old.classes) == list(names):
-            return
-    except (OSError, ValueError):
-        pass
-    kept, room = [], CLEAN_LIMIT
-    for index in data.indices:
-        pixels = to_pixels(shrunk(item(data.test_source, index)["image"], THUMB))
-        room -= pixels.nbytes
-        if room < 0 or (kept and pixels.shape != kept[0].shape):
-            break
-        kept.append(pixels)
-    clean = np.stack(kept) if kept else np.zeros((0, 1, 1, 1), np.uint8)
+    clean = [samples.clean[index] for index in samples.indices[: len(samples.clean)]]
     _save(
-        file, indices=np.array(data.indices, dtype=np.int64), classes=np.array(list(names), dtype=np.str_), clean=clean
+        file,
+        indices=np.array(samples.indices, dtype=np.int64),
+        classes=np.array(samples.classes, dtype=np.str_),
+        clean=np.stack(clean) if clean else np.zeros((0, 1, 1, 1), np.uint8),
     )
 
 
 def load_samples(file: Path) -> Samples:
     """What ``save_samples`` kept; raises as ``load_pictures`` does."""
-    found = _load(file)
-    indices = found["indices"].tolist()
-    clean = dict(zip(indices, found["clean"], strict=False))
-    return Samples(indices, found["classes"].tolist(), clean)
+    content = _load(file)
+    indices = content["indices"].tolist()
+    clean = dict(zip(indices, content["clean"], strict=False))
+    return Samples(indices, content["classes"].tolist(), clean)
 
 
 def _save(file: Path, **arrays: np.ndarray) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from hetpure.errors import ConfigError
-from hetpure.evaluation.protocols import protocol_names
 from hetpure.runs.honesty import Verdict
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
+from hetpure.runs.names import protocol_names
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Conditions, Report, TableRow, table_rows
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 Side = Literal["clean", "adversarial"]
 
@@ -70,11 +69,10 @@ class Record:
         return all(predicted == self.label for predicted in predictions) if predictions else None
 
 
-def shortest(values: Tensor) -> list:
+def shortest(values: ArrayLike) -> list:
     """float32 values as nested lists of the shortest decimals that mean the same bits."""
-    if values.ndim > 1:
-        return [shortest(part) for part in values]
-    return [float(str(value)) for value in values.float().cpu().numpy()]
+    values = np.asarray(values, dtype=np.float32)
+    return [shortest(part) for part in values] if values.ndim > 1 else [float(str(value)) for value in values]
 
 
 class RecordStore:
@@ -90,12 +88,12 @@ class RecordStore:
         self.folder, self.protocols = folder, tuple(protocols)
         self.file = folder / f"samples-{rank:03d}.jsonl"
 
-    def append(self, records: Sequence[Record], images: Mapping[int, Tensor] | None = None) -> None:
+    def append(self, records: Sequence[Record], images: Mapping[int, np.ndarray] | None = None) -> None:
         """Writes a batch: images first, then its lines at once, so that a line never lacks its image.
 
         Args:
             records: a batch's records, a sample's one after the other.
-            images: adversarial images (C, H, W) by index, whose file the records name.
+            images: adversarial images (C, H, W), float32, by index, whose file the records name.
 
         Raises:
             OSError: the disk is full, the folder cannot be written; what was there before is whole.
@@ -148,12 +146,12 @@ class RecordStore:
         for part in self.folder.glob("adversarial/*.part"):
             part.unlink(missing_ok=True)
 
-    def adversarial(self, record: Record) -> Tensor | None:
+    def adversarial(self, record: Record) -> np.ndarray | None:
         """A sample's adversarial image (C, H, W) in [0, 1], bit for bit as it was evaluated; None if there is none."""
         if record.image is None:
             return None
         with np.load(self.folder / record.image, allow_pickle=False) as file:
-            return torch.from_numpy(file[str(record.index)])
+            return file[str(record.index)]
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("samples-*.jsonl"))
@@ -176,7 +174,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Record | object | None]]:
         yield end, found
 
 
-def _write_images(target: Path, images: Mapping[int, Tensor]) -> None:
+def _write_images(target: Path, images: Mapping[int, np.ndarray]) -> None:
     target.parent.mkdir(exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
@@ -186,7 +184,7 @@ def _write_images(target: Path, images: Mapping[int, Tensor]) -> None:
                     info = zipfile.ZipInfo(f"{index}.npy")  # its date is fixed: the same images are the same bytes
                     info.compress_type = zipfile.ZIP_LZMA
                     with archive.open(info, "w") as member:
-                        npy.write_array(member, image.cpu().contiguous().numpy(), allow_pickle=False)
+                        npy.write_array(member, np.ascontiguousarray(image), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)

@@ -203,7 +203,7 @@ class FinishedRun:
         result = []
         for row, found in zip(rows, records, strict=True):
             saved = [row.store.adversarial(found[i]) for i in index]
-            adversarial = [image for image in saved if image is not None]
+            adversarial = [torch.from_numpy(image) for image in saved if image is not None]
             result.append(
                 Images(
                     row.name,

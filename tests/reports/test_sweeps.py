@@ -15,10 +15,10 @@ from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, read_config, to_dict
 from hetpure.errors import ConfigError
 from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.expand_grid import combinations, labels
 from hetpure.reports import workspace
 from hetpure.reports.plots import sweep
 from hetpure.reports.plots.sweep import folder_points
+from hetpure.runs.names import combinations, labels
 from tests.evaluation.jobs import evaluate
 from tests.reports.wandb_files import read_run
 

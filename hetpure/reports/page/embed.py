@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from hetpure.evaluation.pictures import SCALAR
+from hetpure.runs.images import is_map
 
 LIMIT = 6_000_000
 """Characters of embedded images in a page."""
@@ -37,10 +37,10 @@ class Album:
         """The data URI of uint8 pixels (H, W, C), or None where there is no room.
 
         Args:
-            pixels: the image; maps (see ``SCALAR``) are coloured.
+            pixels: the image; maps (see ``is_map``) are coloured.
             heading: of its panel.
         """
-        uri = None if self.full else png_uri(pixels, heading in SCALAR or heading.startswith("block "))
+        uri = None if self.full else png_uri(pixels, is_map(heading))
         if uri is None or len(uri) > self.room:
             self.left_out += 1
             return None

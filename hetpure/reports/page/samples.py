@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hetpure.reports.page.embed import Album
-from hetpure.runs.images import THUMB, shrunk, to_pixels
+from hetpure.runs.images import shrunk, to_pixels
 from hetpure.runs.read import Method, RunFolder
 from hetpure.runs.records import Record
 
@@ -15,6 +15,9 @@ DETAILS = 6000
 
 POINTS = 60
 """Values of a sample's loss curve, at most."""
+
+THUMBNAIL = 64
+"""Longest side of small adversarial images, in pixels."""
 
 TOP = 3
 """Classes whose scores are shown."""
@@ -141,4 +144,4 @@ def _adversarial(method: Method, record: Record) -> np.ndarray | None:
         image = method.store.adversarial(record)
     except Exception:  # deleted, cut short, another's: each layer of the file has its own error
         return None
-    return None if image is None else to_pixels(shrunk(image, THUMB))
+    return None if image is None else to_pixels(shrunk(image, THUMBNAIL))

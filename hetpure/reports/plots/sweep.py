@@ -11,8 +11,8 @@ import yaml
 
 from hetpure.config import merge
 from hetpure.errors import ConfigError
-from hetpure.evaluation.expand_grid import combinations, labels
 from hetpure.reports.plots.figure import draw_heat_map, draw_line
+from hetpure.runs.names import combinations, labels
 from hetpure.runs.results import Accuracy, Conditions, TableRow
 
 FIGURE = "sweep.png"
