@@ -52,7 +52,7 @@ def rows_of(output: Path) -> dict[tuple, tuple]:
         for record in store.read():
             image = store.adversarial(record)
             values = {k: v for k, v in vars(record).items() if k not in ("seconds", "image")}
-            bits = None if image is None else image.numpy().tobytes()
+            bits = None if image is None else image.tobytes()
             found[folder.name, record.index, record.protocol] = (repr(values), bits)
     return found
 

@@ -97,7 +97,7 @@ def outcome(output: Path, row: str = "heterogeneous") -> dict[int, tuple]:
     found = {}
     for r in store.read():
         image = store.adversarial(r)
-        bits = None if image is None else image.numpy().tobytes()
+        bits = None if image is None else image.tobytes()
         found[r.index] = (r.label, r.clean_scores, r.adversarial_scores, r.attack_loss, bits, r.gradient_size)
     return found
 
@@ -106,7 +106,7 @@ def image_of(output: Path, index: int, row: str = "heterogeneous") -> torch.Tens
     store = RecordStore(output / row)
     image = store.adversarial(next(r for r in store.read() if r.index == index))
     assert image is not None
-    return image
+    return torch.from_numpy(image)
 
 
 def lines(output: Path, row: str = "heterogeneous") -> list[int]:

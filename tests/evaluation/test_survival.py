@@ -49,7 +49,7 @@ def outcome(output: Path) -> dict[int, tuple]:
     found = {}
     for r in store.read():
         image = store.adversarial(r)
-        found[r.index] = (r.clean_scores, r.adversarial_scores, None if image is None else image.numpy().tobytes())
+        found[r.index] = (r.clean_scores, r.adversarial_scores, None if image is None else image.tobytes())
     return found
 
 

@@ -19,11 +19,12 @@ from PIL import Image
 from hetpure.cli import main
 from hetpure.config import read_config, to_dict, to_yaml
 from hetpure.data import ImageDataModule
+from hetpure.evaluation import pictures as kept
 from hetpure.evaluation import run as module
 from hetpure.evaluation.config import complete
-from hetpure.evaluation.pictures import PictureRow
+from hetpure.evaluation.pictures import PictureRow, keep_pictures, keep_samples
 from hetpure.reports import page as page_package
-from hetpure.reports.page import keep_pictures, keep_samples, try_to_write_page
+from hetpure.reports.page import try_to_write_page
 from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import Album, png_uri
 from hetpure.reports.page.render import page, write_page
@@ -129,8 +130,8 @@ class Elements(HTMLParser):
 
 def test_pictures_come_back_as_they_are_shown(tmp_path: Path) -> None:
     panels = {"clean": torch.rand(3, 5, 7), "block a/b": torch.rand(1, 5, 7)}
-    pixels.save_pictures([PictureRow(panels, "", 12), PictureRow(panels, "no index")], 2.5, tmp_path / "p.npz")
-    found = pixels.load_pictures(tmp_path / "p.npz")
+    keep_pictures([PictureRow(panels, "", 12), PictureRow(panels, "no index")], 2.5, tmp_path)
+    found = pixels.load_pictures(tmp_path / "pictures.npz")
     assert found.amplification == 2.5 and list(found.panels) == [12] and list(found.panels[12]) == list(panels)
     for name, panel in panels.items():
         shown = torch.from_numpy(found.panels[12][name]).movedim(-1, 0)
@@ -139,8 +140,8 @@ def test_pictures_come_back_as_they_are_shown(tmp_path: Path) -> None:
 
 def test_samples_are_kept_small_and_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ImageDataModule("digits", subset=SUBSET).prepare()
-    monkeypatch.setattr(pixels, "THUMB", 4)
-    monkeypatch.setattr(pixels, "CLEAN_LIMIT", 3 * 4 * 4)
+    monkeypatch.setattr(kept, "THUMBNAIL", 4)
+    monkeypatch.setattr(kept, "CLEAN_LIMIT", 3 * 4 * 4)
     keep_samples(data, tmp_path)
     found = pixels.load_samples(tmp_path / "samples.npz")
     assert list(found.indices) == data.indices and list(found.classes) == [str(k) for k in range(10)]

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -136,9 +137,9 @@ def test_gradients_are_nowhere_zero_or_nan() -> None:
     ],
 )
 def test_every_saved_image_is_inside(norm: str, eps: float, delta: float, passed: bool) -> None:
-    clean = torch.full((1, 8, 8), 0.7)
+    clean = np.full((1, 8, 8), 0.7, np.float32)
     records = attacked("01", image="adversarial/000000.npz")
-    images = {0: clean, 1: clean + delta}
+    images = {0: clean, 1: clean + np.float32(delta)}
     verdict = honesty.inside(records, norm, eps, lambda r: images[r.index], lambda k: clean)
     assert verdict.passed is passed
     assert ("sample 1" in verdict.said) is not passed
@@ -146,8 +147,8 @@ def test_every_saved_image_is_inside(norm: str, eps: float, delta: float, passed
 
 def test_an_image_that_is_not_there_is_not_inside() -> None:
     records = attacked("01", image="adversarial/000000.npz")
-    assert honesty.inside(records, "Linf", 0.1, lambda r: None, lambda k: torch.zeros(1)).passed is False
-    assert honesty.inside(attacked("01"), "Linf", 0.1, lambda r: None, lambda k: torch.zeros(1)).passed is None
+    assert honesty.inside(records, "Linf", 0.1, lambda r: None, lambda k: np.zeros(1)).passed is False
+    assert honesty.inside(attacked("01"), "Linf", 0.1, lambda r: None, lambda k: np.zeros(1)).passed is None
 
 
 # ---- the variants
