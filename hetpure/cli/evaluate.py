@@ -1,7 +1,8 @@
 """Evaluate purifiers under adaptive attacks: hetpure evaluate --config demo.yaml [key=value ...].
 
 Clean and adversarial accuracy of every row of the config, with pictures, in the folder `output` (runs/NAME by default).
-The same command again continues where it stopped.
+The same command again continues where it stopped. Rows are independent: --rows evaluates some of them now, in the
+folder of the whole config, and the others stay to be evaluated later or elsewhere.
 --plan says what it will cost and runs nothing. --print-config shows every key with its value.
 """
 
@@ -13,8 +14,16 @@ from hetpure.cli.config_arguments import add_config_arguments, read_raw, resolve
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     add_config_arguments(parser)
+    add_rows_argument(parser)
     parser.add_argument("--plan", action="store_true", help="show what it will cost, run and write nothing")
     add_plan_arguments(parser, "--plan-")
+
+
+def add_rows_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--rows``."""
+    parser.add_argument(
+        "--rows", metavar="NAME[,NAME]", help="only these rows now (of a table: methods, or METHOD/COLUMN)"
+    )
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
@@ -41,11 +50,15 @@ def run(options: argparse.Namespace) -> None:
     config = resolve(options, raw, complete)
     if config is None:
         return
+    from hetpure.evaluation.resolve import select_rows, without_rows
+
+    only = select_rows(config, options.rows.split(",")) if options.rows is not None else None
     if options.plan:
         from hetpure.planning.plan import plan
 
-        plan(config, options.plan_seconds, options.plan_rate)
+        others = [name for name in config.rows if only is not None and name not in only]
+        plan(without_rows(config, others) if others else config, options.plan_seconds, options.plan_rate)
     else:
         from hetpure.evaluation.run import run
 
-        run(config)
+        run(config, only)

@@ -12,6 +12,7 @@ from hetpure.cli.config_arguments import add_config_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     add_config_arguments(parser)
+    evaluate.add_rows_argument(parser)
     evaluate.add_plan_arguments(parser, "--")
     parser.set_defaults(plan=True)
 

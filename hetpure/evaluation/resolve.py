@@ -1,6 +1,7 @@
 """What of a config can be evaluated here: all of it, or an error; in a table, what is not absent."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from hetpure.attacks.modes import GRADIENTS, ONE_DRAW, words_of
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.errors import AbsentError
+from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of, seen_as
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.models.checkpoints import check_there
@@ -32,7 +33,7 @@ class Available:
     Attributes:
         data: the images; opened where any row can be evaluated.
         rows: those rows, built.
-        absent: what each other row lacks, by name.
+        absent: what each other row lacks, by name; rows that were not asked for lack nothing, and have no reasons.
     """
 
     data: ImageDataModule
@@ -40,42 +41,86 @@ class Available:
     absent: dict[str, list[str]] = field(default_factory=dict)
 
 
-def available(config: DictConfig, place: lightning.Trainer) -> Available:
+@dataclass(frozen=True)
+class Given:
+    """What a caller in Python has in hand, and a config only describes.
+
+    Attributes:
+        data: the images.
+        loaded: every network.
+    """
+
+    data: ImageDataModule
+    loaded: Loaded
+
+
+def available(
+    config: DictConfig, place: lightning.Trainer, only: Collection[str] | None = None, given: Given | None = None
+) -> Available:
     """Looks for files, then opens the data, then builds the networks; in a table only as far as there is need to.
 
     Args:
-        config: complete; what it leaves to be chosen (``auto``) is chosen here.
+        config: complete; what it leaves to be chosen (``auto``) is chosen here, for the rows that are built.
         place: see ``settle``.
+        only: names of the rows to build; None for all.
+        given: data and networks that need not be looked for.
 
     Raises:
         ConfigError: names the key or file. In a table not for what is absent.
     """
-    data = ImageDataModule(**to_dict(config.data))
+    data = given.data if given else ImageDataModule(**to_dict(config.data))
+    loaded = given.loaded if given else Loaded()
+    recall(config)  # also of rows that are not built now
+    absent = {str(name): [] for name in config.rows if only is not None and name not in only}
+    left = without_rows(config, absent)
     if not config.table.lines:
-        check_files(config)
+        if given is None:
+            check_files(left)
         data.prepare()
-        loaded = Loaded()
-        settle(config, data, place, loaded)
-        return Available(data, build_rows(config, data, loaded=loaded))
-    recall(config)  # also of rows that were evaluated once and are absent now
-    absent = missing_files(config)
-    left = _without(config, absent)
-    if not left.rows:
-        return Available(data, [], absent)
-    try:
-        data.prepare()
-    except AbsentError as error:
-        return Available(data, [], {**absent, **{str(name): [str(error)] for name in left.rows}})
+    else:
+        absent |= missing_files(left)
+        left = without_rows(config, absent)
+        if not left.rows:
+            return Available(data, [], absent)
+        try:
+            data.prepare()
+        except AbsentError as error:
+            return Available(data, [], {**absent, **{str(name): [str(error)] for name in left.rows}})
 
-    def lacks(name: str, error: AbsentError) -> None:
+    def mark_absent(name: str, error: AbsentError) -> None:
         absent[name] = [str(error)]
 
-    loaded = Loaded()
-    settle(left, data, place, loaded, lacks)
-    config.chunk_size = left.chunk_size
+    on_missing = mark_absent if config.table.lines else None
+    settle(left, data, place, loaded, on_missing)
+    config.chunk_size, config.attack = left.chunk_size, left.attack
     for name, row in left.rows.items():
         config.rows[name].attack = row.attack
-    return Available(data, build_rows(left, data, lacks, loaded), absent)
+    return Available(data, build_rows(left, data, on_missing, loaded), absent)
+
+
+def select_rows(config: DictConfig, names: Collection[str]) -> list[str]:
+    """The rows of a complete config that some names mean: a row's own, or a table's method with all its columns.
+
+    Raises:
+        ConfigError: for a name that means no row; names the closest.
+    """
+    known = [str(name) for name in config.rows] or [str(config.purifier.name)]
+    selected = []
+    for name in names:
+        meant = [row for row in known if row == name or (config.table.lines and row.startswith(f"{name}/"))]
+        if not meant:
+            methods = dict.fromkeys(row.partition("/")[0] if config.table.lines else row for row in known)
+            close = difflib.get_close_matches(name, [*methods, *known], n=1) or methods
+            raise ConfigError(f"--rows {name}: is no row of this config; did you mean {', '.join(close)}?")
+        selected += meant
+    return selected
+
+
+def without_rows(config: DictConfig, names: Collection[str]) -> DictConfig:
+    """A copy of a complete config without some of its rows."""
+    left = config.copy()
+    left.rows = {name: row for name, row in config.rows.items() if name not in names}
+    return left
 
 
 def check_files(config: DictConfig) -> None:
@@ -145,9 +190,3 @@ def _conditions(row: DictConfig) -> Conditions:
     mode = to_dict(row.attack.gradient)
     many = stochastic and not issubclass(GRADIENTS[mode["name"]], ONE_DRAW)
     return Conditions(str(attack), seen_as(words_of(mode), row), row.attack.eot if many else 1, ensemble)
-
-
-def _without(config: DictConfig, absent: Mapping[str, Any]) -> DictConfig:
-    left = config.copy()
-    left.rows = {name: row for name, row in config.rows.items() if name not in absent}
-    return left

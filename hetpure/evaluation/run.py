@@ -1,9 +1,10 @@
 """``evaluate.py``: evaluates every row of a config and leaves the results in a folder."""
 
+import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +31,7 @@ from hetpure.evaluation.pictures import draw_pictures, keep_pictures, keep_sampl
 from hetpure.evaluation.process_monitor import Watch
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
-from hetpure.evaluation.resolve import available, content_here, former_lines
+from hetpure.evaluation.resolve import Given, available, content_here, former_lines
 from hetpure.models.precision import allow_tf32
 from hetpure.reports.dashboard import Dashboard
 from hetpure.reports.page import try_to_write_page
@@ -39,6 +40,7 @@ from hetpure.reports.table import print_report, write_report
 from hetpure.reports.tables.report import report_table
 from hetpure.runs.claim import check_claim, claim
 from hetpure.runs.honesty import Verdict, blind, check
+from hetpure.runs.read import read_folder
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Report, TableRow, notes_on, table_rows
 
@@ -54,8 +56,18 @@ FREE = (
 """Keys that may differ when an evaluation goes on."""
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig, only: Collection[str] | None = None, given: Given | None = None) -> Report:
     """Runs an evaluation from a complete config; what the output folder holds already is not computed again.
+
+    The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other.
+
+    Args:
+        config: complete.
+        only: names of the rows to evaluate now; None for all. The report has other rows as far as they have records.
+        given: data and networks that are in hand; see ``hetpure.evaluate``.
+
+    Returns:
+        The report that is written.
 
     Raises:
         ConfigError: before any evaluation, for anything in the config that cannot be.
@@ -67,17 +79,18 @@ def run(config: DictConfig) -> None:
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
     place = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, place)
-    here = available(config, place)
+    here = available(config, place, only, given)
     data, rows = here.data, here.rows
     if not rows:  # of a table: without one, what is absent is an error
         check_claim(Path(config.output), config, FREE)  # records of a time when more was here are this config's
-        report_table(config, make_report(config, rows, data, here.absent), here.absent)
+        found = make_report(config, rows, data, here.absent)
+        report_table(config, found, here.absent)
         print(f"table: {config.output}")
-        return
+        return found
     output, first = Path(config.output), place.is_global_zero
     claim(output, config, FREE, content_here(here, output))
 
-    def report(dashboard: Dashboard | None = None) -> list[TableRow]:
+    def report(dashboard: Dashboard | None = None) -> Report:
         found = make_report(config, rows, data, here.absent)
         _written(found, output)
         if config.table.lines:
@@ -86,7 +99,7 @@ def run(config: DictConfig) -> None:
             print_report(found)
         try_to_write_page(output)
         print(f"records, adversarial images, pictures and tables: {output}; to look at: {output / 'report.html'}")
-        return list(found.rows)
+        return found
 
     def lost(reason: str) -> None:
         print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
@@ -113,9 +126,10 @@ def run(config: DictConfig) -> None:
         watch.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            lines = report(dashboard)
-            _draw_grid(config, lines, dashboard)
-            dashboard.finish(lines)
+            written = report(dashboard)
+            _draw_grid(config, list(written.rows), dashboard)
+            dashboard.finish(list(written.rows))
+    return make_report(config, rows, data, here.absent)
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -203,7 +217,10 @@ def evaluate_row(
 def make_report(
     config: DictConfig, rows: Sequence[Row], data: ImageDataModule, absent: Mapping[str, list[str]] | None = None
 ) -> Report:
-    """The report of what the rows' folders hold, those rows' among them that lack something now."""
+    """The report of what the rows' folders hold, those rows' among them that lack something now or are left out.
+
+    What a former run's checks said of the latter is kept.
+    """
     lines, notes, checks, blinded = [], left_out(to_dict(config)), {}, {}
     for row in rows:
         records = row.store.read()
@@ -216,6 +233,12 @@ def make_report(
             blinded[row.name] = images
     if absent:
         lines += [line for former in former_lines(config, absent).values() for line in former]
+        order = list(config.rows)
+        lines.sort(key=lambda line: order.index(line.method))
+        with contextlib.suppress(ConfigError):  # a folder that no run has written to
+            former = read_folder(Path(config.output)).report
+            checks |= {name: former.checks[name] for name in absent if name in former.checks}
+            blinded |= {name: former.blind[name] for name in absent if name in former.blind}
     return Report(describe(config), lines, notes, checks, blinded)
 
 
