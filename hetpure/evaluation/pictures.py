@@ -16,8 +16,8 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.noise import defense_draws
+from hetpure.runs.files import PICTURES, SAMPLES
 from hetpure.runs.images import Pictures, Samples, is_map, load_samples, save_pictures, save_samples, shrunk, to_pixels
-from hetpure.runs.read import PICTURES, SAMPLES
 from hetpure.runs.records import Record, RecordStore
 
 THUMBNAIL = 64

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import yaml
 from omegaconf import DictConfig
 
 from hetpure.attacks.modes import GRADIENTS, ONE_DRAW, words_of
@@ -21,6 +20,7 @@ from hetpure.evaluation.config import in_row, row_configs
 from hetpure.models.checkpoints import check_there
 from hetpure.planning.chunks import recall, settle
 from hetpure.purification.registry import PURIFIERS, check_network, needs_denoiser
+from hetpure.runs.files import CONTENT, read_mapping
 from hetpure.runs.names import protocol_names
 from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Conditions, TableRow, table_rows
@@ -160,8 +160,8 @@ def content_here(found: Available, output: Path) -> dict[str, Any]:
     """``content_of`` what is here; what is known of rows that were evaluated once and lack something now is kept."""
     content = content_of(found.rows, found.data)
     try:
-        former = yaml.safe_load((output / "content.yaml").read_text())["rows"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        former = read_mapping(output / CONTENT)["rows"] or {}
+    except (ConfigError, KeyError):
         former = {}
     return {**content, "rows": {**{k: v for k, v in former.items() if k in found.absent}, **content["rows"]}}
 

@@ -42,7 +42,7 @@ from hetpure.runs.claim import check_claim, claim
 from hetpure.runs.honesty import Verdict, blind, check
 from hetpure.runs.read import read_folder
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Report, TableRow, notes_on, table_rows
+from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_results
 
 FREE = (
     "pictures",
@@ -317,6 +317,7 @@ def _draw_grid(config: DictConfig, lines: list[TableRow], dashboard: Dashboard) 
 def _written(report: Report, output: Path) -> None:
     """The report's files, if there is room for them: the terminal shows it in any case."""
     try:
+        write_results(report, output)
         write_report(report, output)
     except OSError as error:
         print(f"{output}: the tables cannot be written: {error.strerror}", file=sys.stderr)

@@ -1,16 +1,16 @@
 """Several runs as one table: mean and standard deviation over seeds, as the paper reports three runs."""
 
-import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hetpure.errors import ConfigError
 from hetpure.runs.claim import ALWAYS_FREE, differences
+from hetpure.runs.read import read_results, read_settings
+from hetpure.runs.results import TableRow
 
 FREE = (*ALWAYS_FREE, "seed", "pictures", "threads", "data.batch_size", "data.root", "honesty.images")
 
@@ -44,8 +44,8 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
     """
     if len(folders) < 2:
         raise ConfigError("a mean and a standard deviation need two runs or more")
-    configs = [_read(folder, "config.yaml") for folder in folders]
-    tables = [_read(folder, "results.json")["rows"] for folder in folders]
+    configs = [read_settings(folder) for folder in folders]
+    tables = [read_results(folder).rows for folder in folders]
     seeds: dict[Any, Path] = {}
     for folder, config in zip(folders, configs, strict=True):
         if config["seed"] in seeds:
@@ -55,11 +55,11 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
         if changes:
             raise ConfigError(f"{folder}: is another experiment than {folders[0]} ({'; '.join(changes[:4])})")
     whole = [[_whole(row, folder) for row in rows] for folder, rows in zip(folders, tables, strict=True)]
-    names = [[(row["method"], row["protocol"]) for row in rows] for rows in whole]
+    names = [[(row.method, row.protocol) for row in rows] for rows in whole]
     if any(other != names[0] for other in names):
         raise ConfigError("the runs' tables have other methods or protocols")
     return {
-        name: {side: _spread([rows[i][side]["value"] for rows in whole]) for side in ("standard", "robust")}
+        name: {side: _spread([getattr(rows[i], side).value for rows in whole]) for side in ("standard", "robust")}
         for i, name in enumerate(names[0])
     }
 
@@ -73,28 +73,14 @@ def markdown(found: dict[tuple[str, str], dict[str, Spread | None]], runs: int) 
     return "\n".join(lines)
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load((folder / name).read_text()) if name.endswith("yaml") else _json(folder / name)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder}: is no finished run: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{folder}: {name} is not a run's")
-    return found
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text())
-
-
-def _whole(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-    if row["images"] + row["failed"] < row["total"]:
-        raise ConfigError(f"{folder}: is not finished: {row['method']} has {row['images']} of {row['total']} images")
+def _whole(row: TableRow, folder: Path) -> TableRow:
+    if row.images + row.failed < row.total:
+        raise ConfigError(f"{folder}: is not finished: {row.method} has {row.images} of {row.total} images")
     return row
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
-    measured = [value for value in values if value is not None]
+def _spread(values: Sequence[float]) -> Spread | None:
+    measured = [value for value in values if not math.isnan(value)]
     if len(measured) < 2:
         return None
     return Spread(statistics.mean(measured), statistics.stdev(measured), len(measured))

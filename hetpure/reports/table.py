@@ -2,16 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hetpure.runs.claim import write_whole
+from hetpure.runs.files import write_whole
 from hetpure.runs.results import Conditions, Report, TableRow
 
 HEADER = ("method", "images", "attack", "gradients", "EOT", "S", "protocol", "standard, %", "robust, %", "seconds")
@@ -61,20 +59,11 @@ def print_report(report: Report) -> None:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """``results.json``, ``results.csv`` (numbers) and ``results.md`` (as people read it) in a folder.
+    """``results.csv`` (numbers) and ``results.md`` (as people read it) in a folder.
 
     Raises:
         OSError: where one cannot be written; it is then the old one or not there.
     """
-    plain = {
-        "title": report.title,
-        "warning": report.warning,
-        "rows": [_without_nan(asdict(row)) for row in report.rows],
-        "notes": list(report.notes),
-        "blind": dict(report.blind),
-        "honesty": {method: [asdict(v) for v in verdicts] for method, verdicts in report.checks.items()},
-    }
-    write_whole(folder / "results.json", json.dumps(plain, indent=2, allow_nan=False))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figures = [f"{side}{end}" for side in ("standard", "robust") for end in ("", "_low", "_high")]
@@ -100,9 +89,3 @@ def markdown(report: Report) -> str:
 
 def _line(parts: Sequence[str]) -> str:
     return "| " + " | ".join(parts) + " |"
-
-
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: what was not measured is null."""
-    plain = {key: _without_nan(value) if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: None if value != value else value for key, value in plain.items()}

@@ -1,17 +1,16 @@
 """The folder of a run: it belongs to one config, and says which."""
 
-import contextlib
-import os
-import uuid
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
+from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
+from hetpure.runs.files import CONFIG, CONTENT, FORMAT_VERSION, RUN, format_version, read_mapping, write_whole
 
 ALWAYS_FREE = (
     "output",
@@ -46,7 +45,9 @@ def claim(
     check_claim(folder, config, free, content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, new in _known(folder, config, content).items():
+        run = {"format_version": FORMAT_VERSION, "hetpure": __version__}
+        write_whole(folder / RUN, json.dumps(run, indent=2) + "\n")
+        for file, new in _files(folder, config, content).items():
             write_whole(file, to_yaml(new))
     except OSError as error:
         raise _unusable(folder, error) from None
@@ -60,13 +61,11 @@ def check_claim(
     Raises:
         ConfigError: names the keys that differ, or says why the folder cannot be read.
     """
+    format_version(folder)
     changes = []
-    try:
-        for file, new in _known(folder, config, content).items():
-            old = yaml.safe_load(file.read_text()) if file.is_file() else None
-            changes += differences(old, new, {*ALWAYS_FREE, *free}) if isinstance(old, dict) else []
-    except (OSError, yaml.YAMLError) as error:
-        raise _unusable(folder, error) from None
+    for file, new in _files(folder, config, content).items():
+        if file.is_file():
+            changes += differences(read_mapping(file), new, {*ALWAYS_FREE, *free})
     if changes:
         raise ConfigError(
             f"output: {folder} holds another config's run ({'; '.join(changes[:4])}); "
@@ -74,33 +73,14 @@ def check_claim(
         )
 
 
-def _known(folder: Path, config: DictConfig, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
+def _files(folder: Path, config: DictConfig, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
     """What a run's folder says of it, by file."""
-    known = {folder / "config.yaml": to_dict(config)}
-    return known if content is None else {**known, folder / "content.yaml": dict(content)}
+    files = {folder / CONFIG: to_dict(config)}
+    return files if content is None else {**files, folder / CONTENT: dict(content)}
 
 
 def _unusable(folder: Path, error: Exception) -> ConfigError:
     return ConfigError(f"output: {folder} cannot be used: {' '.join(str(error).split())}")
-
-
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file so that it is the old one or the new one at every instant.
-
-    Raises:
-        OSError: where it cannot be written; the old one stays.
-    """
-    part = file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("wb") as handle:
-            handle.write(content.encode() if isinstance(content, str) else content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hetpure.runs.claim import write_whole
+from hetpure.runs.files import write_whole
 
 MAPS = ("attention map", "mask")
 """Panels that are maps over the image, not images."""

@@ -1,22 +1,16 @@
-"""A run's folder, read back: all that its page shows."""
+"""A run folder, read back: all that is shown of a run, finished or not. ``docs/run-folder.md`` describes the format."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hetpure.errors import ConfigError
-from hetpure.runs.honesty import Verdict
+from hetpure.runs.files import CONFIG, CONTENT, PICTURES, RESULTS, SAMPLES, TABLE, format_version, read_mapping
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
 from hetpure.runs.names import protocol_names
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Conditions, Report, TableRow, table_rows
-
-CONFIG, CONTENT, RESULTS, TABLE = "config.yaml", "content.yaml", "results.json", "table.json"
-SAMPLES, PICTURES = "samples.npz", "pictures.npz"
+from hetpure.runs.results import Report, TableRow, parse_results, table_rows
 
 
 @dataclass(frozen=True)
@@ -25,21 +19,21 @@ class Method:
 
     Attributes:
         name: of the row, perhaps METHOD/COLUMN.
+        settings: its resolved config.
         store: its records on disk.
         records: of all finished samples, under every protocol.
         rows: its lines of the table, one a protocol.
         variants: records of the honesty checks, by variant.
         pictures: steps of some samples, where they were drawn.
-        score: what the one-shot scores are, in words.
     """
 
     name: str
+    settings: Mapping[str, Any]
     store: RecordStore
     records: Sequence[Record]
     rows: Sequence[TableRow]
     variants: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     pictures: Pictures | None = None
-    score: str = "scores"
 
     @property
     def group(self) -> str:
@@ -58,7 +52,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        report: table, notes and honesty checks, the table counted from the records.
+        report: table, notes and honesty checks; the table is counted from the records.
         methods: its rows, in the config's order.
         samples: what the samples are.
         config: the resolved config.
@@ -77,62 +71,80 @@ class RunFolder:
     problems: Sequence[str] = ()
 
 
-def read_folder(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> RunFolder:
     """Reads a run's folder, finished or not; only ``config.yaml`` must be there.
 
     Raises:
-        ConfigError: where the folder is no evaluation's.
+        ConfigError: where the folder is no evaluation's, or of a newer format.
     """
     problems: list[str] = []
-    config = _config(folder)
-    results = _results(folder, problems)
+    config = read_settings(folder)
+    report = _report(folder, problems)
     samples = _samples(folder, problems)
-    known = {(row["method"], row["protocol"]): row for row in results["rows"]}
-    named = {row["method"] for row in results["rows"]}
+    known = {(row.method, row.protocol): row for row in report.rows}
+    named = {row.method for row in report.rows}
     methods = []
-    for name, changes in _rows(config).items():
-        row_config = {**config, **(changes or {})}
-        method = _method(folder, name, row_config, known, len(samples.indices), problems)
+    for name, settings in row_settings(config).items():
+        method = _method(folder, name, settings, known, len(samples.indices), problems)
         if method.records or name in named or not named:  # a row of a table that cannot run here is in its table alone
             methods.append(method)
-    checks = {
-        name: [Verdict(**verdict) for verdict in verdicts] for name, verdicts in (results.get("honesty") or {}).items()
-    }
-    lines = [row for method in methods for row in method.rows]
+    report = replace(report, rows=[row for method in methods for row in method.rows])
     texts = {name: text for name in (CONFIG, CONTENT) if (text := _text(folder / name, problems)) is not None}
-    report = Report(results["title"], lines, results["notes"], checks, results.get("blind", {}))
-    table = _table(folder, problems)
-    return RunFolder(folder, report, methods, samples, config, texts, table, problems)
+    return RunFolder(folder, report, methods, samples, config, texts, _table(folder, problems), problems)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The resolved config of an evaluation, in today's words.
+
+    Raises:
+        ConfigError: where the folder is no evaluation's, or of a newer format.
+    """
+    format_version(folder)
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        if isinstance(config, dict) and isinstance(config.get("rows"), dict) and "purifier" in config:
-            return config
-        said = f"{CONFIG} is not an evaluation's"
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-    raise ConfigError(f"{folder}: is no evaluation's folder: {said}")
+        config = read_mapping(folder / CONFIG)
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"{folder}: ").removeprefix("is no run's folder: ")
+        raise ConfigError(f"{folder}: is no evaluation's folder: {reason}") from None
+    if not isinstance(config.get("rows"), dict) or "purifier" not in config:
+        raise ConfigError(f"{folder}: is no evaluation's folder: {CONFIG} is not an evaluation's")
+    return config
 
 
-def _rows(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows' changes by name, as ``row_configs`` has them."""
-    if not config["rows"] and not (config.get("table") or {}).get("lines"):
-        return {str(config["purifier"]["name"]): {}}
-    return dict(config["rows"])
+def row_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The resolved config of each row, by name; a config without rows is one row, named after its purifier."""
+    whole = {key: value for key, value in config.items() if key != "rows"}
+    rows = config["rows"]
+    if not rows and not (config.get("table") or {}).get("lines"):
+        rows = {str(config["purifier"]["name"]): {}}
+    return {str(name): {**whole, **(changes or {})} for name, changes in rows.items()}  # a row holds whole sections
 
 
-def _results(folder: Path, problems: list[str]) -> dict[str, Any]:
+def read_results(folder: Path) -> Report:
+    """What ``results.json`` says of a finished or interrupted run.
+
+    Raises:
+        ConfigError: where there is none, or it is damaged.
+    """
+    format_version(folder)
+    try:
+        return parse_results(read_mapping(folder / RESULTS))
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"{folder}: ").removeprefix("is no run's folder: ")
+    except KeyError as error:
+        reason = f"{RESULTS} lacks {error}"
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = f"{RESULTS}: {' '.join(str(error).split())}"
+    raise ConfigError(f"{folder}: is no finished run's folder: {reason}")
+
+
+def _report(folder: Path, problems: list[str]) -> Report:
     """``results.json``, or what stands in for it before a run has written one."""
-    text = _text(folder / RESULTS, problems)
-    try:
-        found = json.loads(text) if text is not None else None
-        if found is not None:
-            return {"title": str(found["title"]), "rows": found["rows"], "notes": found["notes"], **found}
-    except (ValueError, TypeError, KeyError):
-        problems.append(f"{RESULTS} is damaged; the same command writes it again")
-    return {"title": "a run that has written no table yet", "rows": [], "notes": [], "honesty": {}}
+    if (folder / RESULTS).exists():
+        try:
+            return read_results(folder)
+        except ConfigError:
+            problems.append(f"{RESULTS} is damaged; the same command writes it again")
+    return Report("a run that has written no table yet", [])
 
 
 def _samples(folder: Path, problems: list[str]) -> Samples:
@@ -150,18 +162,17 @@ def _samples(folder: Path, problems: list[str]) -> Samples:
 def _method(
     folder: Path,
     name: str,
-    config: Mapping[str, Any],
-    known: Mapping[tuple[str, str], Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    known: Mapping[tuple[str, str], TableRow],
     total: int,
     problems: list[str],
 ) -> Method:
-    names = protocol_names(config["protocols"]["resubmissions"], config["protocols"]["votes"])
+    names = protocol_names(settings["protocols"]["resubmissions"], settings["protocols"]["votes"])
     place = folder / name
     store = RecordStore(place, names)
     records = store.read()
-    row = known.get((name, names[0]), {})
-    conditions = Conditions(**row["conditions"]) if row else None
-    total = row.get("total") or total or len({record.index for record in records})
+    row = known.get((name, names[0]))
+    total = (row.total if row else 0) or total or len({record.index for record in records})
     pictures = None
     try:
         pictures = load_pictures(place / PICTURES)
@@ -170,29 +181,20 @@ def _method(
     except (OSError, ValueError) as error:
         problems.append(f"{name}/{PICTURES} cannot be read: {error}")
     variants = {}
-    if config["honesty"]["images"]:
+    if settings["honesty"]["images"]:
         variants = {path.name: RecordStore(path).read() for path in sorted(place.glob("honesty/*")) if path.is_dir()}
-    score = {"mean_logits": "mean logits", "mean_probs": "mean probabilities", "vote": "shares of votes"}
-    return Method(
-        name,
-        store,
-        records,
-        table_rows(name, records, total, names, conditions),
-        variants,
-        pictures,
-        score.get(config["ensemble"]["mode"], "scores"),
-    )
+    rows = table_rows(name, records, total, names, row.conditions if row else None)
+    return Method(name, settings, store, records, rows, variants, pictures)
 
 
 def _table(folder: Path, problems: list[str]) -> dict[str, Any] | None:
     if not (folder / TABLE).exists():
         return None
-    text = _text(folder / TABLE, problems)
     try:
-        found = json.loads(text) if text is not None else None
-        if found is None or (isinstance(found.get("columns"), list) and isinstance(found.get("rows"), list)):
-            return found
-    except (ValueError, AttributeError):
+        table = read_mapping(folder / TABLE)
+        if isinstance(table.get("columns"), list) and isinstance(table.get("rows"), list):
+            return table
+    except ConfigError:
         pass
     problems.append(f"{TABLE} is damaged")
     return None

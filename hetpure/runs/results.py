@@ -1,11 +1,15 @@
-"""What a run found: accuracies with their intervals, counted from records."""
+"""What a run found: accuracies with their intervals, counted from records; ``results.json``."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from scipy.stats import binomtest
 
+from hetpure.runs.files import FORMAT_VERSION, RESULTS, write_whole
 from hetpure.runs.honesty import Verdict
 from hetpure.runs.records import Record, Side
 
@@ -79,6 +83,8 @@ class Report:
         notes: what a reader must know about how it came about.
         checks: the honesty checks' verdicts by method, where they were run.
         blind: by method, in how many images an attack saw no gradient at all, where it is half of them or more.
+        missing: by name, what rows lack that could not be evaluated.
+        departures: what the run changes in the settings of the printed table that it stands beside.
     """
 
     title: str
@@ -86,6 +92,8 @@ class Report:
     notes: Sequence[str] = ()
     checks: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
     blind: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    departures: Sequence[str] = ()
 
     @property
     def failing(self) -> dict[str, list[str]]:
@@ -108,6 +116,65 @@ class Report:
                 f"THE ATTACK SAW NO GRADIENT ({which}): every one was zero. Such a robust accuracy means nothing."
             )
         return " ".join(said) or None
+
+
+def write_results(report: Report, folder: Path) -> None:
+    """Writes ``results.json``; what was not measured is null there.
+
+    Raises:
+        OSError: where it cannot be written; it is then the old one or not there.
+    """
+    plain = {
+        "format_version": FORMAT_VERSION,
+        "title": report.title,
+        "warning": report.warning,
+        "rows": [plain_row(row) for row in report.rows],
+        "notes": list(report.notes),
+        "blind": dict(report.blind),
+        "honesty": {method: [asdict(v) for v in verdicts] for method, verdicts in report.checks.items()},
+        "missing": {name: list(reasons) for name, reasons in report.missing.items()},
+        "departures": list(report.departures),
+    }
+    write_whole(folder / RESULTS, json.dumps(plain, indent=2, allow_nan=False))
+
+
+def plain_row(row: TableRow) -> dict[str, Any]:
+    """A row as ``results.json`` has it."""
+    return _without_nan(asdict(row))
+
+
+def parse_results(plain: Mapping[str, Any]) -> Report:
+    """The report that the content of a ``results.json`` describes, of any version.
+
+    Raises:
+        ValueError, TypeError, KeyError: where it is none.
+    """
+    return Report(
+        str(plain["title"]),
+        [_parse_row(row) for row in plain["rows"]],
+        list(plain["notes"]),
+        {name: [Verdict(**verdict) for verdict in of] for name, of in (plain.get("honesty") or {}).items()},
+        dict(plain.get("blind") or {}),
+        dict(plain.get("missing") or {}),
+        list(plain.get("departures") or ()),
+    )
+
+
+def _parse_row(row: Mapping[str, Any]) -> TableRow:
+    sides = {side: parse_accuracy(row[side]) for side in ("standard", "robust")}
+    return TableRow(**{**row, **sides, "conditions": Conditions(**row["conditions"])})
+
+
+def parse_accuracy(plain: Mapping[str, Any]) -> Accuracy:
+    """An accuracy as ``results.json`` has it: null where nothing was measured."""
+    value, low, high = (math.nan if plain[key] is None else float(plain[key]) for key in ("value", "low", "high"))
+    return Accuracy(value, low, high, int(plain["count"]))
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what was not measured is null."""
+    plain = {key: _without_nan(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: None if value != value else value for key, value in plain.items()}
 
 
 def accuracy(records: Sequence[Record], side: Side) -> Accuracy:

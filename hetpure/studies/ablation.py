@@ -1,7 +1,6 @@
 """Figure 7: accuracy against settings, from the finished rows of a run that differ in them."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from hetpure.errors import ConfigError
 from hetpure.evaluation.config import SHARED
 from hetpure.reports.plots import style
 from hetpure.reports.plots.accuracy import accuracy_line, accuracy_map, pair_norm
-from hetpure.runs.results import Accuracy
-from hetpure.studies.finished import FinishedRun, read_json
+from hetpure.runs.read import read_results
+from hetpure.runs.results import parse_accuracy, plain_row
+from hetpure.studies.finished import FinishedRun
 from hetpure.studies.numbers import Measured
 
 USUAL = (("purifier.tau",), ("purifier.t_large", "purifier.t_small"))
@@ -32,7 +32,7 @@ def measure(
         protocol: what counts as right.
     """
     settings = {name: _flat(_row(run, name)) for name in run.compared(rows)}
-    accuracies = {(row["method"], row["protocol"]): row for row in read_json(run.folder, "results.json")["rows"]}
+    accuracies = {(row.method, row.protocol): plain_row(row) for row in read_results(run.folder).rows}
     if not any(of == protocol for _, of in accuracies):
         raise ConfigError(
             f"protocol: found {protocol}, {run.folder} has {', '.join(sorted({p for _, p in accuracies}))}"
@@ -69,7 +69,7 @@ def draw(measured: Measured) -> Figure:
 
 def _draw_panel(part: SubFigure, panel: Mapping[str, Any]) -> None:
     points, keys = panel["points"], [key.removeprefix("purifier.") for key in panel["keys"]]
-    sides = {side: [_accuracy(p[side]) for p in points] for side in ("standard", "robust")}
+    sides = {side: [parse_accuracy(p[side]) for p in points] for side in ("standard", "robust")}
     if len(keys) == 1:
         accuracy_line(part.subplots(), keys[0], [p["values"][0] for p in points], sides["standard"], sides["robust"])
         return
@@ -103,11 +103,6 @@ def _wanted(
         found = f"differ in {', '.join(differing)}" if differing else "are all alike"
         raise ConfigError(f"{run.folder}: its rows {found}; this figure needs rows that differ in one or two keys")
     return [tuple(differing)]
-
-
-def _accuracy(plain: Mapping[str, Any]) -> Accuracy:
-    value, low, high = (math.nan if plain[k] is None else plain[k] for k in ("value", "low", "high"))
-    return Accuracy(value, low, high, plain["count"])
 
 
 def _row(run: FinishedRun, name: str) -> dict[str, Any]:

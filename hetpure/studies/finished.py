@@ -1,14 +1,12 @@
 """A run's folder, opened again: its config, its networks, its images."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -23,6 +21,8 @@ from hetpure.evaluation.config import EvaluateConfig, row_configs
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
 from hetpure.runs.claim import differences
+from hetpure.runs.files import CONFIG, CONTENT, RESULTS, read_mapping
+from hetpure.runs.read import read_settings
 from hetpure.runs.records import Record
 
 PLACES = ("data.root", "classifier.weights", "denoiser.path")
@@ -80,7 +80,7 @@ class FinishedRun:
 
     def __init__(self, folder: Path, places: Sequence[str] = (), device: str = "cpu") -> None:
         self.folder, self.device = folder, _device(device)
-        raw = _read(folder, "config.yaml")
+        raw = read_settings(folder)
         moved = parse_overrides(places)
         for place in places:
             if place.split("=", 1)[0] not in PLACES:
@@ -133,10 +133,10 @@ class FinishedRun:
 
     def state(self) -> dict[str, Any]:
         """What the run holds now, as far as a figure can depend on it: config, hashes of data and weights, records."""
-        results = self.folder / "results.json"
+        results = self.folder / RESULTS
         return {
-            "content": _read(self.folder, "content.yaml"),
-            "config": _digest(self.folder / "config.yaml"),
+            "content": read_mapping(self.folder / CONTENT),
+            "config": _digest(self.folder / CONFIG),
             "records": {name: _digest(*sorted((self.folder / name).glob("samples-*.jsonl"))) for name in self.rows},
             "results": _digest(results) if results.is_file() else None,
         }
@@ -168,7 +168,7 @@ class FinishedRun:
         if plain["rows"]:
             plain["rows"] = {name: plain["rows"][name] for name in names}
         rows = build_rows(structure(EvaluateConfig, plain), self.data)
-        now, then = content_of(rows, self.data), _read(self.folder, "content.yaml")
+        now, then = content_of(rows, self.data), read_mapping(self.folder / CONTENT)
         then["rows"] = {name: then["rows"][name] for name in names if name in then["rows"]}
         changes = differences(then, now, ())
         if changes:
@@ -251,18 +251,6 @@ def defense_keys(images: Images, draws: int) -> Draws:
     return defense_draws(images.model.seed, images.index, draws)
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a run.
-
-    Raises:
-        ConfigError: where there is none.
-    """
-    try:
-        return json.loads((folder / name).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: has no {name} to read: {' '.join(str(error).split())}") from None
-
-
 def _moved(raw: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
     """A saved config with places given anew, also in rows' own sections, of the same file or one that is gone."""
     rows = {}
@@ -288,15 +276,3 @@ def _digest(*files: Path) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load((folder / name).read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: is no run's folder: it has no {name}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder}: {name} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{folder}: {name} is not a run's")
-    return found

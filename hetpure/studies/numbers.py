@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hetpure.runs.claim import write_whole
+from hetpure.runs.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from hetpure.reports.page.samples import browser_data, outcome
 from hetpure.reports.table import write_report
 from hetpure.runs import images as pixels
 from hetpure.runs.honesty import Verdict
-from hetpure.runs.read import read_folder
+from hetpure.runs.read import read_run
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Conditions, Report, accuracy, table_rows
+from hetpure.runs.results import Conditions, Report, accuracy, table_rows, write_results
 from tests import browser
 from tests.evaluation.jobs import evaluate
 
@@ -76,6 +76,7 @@ def made(folder: Path, warning: bool = True) -> Path:
         keep_pictures([PictureRow(panels, "", index) for index in data.indices[:2]], 5.0, folder / name)
     fill(RecordStore(folder / "ours/Linf/honesty/huge_eps"), data, "1111", "0001")
     verdicts = [Verdict("huge eps", not warning, "1 of 4 images right <b>"), Verdict("loss rises", True, "from 1 to 2")]
+    write_results(Report("a title & more", lines, ["a note <i>"], {"ours/Linf": verdicts}), folder)
     write_report(Report("a title & more", lines, ["a note <i>"], {"ours/Linf": verdicts}), folder)
     return folder
 
@@ -168,7 +169,7 @@ def test_damaged_files_are_said_and_the_page_goes_without(tmp_path: Path) -> Non
 
 
 def test_outcomes_add_up_to_the_robust_accuracy(folder: Path) -> None:
-    for method in read_folder(folder).methods:
+    for method in read_run(folder).methods:
         survived = sum(outcome(record) == "survived" for record in method.one_shot)
         found = accuracy(method.one_shot, "adversarial")
         assert survived == round(found.value * found.count)
@@ -190,7 +191,7 @@ def test_the_table_is_the_reports(folder: Path) -> None:
         assert f">{figure}<" in text
     assert "a title &amp; more" in text and "a note &lt;i&gt;" in text
     assert text.count('class="point"') >= 4 * len(NAMES)
-    run = read_folder(folder)
+    run = read_run(folder)
     for row in run.report.rows:
         assert f"left:{100 * row.robust.value:.2f}%" in text
 
@@ -205,7 +206,7 @@ def test_alarms_stand_first(folder: Path, tmp_path: Path) -> None:
 
 
 def test_curves_are_the_records(folder: Path) -> None:
-    methods = read_folder(folder).methods
+    methods = read_run(folder).methods
     (loss,) = loss_charts(methods)
     assert [line.name for line in loss.lines] == NAMES
     # Two samples of eight stopped after one iteration: 0.5 + k over the other six.
@@ -220,7 +221,7 @@ def test_curves_are_the_records(folder: Path) -> None:
 
 
 def test_many_methods_are_several_charts(folder: Path) -> None:
-    method = read_folder(folder).methods[0]
+    method = read_run(folder).methods[0]
     charts = loss_charts([dataclasses.replace(method, name=str(k)) for k in range(14)])
     assert [len(chart.lines) for chart in charts] == [6, 6, 2]
 
@@ -266,9 +267,9 @@ def test_rows_of_a_table_that_cannot_run_are_no_unfinished_rows(tmp_path: Path) 
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["rows"]["absent/pgd"] = {}
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    assert [method.name for method in read_folder(run).methods] == NAMES
+    assert [method.name for method in read_run(run).methods] == NAMES
     (run / "results.json").unlink()  # a run killed before its first table: nobody knows
-    assert read_folder(run).methods[-1].name == "absent/pgd"
+    assert read_run(run).methods[-1].name == "absent/pgd"
 
 
 # ---- that it cannot do harm
@@ -293,7 +294,7 @@ def test_it_asks_for_nothing(folder: Path) -> None:
 
 
 def test_images_up_to_a_limit(folder: Path) -> None:
-    run = read_folder(folder)
+    run = read_run(folder)
     whole = page(run)
     images = whole.count("data:image/png")
     # Two pictured samples of each row with three panels, eight clean images, the adversarial ones with a file.
@@ -306,7 +307,7 @@ def test_images_up_to_a_limit(folder: Path) -> None:
 
 def test_long_runs_carry_outcomes_of_all_and_details_of_some(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hetpure.reports.page.samples.DETAILS", 5)
-    run = read_folder(folder)
+    run = read_run(folder)
     data = browser_data(run, Album(0))
     samples = [sample for method in data["methods"] for sample in method["samples"]]
     assert len(samples) == 3 * SUBSET + 4 and sum("seconds" in sample for sample in samples) == 5

@@ -81,7 +81,7 @@ def test_the_figure_from_folders_of_single_runs(swept: Path, single: Path, tmp_p
     capsys.readouterr()
     for arguments, said in (
         ([str(single), "--over", "purifier.taw"], "--over purifier.taw: the config of"),
-        ([str(tmp_path), "--over", "purifier.tau"], "is no finished run's folder"),
+        ([str(tmp_path), "--over", "purifier.tau"], "is no evaluation's folder"),
         ([str(single), str(single), "--over", "purifier.tau"], "another row has the same values"),
     ):
         assert main(["report", *arguments, "--output", str(file)]) == 2
@@ -249,7 +249,7 @@ def test_without_an_account_the_workspace_is_one_line(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("results", ["[]", "{}", '{"rows": [{"method": "a"}]}', '{"rows": [1]}'])
 def test_results_that_are_none_are_one_line(tmp_path: Path, results: str) -> None:
-    (tmp_path / "config.yaml").write_text("rows: {}")
+    (tmp_path / "config.yaml").write_text("{rows: {}, purifier: {name: none}}")
     (tmp_path / "results.json").write_text(results)
     with pytest.raises(ConfigError, match="is no finished run's folder"):
         folder_points([tmp_path], ["purifier.tau"])

@@ -18,6 +18,7 @@ from hetpure.runs.results import (
     accuracy,
     notes_on,
     table_rows,
+    write_results,
 )
 
 
@@ -97,6 +98,7 @@ def test_protocols_are_lines_of_one_method(tmp_path: Path) -> None:
         ("one-shot", 1.0, 0.75),
         ("best of 5", 0.75, 0.25),
     ]
+    write_results(Report("t", rows), tmp_path)
     write_report(Report("t", rows), tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert "| ours | 4 | PGD | exact | 8 | 20 | one-shot | 100.00 [51.0, 100.0] | 75.00 [30.1, 95.4] | 2.0 |" in text
@@ -115,6 +117,7 @@ def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.Captur
         one_shot("ours", outcomes("1110"), 9, Conditions("PGD", "exact", 8, 20)),
     ]
     report = Report("a title", rows, ["a note"], {"ours": [Verdict("loss rises", True, "from 1 to 2")]})
+    write_results(report, tmp_path)
     write_report(report, tmp_path)
 
     found = json.loads((tmp_path / "results.json").read_text())
@@ -153,6 +156,7 @@ def test_a_failing_report_says_so_at_its_top(tmp_path: Path, capsys: pytest.Capt
     ]
     report = Report("t", [one_shot("ours", outcomes("11", "11"), 2)], [], {"ours": verdicts, "fine": verdicts[1:2]})
     print_report(report)
+    write_results(report, tmp_path)
     write_report(report, tmp_path)
     expected = "THIS REPORT FAILS ITS HONESTY CHECKS (ours: gradients, huge eps)"
     assert (tmp_path / "results.md").read_text().startswith(f"**{expected}")
@@ -166,7 +170,8 @@ def test_results_json_is_json_for_everyone(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    write_report(Report("t", [one_shot("ours", [], 9)]), tmp_path)
+    write_results(Report("t", [one_shot("ours", [], 9)]), tmp_path)
+
     json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
 
 
@@ -175,8 +180,10 @@ def test_results_json_is_json_for_everyone(tmp_path: Path) -> None:
 
 def run_folder(folder: Path, seed: int, robust: str, eps: float = 0.1) -> Path:
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "attack": {"eps": eps}, "output": str(folder)}))
-    write_report(Report("t", table_rows("ours", outcomes("1111", robust), 4, ["one-shot"])), folder)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"seed": seed, "purifier": {"name": "none"}, "attack": {"eps": eps}, "rows": {}})
+    )
+    write_results(Report("t", table_rows("ours", outcomes("1111", robust), 4, ["one-shot"])), folder)
     return folder
 
 
@@ -196,13 +203,13 @@ def test_runs_that_are_no_one_experiment_are_refused(tmp_path: Path, capsys) -> 
     same_seed = run_folder(tmp_path / "b", 0, "1110")
     other = run_folder(tmp_path / "c", 1, "1110", eps=0.2)
     unfinished = run_folder(tmp_path / "d", 2, "1110")
-    write_report(Report("t", table_rows("ours", outcomes("11", "11"), 4, ["one-shot"])), unfinished)
+    write_results(Report("t", table_rows("ours", outcomes("11", "11"), 4, ["one-shot"])), unfinished)
     for folders, said in (
         ([first], "two runs"),
         ([first, same_seed], "has the seed 0"),
         ([first, other], "attack.eps was 0.1, is 0.2"),
         ([first, unfinished], "not finished"),
-        ([first, tmp_path / "none"], "no finished run"),
+        ([first, tmp_path / "none"], "no evaluation's folder"),
     ):
         assert main(["aggregate", *map(str, folders)]) == 2
         errors = capsys.readouterr().err

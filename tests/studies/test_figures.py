@@ -17,6 +17,7 @@ from hetpure.errors import ConfigError
 from hetpure.noise import defense_draws
 from hetpure.purification.base import to_unit
 from hetpure.reports.plots import style
+from hetpure.reports.plots.accuracy import accuracy_line
 from hetpure.reports.plots.intervals import geometric_interval, mean_interval
 from hetpure.runs.results import Accuracy
 from hetpure.studies import ablation, cost, features, harmony, joint, masks, numbers, trajectories
@@ -276,7 +277,7 @@ def _same_signature(function: Any, replacement: Any) -> Any:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["masks", "{tmp}"], "is no run's folder: it has no config.yaml"),
+        (["masks", "{tmp}"], "is no evaluation's folder: it has no config.yaml"),
         (["masks", "{run}", "--row", "none such"], "--row none such: is no row of"),
         (["masks", "{run}", "--row", "uniform"], "its purifier is uniform, and this figure needs a heterogeneous one"),
         (["trajectories", "{run}", "--row", "undefended"], "its purifier is none, which has no denoiser"),
@@ -338,7 +339,7 @@ def test_accuracy_line_puts_words_side_by_side() -> None:
     _, drawing = style.sheet(4, 2, "n = 4")
     axes = drawing.subplots()
     ends = [Accuracy(0.5, 0.2, 0.8, 4), Accuracy(0.75, 0.3, 0.9, 4)]
-    ablation.accuracy_line(axes, "blocks", ["[1]", "[0, 1]"], ends, ends)
+    accuracy_line(axes, "blocks", ["[1]", "[0, 1]"], ends, ends)
     assert sorted(text.get_text() for text in axes.get_xticklabels()) == ["[0, 1]", "[1]"]
 
 

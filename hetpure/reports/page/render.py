@@ -19,8 +19,8 @@ from hetpure.reports.page.embed import LIMIT, Album
 from hetpure.reports.page.paper import beside_print
 from hetpure.reports.page.samples import browser_data
 from hetpure.reports.table import HEADER, REPEATED, cells
-from hetpure.runs.claim import write_whole
-from hetpure.runs.read import CONFIG, RunFolder, read_folder
+from hetpure.runs.files import CONFIG, write_whole
+from hetpure.runs.read import RunFolder, read_run
 from hetpure.runs.results import Accuracy, TableRow, accuracy
 
 FILE = "report.html"
@@ -55,7 +55,7 @@ def write_page(folder: Path, limit: int = LIMIT) -> Path:
         ConfigError: where the folder is no evaluation's.
         OSError: where the page cannot be written; an old one stays.
     """
-    text = page(read_folder(folder), limit)
+    text = page(read_run(folder), limit)
     write_whole(folder / FILE, text)
     return folder / FILE
 

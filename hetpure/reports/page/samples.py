@@ -19,6 +19,9 @@ POINTS = 60
 THUMBNAIL = 64
 """Longest side of small adversarial images, in pixels."""
 
+SCORES = {"mean_logits": "mean logits", "mean_probs": "mean probabilities", "vote": "shares of votes"}
+"""What the one-shot scores of each ensemble mode are."""
+
 TOP = 3
 """Classes whose scores are shown."""
 
@@ -99,7 +102,7 @@ def _method(method: Method) -> dict[str, Any]:
     return {
         "name": method.name,
         "protocols": [row.protocol for row in method.rows],
-        "score": method.score,
+        "score": SCORES.get(method.settings["ensemble"]["mode"], "scores"),
         "amplification": f"{pictures.amplification:.3g}" if pictures else "",
         "samples": samples,
     }

@@ -1,19 +1,16 @@
 """Accuracy over swept keys: the figure of one run's grid, or of many runs that shared a grid out."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hetpure.config import merge
 from hetpure.errors import ConfigError
 from hetpure.reports.plots.figure import draw_heat_map, draw_line
 from hetpure.runs.names import combinations, labels
-from hetpure.runs.results import Accuracy, Conditions, TableRow
+from hetpure.runs.read import read_results, read_settings, row_settings
+from hetpure.runs.results import TableRow
 
 FIGURE = "sweep.png"
 
@@ -46,17 +43,12 @@ def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
     """
     found: dict[str, Point] = {}
     for folder in folders:
-        try:
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-            lines = [_line(row) for row in json.loads((folder / "results.json").read_text())["rows"]]
-        except KeyError as error:
-            raise ConfigError(f"{folder}: is no finished run's folder: results.json lacks {error}") from None
-        except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
-            raise ConfigError(f"{folder}: is no finished run's folder: {' '.join(str(error).split())}") from None
+        config, lines = read_settings(folder), read_results(folder).rows
+        settings_of = row_settings(config)
         for line in lines:
             if line.protocol != "one-shot" or not line.images:
                 continue
-            settings = merge({k: v for k, v in config.items() if k != "rows"}, config["rows"].get(line.method) or {})
+            settings = settings_of.get(line.method, config)
             values = {key: _value(settings, key, folder) for key in keys}
             name = json.dumps(values, sort_keys=True)
             if name in found:
@@ -134,16 +126,6 @@ def _caption(lines: Sequence[TableRow]) -> str:
     }
     alike = [f"{name}{found[0]}" for name, found in parts.items() if len(set(found)) == 1]
     return f"n = {images} images a point, 95 % Wilson intervals; {'; '.join(alike)}"
-
-
-def _line(row: Mapping[str, Any]) -> TableRow:
-    sides = {side: _accuracy(row[side]) for side in ("standard", "robust")}
-    return TableRow(**{**row, **sides, "conditions": Conditions(**row["conditions"])})
-
-
-def _accuracy(plain: Mapping[str, Any]) -> Accuracy:
-    value, low, high = (math.nan if plain[key] is None else plain[key] for key in ("value", "low", "high"))
-    return Accuracy(value, low, high, plain["count"])
 
 
 def _value(settings: Mapping[str, Any], key: str, folder: Path) -> Any:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hetpure.reports.tables.paper_table import PaperTable, TableCell
 from hetpure.reports.tables.printed import Figure
-from hetpure.runs.claim import write_whole
+from hetpure.runs.files import write_whole
 from hetpure.runs.results import Accuracy
 
 NOT_MEASURED = "–"
