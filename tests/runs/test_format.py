@@ -132,8 +132,8 @@ def by_hand(folder: Path) -> None:
     """A run as docs/run-folder.md describes it, with no code of this project."""
     config = {
         "seed": 0, "output": "runs/hand", "purifier": {"name": "mine"}, "rows": {"mine": {}},
-        "protocols": {"resubmissions": 1, "votes": 0}, "honesty": {"images": 0}, "ensemble": {"size": 1, "mode": "vote"},
-        "data": {"subset": 2}, "chunk_size": 8,
+        "protocols": {"resubmissions": 1, "votes": 0}, "honesty": {"images": 0},
+        "ensemble": {"size": 1, "mode": "vote"}, "data": {"subset": 2}, "chunk_size": 8,
     }  # fmt: skip
     (folder / "mine" / "adversarial").mkdir(parents=True)
     (folder / "run.json").write_text('{"format_version": 2}')
