@@ -40,7 +40,7 @@ from hetpure.reports.table import print_report, write_report
 from hetpure.reports.tables.report import report_table
 from hetpure.runs.claim import check_claim, claim
 from hetpure.runs.honesty import Verdict, blind, check
-from hetpure.runs.read import read_folder
+from hetpure.runs.read import read_run
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_results
 
@@ -236,7 +236,7 @@ def make_report(
         order = list(config.rows)
         lines.sort(key=lambda line: order.index(line.method))
         with contextlib.suppress(ConfigError):  # a folder that no run has written to
-            former = read_folder(Path(config.output)).report
+            former = read_run(Path(config.output)).report
             checks |= {name: former.checks[name] for name in absent if name in former.checks}
             blinded |= {name: former.blind[name] for name in absent if name in former.blind}
     return Report(describe(config), lines, notes, checks, blinded)
