@@ -11,18 +11,18 @@ from pathlib import Path
 
 import lightning
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.errors import AbsentError, RunError
+from hetpure.errors import AbsentError, ConfigError, RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
 from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.protocols import draws_needed
 from hetpure.planning.measure import INPUT_GRADIENT, Memory, Meter
 from hetpure.planning.work import work_of
+from hetpure.runs.read import read_settings
 
 AUTO = "auto"
 
@@ -100,10 +100,10 @@ def _decide(config: DictConfig, name: str, recompute: bool) -> None:
 def recall(config: DictConfig) -> None:
     """Takes over what the output folder's config has chosen, in place; does nothing where it has not."""
     try:
-        saved = yaml.safe_load((Path(config.output) / "config.yaml").read_text())
-        chunk, rows = saved["chunk_size"], saved["rows"] or {}
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        saved = read_settings(Path(config.output))
+    except ConfigError:
         return
+    chunk, rows = saved.get("chunk_size"), saved["rows"]
     if config.chunk_size == AUTO and isinstance(chunk, int):
         config.chunk_size = chunk
     for name in _undecided(config):

@@ -10,7 +10,7 @@ from hetpure.runs.files import CONFIG, CONTENT, PICTURES, RESULTS, SAMPLES, TABL
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
 from hetpure.runs.names import protocol_names
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Report, TableRow, parse_results, table_rows
+from hetpure.runs.results import Conditions, Report, TableRow, parse_results, table_rows
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def _method(
     variants = {}
     if settings["honesty"]["images"]:
         variants = {path.name: RecordStore(path).read() for path in sorted(place.glob("honesty/*")) if path.is_dir()}
-    rows = table_rows(name, records, total, names, row.conditions if row else None)
+    unknown = Conditions("unknown", "unknown") if any(record.adversarial for record in records) else Conditions()
+    rows = table_rows(name, records, total, names, row.conditions if row else unknown)
     return Method(name, settings, store, records, rows, variants, pictures)
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from hetpure.cli import main
 from hetpure.config import read_config
+from tests.runs.schemas import check_folder
 
 
 def evaluate(output: Path, rows: dict[str, Any], *overrides: str) -> int:
@@ -16,4 +17,6 @@ def evaluate(output: Path, rows: dict[str, Any], *overrides: str) -> int:
     file = output.parent / "job.yaml"
     file.write_text(yaml.safe_dump(raw))
     settings = [f"output={output}", "threads=1", "pictures=0", "wandb.mode=disabled", *overrides]
-    return main(["evaluate", "--config", str(file), *settings])
+    code = main(["evaluate", "--config", str(file), *settings])
+    check_folder(output)
+    return code

@@ -119,7 +119,7 @@ def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(hetpure.planning.chunks, "WAIT", 0.2)
     with pytest.raises(RunError, match="no choice by the first process"):
         settle(complete(raw), data, place, Loaded())
-    first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}}
+    first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}, "purifier": {"name": "none"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
     config = complete(raw)
     settle(config, data, place, Loaded())
