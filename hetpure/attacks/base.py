@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from hetpure.arguments import KeepsArguments
 from hetpure.attacks.gradients import Gradient, GradientSource
 
 Observer = Callable[[int, Gradient], None]
 
 
-class Attack(ABC):
+class Attack(KeepsArguments, ABC):
     """Images and their labels to adversarial images, by asking a gradient source.
 
     Attributes:

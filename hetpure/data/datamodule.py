@@ -95,6 +95,14 @@ class ImageDataModule(LightningDataModule):
         self._test: Source | None = None
         self._train: Source | None = None
 
+    @classmethod
+    def of(cls, source: Source, **settings: Any) -> "ImageDataModule":
+        """Images that are in hand, as the test split; ``settings`` are the constructor's arguments but ``name``."""
+        data = cls("python", **settings)
+        data._test = source
+        data.indices = subset_indices(len(source), data.subset, data.subset_seed, data.subset_skip)
+        return data
+
     def prepare(self) -> "ImageDataModule":
         """Opens the test split and draws the subset: after this the attributes are known. Cheap, and done once."""
         if self._test is None:

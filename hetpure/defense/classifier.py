@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning
 import torch
@@ -63,7 +63,7 @@ class PurifiedClassifier(lightning.LightningModule):
         purifier: the purifier in front of it.
         num_classes: K.
         ensemble_size: S; a purifier that is not stochastic needs one run and gets one.
-        ensemble_mode: see ``ensemble_scores``.
+        ensemble_mode: see ``ensemble_scores``; by default as the purifier's preset has it.
         chunk_size: rows (images times draws) in one network call; see ``chunks``.
         seed: of the defender's draws.
 
@@ -77,7 +77,7 @@ class PurifiedClassifier(lightning.LightningModule):
         purifier: Purifier,
         num_classes: int,
         ensemble_size: int = 20,
-        ensemble_mode: EnsembleMode = "mean_logits",
+        ensemble_mode: EnsembleMode | None = None,
         chunk_size: int = 64,
         seed: int = 0,
     ) -> None:
@@ -86,6 +86,7 @@ class PurifiedClassifier(lightning.LightningModule):
             raise ValueError(f"ensemble.size = {ensemble_size} must be at least 1")
         if chunk_size < 1:
             raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
+        ensemble_mode = ensemble_mode or cast(EnsembleMode, purifier.ensemble_mode)
         if ensemble_mode not in ("mean_logits", "mean_probs", "vote"):
             raise ValueError(f"ensemble.mode = {ensemble_mode!r} must be mean_logits, mean_probs or vote")
         self.classifier, self.purifier = classifier, purifier

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from hetpure.attacks.base import Attack
 from hetpure.attacks.gradients import GradientSource
@@ -70,10 +71,14 @@ def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Networks by their settings: each is loaded once, however many rows, or builds of them, share it."""
+    """Networks by their settings: each is loaded once, however many rows, or builds of them, share it.
+
+    ``networks`` are purifiers' own; they are kept only where a caller has them in hand.
+    """
 
     classifiers: dict[str, Classifier] = field(default_factory=dict)
     denoisers: dict[str, Denoiser] = field(default_factory=dict)
+    networks: dict[str, nn.Module] = field(default_factory=dict)
 
 
 def build_rows(
@@ -99,24 +104,27 @@ def build_rows(
     rows = []
     for name, row in row_configs(config).items():
         try:
-            key = json.dumps(to_dict(row.classifier), sort_keys=True)
+            key = settings_key(row.classifier)
             if key not in classifiers:
                 classifier = build_classifier(**to_dict(row.classifier))
                 classifier.check_classes(data.image_shape, data.num_classes)
                 classifiers[key] = prepared_classifier(classifier, row.precision, row.compile)
             denoiser = None
             if needs_denoiser(row.purifier) and row.denoiser.path is not None:
-                key_d = json.dumps(to_dict(row.denoiser), sort_keys=True)
+                key_d = settings_key(row.denoiser)
                 if key_d not in denoisers:
                     found = build_denoiser(**to_dict(row.denoiser))
                     found.check_image_shape(data.image_shape)
                     denoisers[key_d] = prepared_denoiser(found, row.precision, row.compile)
                 denoiser = denoisers[key_d]
-            built = _build_row(name, row, data, classifiers[key], denoiser, Path(config.output))
+            given = loaded.networks.get(settings_key(row.purifier.get("network")))
+            built = _build_row(name, row, data, classifiers[key], denoiser, Path(config.output), given)
             if config.honesty.images:
                 for variant, changed in variants(row, data.image_shape, built.model.purifier.stochastic).items():
                     folder = built.store.folder / "honesty"
-                    built.variants[variant] = _build_row(variant, changed, data, classifiers[key], denoiser, folder)
+                    built.variants[variant] = _build_row(
+                        variant, changed, data, classifiers[key], denoiser, folder, given
+                    )
             purifier = built.model.purifier
             own = purifier.network if isinstance(purifier, NetworkPurifier) else None
             if own is not None and (row.precision != "float32" or row.compile):
@@ -138,14 +146,25 @@ def build_rows(
     return rows
 
 
+def settings_key(settings: DictConfig | None) -> str:
+    """What ``Loaded`` knows a network by."""
+    return json.dumps(settings and to_dict(settings), sort_keys=True)
+
+
 def _build_row(
-    name: str, row: DictConfig, data: ImageDataModule, classifier: Classifier, denoiser: Denoiser | None, output: Path
+    name: str,
+    row: DictConfig,
+    data: ImageDataModule,
+    classifier: Classifier,
+    denoiser: Denoiser | None,
+    output: Path,
+    network: nn.Module | None,
 ) -> Row:
     settings = to_dict(row.purifier)
     guarded = Guarded(denoiser) if denoiser is not None else None
     model = PurifiedClassifier(
         classifier,
-        _tried(build_purifier(settings, classifier, guarded), data, "purifier"),
+        _tried(build_purifier(settings, classifier, guarded, network=network), data, "purifier"),
         data.num_classes,
         row.ensemble.size,
         row.ensemble.mode,
@@ -163,7 +182,7 @@ def _build_row(
         raise ConfigError(f"attack: {attack} needs {attack.classes} classes or more, the data have {data.num_classes}")
     process = surrogate_settings(settings, to_dict(row.attack.process))
     seen = Recomputed(guarded) if guarded is not None and row.attack.recompute else guarded
-    purifier = _tried(build_purifier(process, classifier, seen, "attack.process"), data, "attack.process")
+    purifier = _tried(build_purifier(process, classifier, seen, "attack.process", network), data, "attack.process")
     try:
         gradient = build_gradient(to_dict(row.attack.gradient), model.behind(purifier), row.attack.eot, row.seed)
     except ValueError as error:

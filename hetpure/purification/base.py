@@ -1,15 +1,17 @@
 """What every purifier is."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from hetpure.arguments import KeepsArguments
 from hetpure.noise import Draws
 
 
-class Purifier(nn.Module, ABC):
+class Purifier(KeepsArguments, nn.Module, ABC):
     """Image in [0, 1] to purified image in [0, 1]; stochastic by its keyed draws, differentiable end to end.
 
     Attributes:
@@ -23,6 +25,22 @@ class Purifier(nn.Module, ABC):
     differentiable: ClassVar[bool] = True
     PRESETS: ClassVar[dict[str, dict]] = {}
     ENSEMBLE_MODES: ClassVar[dict[str, str]] = {}
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that the constructor's arguments differ from least; None where there are no presets."""
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+
+        def differences(name: str) -> int:
+            preset = {**defaults, **self.PRESETS[name]}
+            return sum(value != preset[key] for key, value in self.arguments.items() if is_setting(value))
+
+        return min(self.PRESETS, key=differences, default=None)
+
+    @property
+    def ensemble_mode(self) -> str:
+        """How the preset joins S purifications (Algorithm 3); the mean of logits where it does not say."""
+        return self.ENSEMBLE_MODES.get(self.preset or "", "mean_logits")
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """What depends on the image alone and not on the draw, computed once for all draws of an image.
@@ -59,6 +77,11 @@ class Purifier(nn.Module, ABC):
     def network_calls(self) -> int:
         """Network calls in one purification."""
         return 0
+
+
+def is_setting(value: object) -> bool:
+    """Whether an argument is one that a config can say, and no network."""
+    return not isinstance(value, nn.Module)
 
 
 def to_signed(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from hetpure.config import merge, signature_schema, structure, to_dict
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.models.checkpoints import check_there
@@ -135,9 +137,13 @@ def check_network(settings: Mapping[str, Any], where: str = "purifier") -> None:
 
 
 def build_purifier(
-    settings: Mapping[str, Any], classifier: Classifier, denoiser: Denoiser | None, where: str = "purifier"
+    settings: Mapping[str, Any],
+    classifier: Classifier,
+    denoiser: Denoiser | None,
+    where: str = "purifier",
+    network: nn.Module | None = None,
 ) -> Purifier:
-    """Builds a purifier from completed settings.
+    """Builds a purifier from completed settings; ``network``, of its own kind, is loaded where it is not given.
 
     Raises:
         ConfigError: for values that the purifier rejects, or a denoiser that it needs and is not there.
@@ -149,9 +155,11 @@ def build_purifier(
         raise ConfigError(f"denoiser.path: is missing, and the {settings['name']} purifier needs a denoiser")
     supplied: dict[str, Any] = {k: v for k, v in networks.items() if k in taken}
     if issubclass(cls, NetworkPurifier):
-        check_network(settings, where)
-        given = settings["network"]
-        supplied["network"] = load_network(given["name"], given["weights"], given["arguments"], f"{where}.network")
+        if network is None:
+            check_network(settings, where)
+            given = settings["network"]
+            network = load_network(given["name"], given["weights"], given["arguments"], f"{where}.network")
+        supplied["network"] = network
     arguments = {k: v for k, v in settings.items() if k not in ("name", "preset", "network")}
     try:
         return cls(**supplied, **arguments)

@@ -24,7 +24,9 @@ def heterogeneous(denoiser: DiffusersDenoiser, classifier: Classifier, **setting
 
 def model_of(denoiser, classifier, **settings) -> PurifiedClassifier:
     settings = {"ensemble_size": 3, "chunk_size": 8, **settings}
-    return PurifiedClassifier(classifier, heterogeneous(denoiser, classifier), 10, **settings)
+    return PurifiedClassifier(
+        classifier, heterogeneous(denoiser, classifier), 10, **{"ensemble_mode": "mean_logits", **settings}
+    )
 
 
 def test_ensemble_scores_by_hand() -> None:

@@ -1,0 +1,28 @@
+"""Objects that know the arguments they were built with: so a run made in Python can be written down as a config."""
+
+import inspect
+from typing import Any, Self
+
+
+class KeepsArguments:
+    """Base class that notes its constructor's arguments.
+
+    Attributes:
+        arguments: by name, with defaults; empty for a copy made without calling the constructor.
+    """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Notes the arguments before ``__init__``, whatever a subclass does there."""
+        self = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:  # copy and pickle call without arguments; a wrong call is refused by __init__
+            object.__setattr__(self, "arguments", {})
+            return self
+        bound.apply_defaults()
+        named = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        object.__setattr__(self, "arguments", {name: bound.arguments[name] for name in named[1:]})
+        return self
