@@ -1,4 +1,4 @@
-"""Write the page of finished or interrupted runs again: hetpure report runs/demo.
+"""Show finished or interrupted runs again, tables and page, from their folders: hetpure report runs/demo.
 
 With --over, plot accuracy over one or two keys instead, from one run's rows or from many runs:
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes pages, or a plot."""
+    """Writes tables and pages, or a plot."""
     if (options.over is None) != (options.output is None):
         raise ConfigError("--over KEY and --output FILE go together")
     if options.over is not None:
@@ -33,10 +33,8 @@ def run(options: argparse.Namespace) -> None:
             raise ConfigError(f"--output {options.output}: {' '.join(str(error).split())}") from None
         print(options.output)
         return
-    from hetpure.reports.page.render import write_page
+    from hetpure.reports import write_reports
 
     for folder in options.folders:
-        try:
-            print(write_page(folder))
-        except (ConfigError, OSError) as error:
-            raise ConfigError(" ".join(str(error).split())) from None
+        write_reports(folder)
+        print(folder / "report.html")

@@ -24,6 +24,7 @@ from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.content import PLACES
+from hetpure.evaluation.departures import departures
 from hetpure.evaluation.evaluator import Evaluator
 from hetpure.evaluation.expand_grid import left_out
 from hetpure.evaluation.heartbeat import Pulse
@@ -33,16 +34,13 @@ from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
 from hetpure.evaluation.resolve import Given, available, content_here, former_lines
 from hetpure.models.precision import allow_tf32
+from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
-from hetpure.reports.page import try_to_write_page
-from hetpure.reports.plots.sweep import draw_grid
-from hetpure.reports.table import print_report, write_report
-from hetpure.reports.tables.report import report_table
-from hetpure.runs.claim import check_claim, claim
+from hetpure.runs.claim import claim
 from hetpure.runs.honesty import Verdict, blind, check
-from hetpure.runs.read import read_run
+from hetpure.runs.read import RunFolder, read_run
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_results
+from hetpure.runs.results import Report, notes_on, table_rows, write_results
 
 FREE = (
     "pictures",
@@ -77,59 +75,60 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
     config.threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(config.threads)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
-    place = evaluation_trainer(to_dict(config.trainer))
-    set_precision(config, place)
-    here = available(config, place, only, given)
-    data, rows = here.data, here.rows
-    if not rows:  # of a table: without one, what is absent is an error
-        check_claim(Path(config.output), config, FREE)  # records of a time when more was here are this config's
-        found = make_report(config, rows, data, here.absent)
-        report_table(config, found, here.absent)
-        print(f"table: {config.output}")
-        return found
-    output, first = Path(config.output), place.is_global_zero
-    claim(output, config, FREE, content_here(here, output))
+    trainer = evaluation_trainer(to_dict(config.trainer))
+    set_precision(config, trainer)
+    resolved = available(config, trainer, only, given)
+    data, rows = resolved.data, resolved.rows
+    output, first = Path(config.output), trainer.is_global_zero
+    claim(output, config, FREE, content_here(resolved, output) if rows else {})
+    changed = departures(config)
 
-    def report(dashboard: Dashboard | None = None) -> Report:
-        found = make_report(config, rows, data, here.absent)
-        _written(found, output)
-        if config.table.lines:
-            report_table(config, found, here.absent, dashboard)
-        else:
-            print_report(found)
-        try_to_write_page(output)
-        print(f"records, adversarial images, pictures and tables: {output}; to look at: {output / 'report.html'}")
+    def report() -> Report:
+        found = make_report(config, rows, data, resolved.absent, changed)
+        try:
+            write_results(found, output)
+        except OSError as error:
+            print(f"{output}: the results cannot be written: {error.strerror}", file=sys.stderr)
         return found
 
-    def lost(reason: str) -> None:
-        print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
+    def show() -> RunFolder:
         report()
+        shown = write_reports(output)
+        print(f"records, adversarial images, pictures and tables: {output}; to look at: {output / 'report.html'}")
+        return shown
 
-    watch = Watch(output, place.global_rank, place.world_size, lost, 60.0 * config.hang_minutes).start()
+    if not rows:  # of a table: without one, what is absent is an error
+        if first:
+            show()
+        return report()
+
+    def on_loss(reason: str) -> None:
+        print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        show()
+
+    monitor = Watch(output, trainer.global_rank, trainer.world_size, on_loss, 60.0 * config.hang_minutes).start()
     dashboard = Dashboard(to_dict(config), output) if first else None
     if first:
         keep_samples(data, output)
     state = "done"
     try:
         for row in rows:
-            _evaluate_with_variants(row, config, data, watch)
+            _evaluate_with_variants(row, config, data, monitor)
             if dashboard is not None:
                 _finish_row(row, config, data, dashboard)
     except BaseException as error:
-        reason = watch.reason(error)
-        said = error if reason is None else RunError(reason)
-        state = " ".join(f"ended with {type(said).__name__}: {said}".split())[:500]
+        reason = monitor.reason(error)
+        raised = error if reason is None else RunError(reason)
+        state = " ".join(f"ended with {type(raised).__name__}: {raised}".split())[:500]
         if reason is not None:
-            raise said from None
+            raise raised from None
         raise
     finally:
-        watch.leave(state)
+        monitor.leave(state)
         # Also after Ctrl-C or a failure: the table of what there is.
         if dashboard is not None:
-            written = report(dashboard)
-            _draw_grid(config, list(written.rows), dashboard)
-            dashboard.finish(list(written.rows))
-    return make_report(config, rows, data, here.absent)
+            dashboard.finish(show())
+    return make_report(config, rows, data, resolved.absent, changed)
 
 
 def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
@@ -154,13 +153,13 @@ def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
     return build_trainer({**ours, **fixed})
 
 
-def set_precision(config: DictConfig, place: lightning.Trainer) -> None:
+def set_precision(config: DictConfig, trainer: lightning.Trainer) -> None:
     """Sets what a precision needs set for the whole process.
 
     Raises:
         ConfigError: for a precision that the device does not have.
     """
-    device = place.strategy.root_device.type
+    device = trainer.strategy.root_device.type
     if config.precision == "tf32" and device != "cuda":
         raise ConfigError(f"precision: found tf32, accepted on this device ({device}) are float32, bfloat16")
     allow_tf32(config.precision)
@@ -215,7 +214,11 @@ def evaluate_row(
 
 
 def make_report(
-    config: DictConfig, rows: Sequence[Row], data: ImageDataModule, absent: Mapping[str, list[str]] | None = None
+    config: DictConfig,
+    rows: Sequence[Row],
+    data: ImageDataModule,
+    absent: Mapping[str, list[str]] | None = None,
+    changed: Sequence[str] = (),
 ) -> Report:
     """The report of what the rows' folders hold, those rows' among them that lack something now or are left out.
 
@@ -239,7 +242,7 @@ def make_report(
             former = read_run(Path(config.output)).report
             checks |= {name: former.checks[name] for name in absent if name in former.checks}
             blinded |= {name: former.blind[name] for name in absent if name in former.blind}
-    return Report(describe(config), lines, notes, checks, blinded)
+    return Report(describe(config), lines, notes, checks, blinded, absent or {}, changed)
 
 
 def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:
@@ -300,24 +303,3 @@ def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: 
             print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
         else:
             dashboard.picture(row.name, file)
-
-
-def _draw_grid(config: DictConfig, lines: list[TableRow], dashboard: Dashboard) -> None:
-    """The grid's figure, if there is a grid, and room for it."""
-    try:
-        file = draw_grid(to_dict(config), lines, describe(config))
-    except OSError as error:
-        print(f"{config.output}: the grid's figure cannot be written: {error.strerror}", file=sys.stderr)
-        return
-    if file is not None:
-        print(f"accuracy over {', '.join(config.grid)}: {file}")
-        dashboard.figure("sweep/figure", file)
-
-
-def _written(report: Report, output: Path) -> None:
-    """The report's files, if there is room for them: the terminal shows it in any case."""
-    try:
-        write_results(report, output)
-        write_report(report, output)
-    except OSError as error:
-        print(f"{output}: the tables cannot be written: {error.strerror}", file=sys.stderr)

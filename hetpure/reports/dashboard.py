@@ -1,15 +1,17 @@
-"""What an evaluation shows on W&B, through Lightning's logger; offline where no account is configured."""
+"""What an evaluation shows on W&B; offline where no account is configured."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-import wandb
-
-from hetpure.config.tracking import build_logger
-from hetpure.reports.table import HEADER, cells
+from hetpure.config.tracking import quiet_settings, wandb_mode
+from hetpure.reports.plots.sweep import FIGURE
+from hetpure.reports.table import COLUMNS
+from hetpure.reports.tables.forms import numbers
+from hetpure.reports.tables.paper_table import build_table
 from hetpure.runs.names import combinations, labels, text
+from hetpure.runs.read import RunFolder
 from hetpure.runs.results import TableRow
 
 P = ParamSpec("P")
@@ -20,7 +22,7 @@ def _shown_or_not(show: Callable[Concatenate["Dashboard", P], None]) -> Callable
 
     @wraps(show)
     def shown(self: "Dashboard", *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.logger is None:
+        if self.run is None:
             return
         try:
             show(self, *args, **kwargs)
@@ -48,27 +50,28 @@ class Dashboard:
         self.say = say
         self.alone = len(config["rows"]) < 2
         self.grid = combinations(config["grid"]) if config["grid"] else {}
+        self.run: Any = None
+        if (mode := wandb_mode(settings["mode"])) == "disabled":
+            return
+        import wandb
+
+        self.wandb, name = wandb, settings["name"] or output.name
         try:
-            self.logger = build_logger(settings["project"], settings["name"] or output.name, output, settings["mode"])
-        except OSError as error:
+            output.mkdir(parents=True, exist_ok=True)
+            self.run = wandb.init(
+                project=settings["project"], name=name, dir=output, config=config, settings=quiet_settings(mode)
+            )
+        except Exception as error:
             self.give_up(error)
-        self.config(config)
 
     def give_up(self, error: Exception) -> None:
         """Goes on without W&B."""
-        self.logger = None
+        self.run = None
         self.say(f"W&B: {' '.join(str(error).split())[:200]}; going on without it")
-
-    @_shown_or_not
-    def config(self, config: dict[str, Any]) -> None:
-        """The resolved config, and with it the start of the run."""
-        assert self.logger is not None
-        self.logger.log_hyperparams(config)
 
     @_shown_or_not
     def rows(self, lines: list[TableRow], cost: Mapping[str, float]) -> None:
         """A method's figures, one-shot under its name, other protocols below theirs; what an image cost."""
-        assert self.logger is not None
         for line in lines:
             figures = {
                 "standard_accuracy": line.standard.value,
@@ -77,58 +80,47 @@ class Dashboard:
                 "images": line.images,
             }
             prefix = line.method if line.protocol == "one-shot" else f"{line.method}/{line.protocol}"
-            self.logger.log_metrics({f"{prefix}/{key}": value for key, value in figures.items()})
+            self.run.log({f"{prefix}/{key}": value for key, value in figures.items()})
             if line.protocol == "one-shot":
                 self._compared(line, {**figures, **cost})
 
     def _compared(self, line: TableRow, figures: dict[str, Any]) -> None:
         """The same under names that other runs and rows share."""
-        assert self.logger is not None
         for side, accuracy in (("standard", line.standard), ("robust", line.robust)):
             figures |= {f"{side}_accuracy_low": accuracy.low, f"{side}_accuracy_high": accuracy.high}
         if self.alone:
-            self.logger.log_metrics(figures)
+            self.run.log(figures)
         if line.method in self.grid:
             values = self.grid[line.method]
             names = labels(values)
             swept = {names[key]: v if isinstance(v, int | float) else text(v) for key, v in values.items()}
             # One step for all of them: what belongs together is one point.
-            self.logger.experiment.log({f"sweep/{key}": value for key, value in {**swept, **figures}.items()})
+            self.run.log({f"sweep/{key}": value for key, value in {**swept, **figures}.items()})
 
     @_shown_or_not
     def curve(self, method: str, losses: list[float]) -> None:
         """The attacker's mean loss by iteration."""
-        assert self.logger is not None
-        run = self.logger.experiment
-        run.define_metric(f"{method}/attack_loss", step_metric=f"{method}/iteration")
+        self.run.define_metric(f"{method}/attack_loss", step_metric=f"{method}/iteration")
         if self.alone:
-            run.define_metric("attack_loss", step_metric="iteration")
+            self.run.define_metric("attack_loss", step_metric="iteration")
         for iteration, loss in enumerate(losses):
             figures = {f"{method}/iteration": iteration, f"{method}/attack_loss": loss, "iteration": iteration}
-            self.logger.log_metrics({**figures, **({"attack_loss": loss} if self.alone else {})})
+            self.run.log({**figures, **({"attack_loss": loss} if self.alone else {})})
 
     @_shown_or_not
     def picture(self, method: str, file: Path) -> None:
         """A row's picture."""
-        assert self.logger is not None
-        self.logger.log_image(f"{method}/pictures", [str(file)])
-        self.logger.log_image("pictures", [str(file)], caption=[method])
+        self.run.log({f"{method}/pictures": [self.wandb.Image(str(file))]})
+        self.run.log({"pictures": [self.wandb.Image(str(file), caption=method)]})
 
     @_shown_or_not
-    def figure(self, name: str, file: Path) -> None:
-        """A figure of the whole run."""
-        assert self.logger is not None
-        self.logger.log_image(name, [str(file)])
-
-    @_shown_or_not
-    def table(self, columns: list[str], data: list[list[Any]]) -> None:
-        """A table of methods by columns, as numbers."""
-        assert self.logger is not None
-        self.logger.log_table("table", columns=columns, data=data)
-
-    @_shown_or_not
-    def finish(self, lines: list[TableRow]) -> None:
-        """The result table, and the end of the run."""
-        assert self.logger is not None
-        self.logger.log_table("results", columns=list(HEADER), data=[list(cells(line)) for line in lines])
-        wandb.finish()
+    def finish(self, report: RunFolder) -> None:
+        """The tables and the grid's figure of a whole run, and the end of the W&B run."""
+        if (report.config.get("table") or {}).get("lines"):
+            columns, data = numbers(build_table(report.config, report.report))
+            self.run.log({"table": self.wandb.Table(columns=columns, data=data)})
+        if report.config.get("grid") and (report.path / FIGURE).is_file():
+            self.run.log({"sweep/figure": [self.wandb.Image(str(report.path / FIGURE))]})
+        data = [[str(column.value(row)) for column in COLUMNS] for row in report.report.rows]
+        self.run.log({"results": self.wandb.Table(columns=[column.heading for column in COLUMNS], data=data)})
+        self.run.finish()

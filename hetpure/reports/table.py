@@ -1,52 +1,89 @@
-"""The table of results in the forms that people take away: terminal, Markdown, CSV, JSON."""
+"""The table of results: its columns, and the forms in which people take it away."""
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from hetpure.runs.files import write_whole
-from hetpure.runs.results import Conditions, Report, TableRow
+from hetpure.runs.results import Report, TableRow
 
-HEADER = ("method", "images", "attack", "gradients", "EOT", "S", "protocol", "standard, %", "robust, %", "seconds")
+Value = Callable[[TableRow], Any]
 
 
-def cells(row: TableRow) -> tuple[str, ...]:
-    """A line's cells as text, under ``HEADER``."""
+@dataclass(frozen=True)
+class Column:
+    """One column, in every form of the table.
+
+    Attributes:
+        heading: as people read it.
+        value: of a row; its text is the cell.
+        numbers: what CSV has instead, by heading; by default the value under the column's own heading.
+        words: whether cells are words, aligned left, not numbers.
+        wraps: whether long cells may be broken into lines.
+        by_protocol: whether the cell differs between the protocols of one method; others are shown once a method.
+        common: whether the page shows it once, above the table, where all rows have the same.
+    """
+
+    heading: str
+    value: Value
+    numbers: Mapping[str, Value] | None = None
+    words: bool = False
+    wraps: bool = False
+    by_protocol: bool = False
+    common: bool = False
+
+
+def _images(row: TableRow) -> str:
     images = str(row.images) if row.images == row.total else f"{row.images} of {row.total}"
-    images += f" ({row.failed} failed)" if row.failed else ""
-    c = row.conditions
-    under = c.attack, c.gradients, str(c.eot), str(c.ensemble), row.protocol
-    return row.method, images, *under, str(row.standard), str(row.robust), f"{row.seconds:.1f}"
+    return images + (f" ({row.failed} failed)" if row.failed else "")
 
 
-REPEATED = {HEADER.index(name) for name in HEADER} - {HEADER.index(n) for n in ("protocol", "standard, %", "robust, %")}
-"""Columns that are a method's, whatever the protocol."""
+def _accuracy(side: str) -> dict[str, Value]:
+    ends = {side: "value", f"{side}_low": "low", f"{side}_high": "high"}
+    return {heading: attrgetter(f"{side}.{end}") for heading, end in ends.items()}
 
 
-def lines_of(rows: Sequence[TableRow]) -> list[tuple[str, ...]]:
-    """All cells; what a method's further protocols would repeat is left blank."""
+COLUMNS = [
+    Column("method", attrgetter("method"), words=True),
+    Column("protocol", attrgetter("protocol"), words=True, by_protocol=True, common=True),
+    Column("standard, %", attrgetter("standard"), _accuracy("standard"), by_protocol=True),
+    Column("robust, %", attrgetter("robust"), _accuracy("robust"), by_protocol=True),
+    Column("images", _images, {"images": attrgetter("images"), "failed": attrgetter("failed")}),
+    Column("attack", attrgetter("conditions.attack"), words=True, wraps=True, common=True),
+    Column("gradients", attrgetter("conditions.gradients"), words=True, wraps=True, common=True),
+    Column("EOT", attrgetter("conditions.eot"), {"eot": attrgetter("conditions.eot")}),
+    Column("S", attrgetter("conditions.ensemble"), {"ensemble": attrgetter("conditions.ensemble")}),
+    Column("seconds", lambda row: f"{row.seconds:.1f}", {"seconds": attrgetter("seconds")}),
+]
+"""All columns in order. A column that is added here is in the terminal, Markdown, CSV, the page and W&B."""
+
+
+def cells(rows: Sequence[TableRow]) -> list[list[str]]:
+    """All cells as text; what a method's further protocols would repeat is left blank."""
     lines, method = [], None
     for row in rows:
         again = row.method == method
-        lines.append(tuple("" if again and i in REPEATED else cell for i, cell in enumerate(cells(row))))
+        lines.append(["" if again and not column.by_protocol else str(column.value(row)) for column in COLUMNS])
         method = row.method
     return lines
 
 
 def print_report(report: Report) -> None:
     """The report in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if Console().is_terminal else 160)
     if report.warning:
         console.print(report.warning, style="bold red", markup=False)
     table = Table(title=report.title, title_justify="left")
-    for i, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if i in (0, 2, 3, 6) else "right", no_wrap=i not in (2, 3))
-    for line in lines_of(report.rows):
+    for column in COLUMNS:
+        table.add_column(column.heading, justify="left" if column.words else "right", no_wrap=not column.wraps)
+    for line in cells(report.rows):
         table.add_row(*line)
     console.print(table)
     for note in report.notes:
@@ -58,7 +95,7 @@ def print_report(report: Report) -> None:
             console.print(f"  {verdict}", style=style, markup=False, highlight=False)
 
 
-def write_report(report: Report, folder: Path) -> None:
+def write_table_files(report: Report, folder: Path) -> None:
     """``results.csv`` (numbers) and ``results.md`` (as people read it) in a folder.
 
     Raises:
@@ -66,21 +103,20 @@ def write_report(report: Report, folder: Path) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    figures = [f"{side}{end}" for side in ("standard", "robust") for end in ("", "_low", "_high")]
-    under = [field.name for field in fields(Conditions)]
-    writer.writerow(["method", "protocol", "images", "failed", *figures, "seconds", *under])
-    for row in report.rows:
-        values = [x for a in (row.standard, row.robust) for x in (a.value, a.low, a.high)]
-        conditions = asdict(row.conditions).values()
-        writer.writerow([row.method, row.protocol, row.images, row.failed, *values, row.seconds, *conditions])
+    numbers: dict[str, Value] = {}
+    for column in COLUMNS:
+        numbers |= column.numbers or {column.heading: column.value}
+    writer.writerow(numbers)
+    writer.writerows([value(row) for value in numbers.values()] for row in report.rows)
     write_whole(folder / "results.csv", text.getvalue())
     write_whole(folder / "results.md", markdown(report))
 
 
 def markdown(report: Report) -> str:
     """The report as Markdown."""
+    headings = [column.heading for column in COLUMNS]
     lines = [f"**{report.warning}**", ""] if report.warning else []
-    lines += [report.title, "", _line(HEADER), _line(["---"] * len(HEADER)), *map(_line, lines_of(report.rows))]
+    lines += [report.title, "", _line(headings), _line(["---"] * len(headings)), *map(_line, cells(report.rows))]
     lines += ["", *(f"* {note}" for note in report.notes)] if report.notes else []
     for method, verdicts in report.checks.items():
         lines += ["", f"Honesty checks of {method}:", "", *(f"* {verdict}" for verdict in verdicts)]

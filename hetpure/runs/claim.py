@@ -62,6 +62,8 @@ def check_claim(
         ConfigError: names the keys that differ, or says why the folder cannot be read.
     """
     format_version(folder)
+    if content is not None and not (folder / CONTENT).exists() and not any(folder.glob("**/samples-*.jsonl")):
+        return  # nothing was evaluated there yet
     changes = []
     for file, new in _files(folder, config, content).items():
         if file.is_file():
@@ -76,7 +78,7 @@ def check_claim(
 def _files(folder: Path, config: DictConfig, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
     """What a run's folder says of it, by file."""
     files = {folder / CONFIG: to_dict(config)}
-    return files if content is None else {**files, folder / CONTENT: dict(content)}
+    return files if not content else {**files, folder / CONTENT: dict(content)}
 
 
 def _unusable(folder: Path, error: Exception) -> ConfigError:

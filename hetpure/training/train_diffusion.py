@@ -8,13 +8,13 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 
 from hetpure.config import to_dict
-from hetpure.config.tracking import build_logger
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.runs.claim import claim
 from hetpure.training.diffusion import DiffusionTrainer
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
+from hetpure.training.logger import build_logger
 from hetpure.training.purification_figures import PurificationFigures
 
 

@@ -1,7 +1,8 @@
 import pytest
 
-from hetpure.config.tracking import build_logger, has_account
+from hetpure.config.tracking import has_account, wandb_mode
 from hetpure.errors import ConfigError
+from hetpure.training.logger import build_logger
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +27,9 @@ def test_account(monkeypatch: pytest.MonkeyPatch, tmp_path):
 def test_modes(monkeypatch: pytest.MonkeyPatch, tmp_path):
     logger = build_logger("hetpure", None, tmp_path)
     assert logger is not None and logger._offline
-    assert build_logger("hetpure", None, tmp_path, "disabled") is None
+    assert wandb_mode() == "offline" and build_logger("hetpure", None, tmp_path, "disabled") is None
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert build_logger("hetpure", None, tmp_path) is None
+    assert wandb_mode() == "disabled" and build_logger("hetpure", None, tmp_path) is None
     with pytest.raises(ConfigError, match=r"wandb\.mode: found 'loud'"):
         build_logger("hetpure", None, tmp_path, "loud")
     with pytest.raises(ConfigError, match="online needs an account"):

@@ -282,10 +282,12 @@ def test_tables_that_cannot_be_written_are_still_shown(
     def full(report, folder) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("hetpure.evaluation.run.write_report", full)
+    monkeypatch.setattr("hetpure.evaluation.run.write_results", full)
+    monkeypatch.setattr("hetpure.reports.write.write_table_files", full)
     assert evaluate(tmp_path / "run", "data.subset=3") == 0
     said = capfd.readouterr()
-    assert "tables cannot be written: No space left" in said.err and "only" in said.out
+    assert "results cannot be written: No space left" in said.err and "only" in said.out
+    assert "results.md: cannot be written: No space left" in said.err
     assert (tmp_path / "run" / "results.json").read_bytes() == before
 
 

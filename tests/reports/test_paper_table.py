@@ -19,11 +19,12 @@ from hetpure.data import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
+from hetpure.evaluation.departures import departures
 from hetpure.evaluation.resolve import _conditions
 from hetpure.evaluation.run import FREE
 from hetpure.reports import dashboard
 from hetpure.reports.tables.forms import escaped, latex, markdown, numbers, plain
-from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table, departures
+from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table
 from hetpure.reports.tables.printed import Figure, printed_names, printed_table
 from hetpure.runs.claim import claim
 from hetpure.runs.honesty import Verdict
@@ -286,8 +287,8 @@ def test_absent_data_are_one_reason_for_all_rows(tmp_path: Path, capsys: pytest.
     rows = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
     assert "which is no folder" in rows[0]["reason"] and rows[0]["reason"] == rows[1]["reason"]
     assert rows[2]["reason"].startswith("classifier.weights: nowhere.pt")
-    assert not (tmp_path / "run" / "config.yaml").exists(), "a folder without results belongs to no config"
     assert "Nothing was measured" in capsys.readouterr().out
+    assert evaluate(tmp_path, {**config, "seed": 5}) == 0, "a folder without results belongs to no config"
 
 
 def test_a_package_that_is_not_installed_is_a_cells_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +301,7 @@ def test_a_package_that_is_not_installed_is_a_cells_reason(monkeypatch: pytest.M
     attack = {"name": "autoattack", "version": "standard", "steps": 1}
     config = complete(raw({"columns": {"pgd": {}, "aa": {"attack": attack}}}, {"m": {}}))
     assert list(config.rows) == ["m/pgd"]
-    table = build_table(config, Report("t", []), {})
+    table = build_table(to_dict(config), Report("t", []))
     assert table.lines[0].cells["aa"].reasons == ("attack.version = 'standard' needs the package pyautoattack",)
 
 
@@ -384,9 +385,10 @@ def test_the_terminal_shows_the_same(tmp_path: Path, done: Path, capsys: pytest.
 def test_wandb_gets_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: dict[str, Any] = {}
 
-    logger = MagicMock()
-    logger.log_table = lambda key, columns, data: logged.update({key: wandb.Table(columns=columns, data=data)})
-    monkeypatch.setattr(dashboard, "build_logger", lambda *args: logger)
+    run = MagicMock()
+    run.log = lambda items: logged.update({k: v for k, v in items.items() if isinstance(v, wandb.Table)})
+    monkeypatch.setattr(dashboard, "wandb_mode", lambda _: "offline")
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
     assert evaluate(tmp_path, raw({"columns": {"pgd": {}}}, {"plain": ROWS["plain"] | {"columns": ["pgd"]}})) == 0
     assert set(logged) == {"table", "results"}
     assert logged["table"].columns[:4] == ["kind", "method", "pgd_measured", "pgd_low"]
@@ -396,8 +398,9 @@ def test_wandb_gets_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_failing_honesty_checks_and_other_settings_stand_above_the_table() -> None:
     config = complete(raw({"printed": "table1", "columns": {"pgd_eot": {}}}, {"pang": {"printed": "Pang et al. 2022"}}))
     row = TableRow("pang/pgd_eot", 8, 8, Accuracy(1.0, 0.6, 1.0, 8), Accuracy(0.5, 0.2, 0.8, 8), 1.0)
-    report = Report("8 images", [row], [], {"pang/pgd_eot": [Verdict("gradients", False, "zero")]})
-    table = build_table(config, report, {})
+    verdicts = {"pang/pgd_eot": [Verdict("gradients", False, "zero")]}
+    report = Report("8 images", [row], [], verdicts, departures=departures(config))
+    table = build_table(to_dict(config), report)
     assert "FAILS ITS HONESTY CHECKS (pang/pgd_eot: gradients)" in table.warnings[0]
     assert "Not the paper's settings: " in table.warnings[1] and "data.name was 'hfds/uoft-cs/cifar10'" in str(
         table.warnings[1]
@@ -409,7 +412,7 @@ def test_failing_honesty_checks_and_other_settings_stand_above_the_table() -> No
 def test_the_mean_of_two_accuracies_has_an_interval_that_is_wide_enough() -> None:
     config = complete(raw({"columns": {"pgd": {}, "mean": {"side": "average", "of": "pgd"}}}, {"m": {}}))
     row = TableRow("m/pgd", 8, 8, Accuracy(1.0, 0.6, 1.0, 8), Accuracy(0.5, 0.2, 0.8, 8), 1.0)
-    found = build_table(config, Report("t", [row]), {}).lines[0].cells["mean"].measured
+    found = build_table(to_dict(config), Report("t", [row])).lines[0].cells["mean"].measured
     assert found == Accuracy(0.75, pytest.approx(0.4), pytest.approx(0.9), 8)
 
 

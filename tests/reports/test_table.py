@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from hetpure.cli import main
+from hetpure.reports import write_reports
 from hetpure.reports.aggregate import aggregate, markdown
-from hetpure.reports.table import print_report, write_report
+from hetpure.reports.table import COLUMNS, Column, print_report, write_table_files
 from hetpure.runs.honesty import Verdict
-from hetpure.runs.records import Record
+from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import (
     Conditions,
     Report,
@@ -99,10 +100,10 @@ def test_protocols_are_lines_of_one_method(tmp_path: Path) -> None:
         ("best of 5", 0.75, 0.25),
     ]
     write_results(Report("t", rows), tmp_path)
-    write_report(Report("t", rows), tmp_path)
+    write_table_files(Report("t", rows), tmp_path)
     text = (tmp_path / "results.md").read_text()
-    assert "| ours | 4 | PGD | exact | 8 | 20 | one-shot | 100.00 [51.0, 100.0] | 75.00 [30.1, 95.4] | 2.0 |" in text
-    assert "|  |  |  |  |  |  | best of 5 | 75.00 [30.1, 95.4] | 25.00 [4.6, 69.9] |  |" in text
+    assert "| ours | one-shot | 100.00 [51.0, 100.0] | 75.00 [30.1, 95.4] | 4 | PGD | exact | 8 | 20 | 2.0 |" in text
+    assert "|  | best of 5 | 75.00 [30.1, 95.4] | 25.00 [4.6, 69.9] |  |  |  |  |  |  |" in text
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["method"], line["protocol"], line["attack"]) for line in lines] == [
@@ -118,7 +119,7 @@ def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.Captur
     ]
     report = Report("a title", rows, ["a note"], {"ours": [Verdict("loss rises", True, "from 1 to 2")]})
     write_results(report, tmp_path)
-    write_report(report, tmp_path)
+    write_table_files(report, tmp_path)
 
     found = json.loads((tmp_path / "results.json").read_text())
     assert (found["title"], found["warning"], found["notes"]) == ("a title", None, ["a note"])
@@ -137,7 +138,7 @@ def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.Captur
     assert float(lines[1]["standard"]) == 0.75 and float(lines[1]["standard_high"]) == pytest.approx(0.954413, abs=1e-6)
 
     text = (tmp_path / "results.md").read_text()
-    assert "| plain | 4 | no attack | - | 1 | 1 | one-shot | 100.00 [51.0, 100.0] | 25.00 [4.6, 69.9] | 2.0 |" in text
+    assert "| plain | one-shot | 100.00 [51.0, 100.0] | 25.00 [4.6, 69.9] | 4 | no attack | - | 1 | 1 | 2.0 |" in text
     assert "| ours | 4 of 9 | PGD | exact | 8 | 20 | one-shot | 75.00 [30.1, 95.4] | - | 2.0 |" in text
     assert "* loss rises: ok. from 1 to 2" in text and "* a note" in text
 
@@ -157,7 +158,7 @@ def test_a_failing_report_says_so_at_its_top(tmp_path: Path, capsys: pytest.Capt
     report = Report("t", [one_shot("ours", outcomes("11", "11"), 2)], [], {"ours": verdicts, "fine": verdicts[1:2]})
     print_report(report)
     write_results(report, tmp_path)
-    write_report(report, tmp_path)
+    write_table_files(report, tmp_path)
     expected = "THIS REPORT FAILS ITS HONESTY CHECKS (ours: gradients, huge eps)"
     assert (tmp_path / "results.md").read_text().startswith(f"**{expected}")
     assert expected in json.loads((tmp_path / "results.json").read_text())["warning"]
@@ -175,13 +176,38 @@ def test_results_json_is_json_for_everyone(tmp_path: Path) -> None:
     json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
 
 
+def test_a_new_column_is_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """One object, in one file, is all that a column takes."""
+    column = Column("broken", lambda row: f"{row.standard.value - row.robust.value:.3f}")
+    monkeypatch.setattr("hetpure.reports.table.COLUMNS", [*COLUMNS, column])
+    monkeypatch.setattr("hetpure.reports.page.render.COLUMNS", [*COLUMNS, column])
+    folder = run_folder(tmp_path / "run", 0, "1110")
+    records = outcomes("1111", "1110")
+    store = RecordStore(folder / "none")
+    store.append(records)
+    write_results(Report("t", table_rows("none", records, 4, ["one-shot"])), folder)
+    write_reports(folder)
+    assert "broken" in capsys.readouterr().out
+    for name in ("results.md", "results.csv", "report.html"):
+        text = (folder / name).read_text()
+        assert "broken" in text and "0.250" in text, name
+
+
 # ---- several runs
+
+
+REST = {
+    "protocols": {"resubmissions": 1, "votes": 0},
+    "honesty": {"images": 0},
+    "ensemble": {"mode": "vote"},
+}
+"""Keys that a reader of a run folder needs."""
 
 
 def run_folder(folder: Path, seed: int, robust: str, eps: float = 0.1) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(
-        yaml.safe_dump({"seed": seed, "purifier": {"name": "none"}, "attack": {"eps": eps}, "rows": {}})
+        yaml.safe_dump({"seed": seed, "purifier": {"name": "none"}, "attack": {"eps": eps}, "rows": {}, **REST})
     )
     write_results(Report("t", table_rows("ours", outcomes("1111", robust), 4, ["one-shot"])), folder)
     return folder

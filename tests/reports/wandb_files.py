@@ -47,9 +47,10 @@ def read_run(output: Path) -> LoggedRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.name, run.project = record.run.display_name, record.run.project
-        items = {"config": record.config.update, "history": record.history.item}.get(kind or "", ())
+        kinds = {"run": record.run.config.update, "config": record.config.update, "history": record.history.item}
+        items = kinds.get(kind or "", ())
         found = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
-        if kind == "config":
+        if kind in ("run", "config"):
             run.config |= found
         elif kind == "history":
             run.history.append(found)

@@ -18,18 +18,12 @@ from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_c
 from hetpure.reports.page.embed import LIMIT, Album
 from hetpure.reports.page.paper import beside_print
 from hetpure.reports.page.samples import browser_data
-from hetpure.reports.table import HEADER, REPEATED, cells
-from hetpure.runs.files import CONFIG, write_whole
-from hetpure.runs.read import RunFolder, read_run
+from hetpure.reports.table import COLUMNS, cells
+from hetpure.runs.files import CONFIG
+from hetpure.runs.read import RunFolder
 from hetpure.runs.results import Accuracy, TableRow, accuracy
 
 FILE = "report.html"
-
-COMMON = ("attack", "gradients", "protocol")
-"""Columns that are said once, above the table, where all rows have the same."""
-
-ORDER = ("method", "protocol", "standard, %", "robust, %", "images", "attack", "gradients", "EOT", "S", "seconds")
-"""Of the columns: on a narrow screen the accuracies are seen first."""
 
 VARIANTS = {
     "more_steps": "more iterations",
@@ -39,25 +33,6 @@ VARIANTS = {
     "random_noise": "random noise",
     "transfer": "from the undefended classifier",
 }
-
-
-def write_page(folder: Path, limit: int = LIMIT) -> Path:
-    """Writes a run's page into its folder, from what the folder holds.
-
-    Args:
-        folder: the run's.
-        limit: characters of embedded images.
-
-    Returns:
-        The page's file.
-
-    Raises:
-        ConfigError: where the folder is no evaluation's.
-        OSError: where the page cannot be written; an old one stays.
-    """
-    text = page(read_run(folder), limit)
-    write_whole(folder / FILE, text)
-    return folder / FILE
 
 
 def page(run: RunFolder, limit: int = LIMIT) -> str:
@@ -113,20 +88,16 @@ def _part(name: str) -> str:
 
 
 def _table(rows: Sequence[TableRow]) -> dict[str, Any]:
-    """Header, lines with their group, and what all lines have in common."""
-    found: list[dict[str, str]] = [dict(zip(HEADER, cells(row), strict=True)) for row in rows]
-    common = {key: found[0][key] for key in COMMON if found and len({line[key] for line in found}) == 1}
-    header: list[str] = [key for key in ORDER if key not in common]
-    once = {HEADER[position] for position in REPEATED}
-    lines, group_before, method_before = [], None, None
-    for row, line in zip(rows, found, strict=True):
-        group, _, line["method"] = row.method.rpartition("/")
-        again = row.method == method_before
-        shown = ["" if again and key in once else line[key] for key in header]
-        lines.append({"group": group if group != group_before else "", "cells": shown})
-        group_before, method_before = group, row.method
-    numeric = [key not in ("method", "attack", "gradients", "protocol") for key in header]
-    return {"header": header, "lines": lines, "common": common, "numeric": numeric}
+    """Columns that are shown, lines with their group, and what all lines have in common."""
+    values = {column.heading: {str(column.value(row)) for row in rows} for column in COLUMNS if column.common}
+    common = {heading: found.pop() for heading, found in values.items() if len(found) == 1}
+    shown = [i for i, column in enumerate(COLUMNS) if column.heading not in common]
+    lines, before = [], None
+    for row, texts in zip(rows, cells(rows), strict=True):
+        group, _, texts[0] = row.method.rpartition("/") if texts[0] else (before, "", "")
+        lines.append({"group": group if group != before else "", "cells": [texts[i] for i in shown]})
+        before = group
+    return {"columns": [COLUMNS[i] for i in shown], "lines": lines, "common": common}
 
 
 def _whiskers(rows: Sequence[TableRow]) -> list[dict[str, Any]]:

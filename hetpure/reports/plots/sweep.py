@@ -9,7 +9,7 @@ from typing import Any
 from hetpure.errors import ConfigError
 from hetpure.reports.plots.figure import draw_heat_map, draw_line
 from hetpure.runs.names import combinations, labels
-from hetpure.runs.read import read_results, read_settings, row_settings
+from hetpure.runs.read import RunFolder, read_results, read_settings, row_settings
 from hetpure.runs.results import TableRow
 
 FIGURE = "sweep.png"
@@ -26,13 +26,6 @@ class Point:
 
     values: Mapping[str, Any]
     result: TableRow
-
-
-def grid_points(config: Mapping[str, Any], lines: Sequence[TableRow]) -> list[Point]:
-    """The rows of a complete config's grid that have a result, in the grid's order."""
-    found = {line.method: line for line in lines if line.protocol == "one-shot" and line.images}
-    names = combinations(config["grid"]) if config["grid"] else {}
-    return [Point(values, found[name]) for name, values in names.items() if name in found]
 
 
 def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
@@ -86,20 +79,18 @@ def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: 
     draw_line(label, list(zip(values, pairs, strict=True)), rest, title, caption, file)
 
 
-def draw_grid(config: Mapping[str, Any], lines: Sequence[TableRow], title: str) -> Path | None:
-    """The figure of a run with a grid, ``sweep.png`` in its folder; None without a grid or without results.
+def draw_grid(run: RunFolder) -> bool:
+    """Draws the figure of a run with a grid, ``sweep.png`` in its folder; False where nothing has a result.
 
     Raises:
         OSError: where it cannot be written.
     """
-    points = grid_points(config, lines)
-    if not points:
-        return None
-    of_grid = {point.result.method for point in points}
-    others = [line for line in lines if line.method not in of_grid and line.protocol == "one-shot" and line.images]
-    file = Path(config["output"]) / FIGURE
-    draw(points, others, title, file)
-    return file
+    results = {row.method: row for row in run.report.rows if row.protocol == "one-shot" and row.images}
+    values = combinations(run.config["grid"])
+    points = [Point(of, results.pop(name)) for name, of in values.items() if name in results]
+    if points:
+        draw(points, list(results.values()), run.report.title, run.path / FIGURE)
+    return bool(points)
 
 
 def draw_folders(folders: Sequence[Path], keys: Sequence[str], file: Path) -> None:

@@ -4,30 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
-
-from hetpure.config import read_config, to_dict
-from hetpure.errors import ConfigError
-from hetpure.evaluation.config import complete
-from hetpure.evaluation.content import PLACES
-from hetpure.evaluation.expand_table import Side
 from hetpure.reports.tables.printed import Figure, PrintedTable, printed_table
-from hetpure.runs.claim import ALWAYS_FREE, differences
 from hetpure.runs.results import Accuracy, Report, TableRow
-
-NO_MATTER = (
-    *ALWAYS_FREE,
-    "table",
-    "pictures",
-    "honesty",
-    "threads",
-    "hang_minutes",
-    "data.batch_size",
-    *PLACES,
-    *(f"{row}purifier.network.name" for row in ("", "rows.*.")),  # whose code builds the network, with its weights
-    *(f"{row}attack.recompute" for row in ("", "rows.*.")),
-)
-"""Keys by which a run may differ from the paper's settings and have them still."""
 
 
 @dataclass(frozen=True)
@@ -100,46 +78,26 @@ class PaperTable:
         return counts.pop() if len(counts) == 1 else None
 
 
-def build_table(config: DictConfig, report: Report, absent: Mapping[str, Sequence[str]]) -> PaperTable:
-    """The table of a config with ``table.lines``.
-
-    Args:
-        config: complete.
-        report: of the rows that were evaluated.
-        absent: what the others lack, by row.
-    """
-    settings = to_dict(config.table)
+def build_table(config: Mapping[str, Any], report: Report) -> PaperTable:
+    """The table of a resolved config with ``table.lines``, from what its run found."""
+    settings, root = config["table"], config["data"]["root"]
     paper = printed_table(settings["printed"]) if settings["printed"] else None
     measured = {(row.method, row.protocol): row for row in report.rows}
-    lines = [_line(line, settings["columns"], paper, measured, absent) for line in settings["lines"].values()]
+    lines = [_line(line, settings["columns"], paper, measured, report.missing) for line in settings["lines"].values()]
     notes = [*_conditions(settings, report.rows), *report.notes, *([paper.note] if paper and paper.note else [])]
     warnings = [report.warning] if report.warning else []
-    if measured and paper is not None and (other := departures(config)):
+    if measured and paper is not None and (other := report.departures):
         shown = "; ".join(other[:4]) + (f"; and {len(other) - 4} more" if len(other) > 4 else "")
         warnings.append(f"Not the paper's settings: {shown}. Measured and printed figures are not the same quantity.")
     return PaperTable(
         settings["title"] or (f"{_numbered(settings['printed'])}: {paper.title}" if paper else "methods by attacks"),
-        report.title + (f"; images from {config.data.root}" if config.data.root else ""),
+        report.title + (f"; images from {root}" if root else ""),
         {name: column["title"] or name for name, column in settings["columns"].items()},
         frozenset(set(settings["columns"]) & set(paper.columns if paper else ())),
         lines,
         notes,
         warnings,
     )
-
-
-def departures(config: DictConfig) -> list[str]:
-    """What a run changes in the settings that ``configs/tables/`` has for its printed table."""
-    name = f"tables/{config.table.printed}.yaml"
-    try:
-        shipped = to_dict(complete({**read_config(name, []), "output": config.output}))
-    except ConfigError as error:
-        return [f"{name} cannot be compared with: {error}"]
-    own, ours = [], to_dict(config)
-    for change in differences(shipped, ours, NO_MATTER):
-        if not change.startswith("rows.") or not any(change.endswith(f".{known}") for known in own):
-            own.append(change)
-    return own
 
 
 def _line(
@@ -171,7 +129,7 @@ def _line(
     return TableLine(line["label"], line["kind"] or "", cells, printed is not None, reasons, "; ".join(notes) or None)
 
 
-def _measured(row: TableRow, side: Side) -> Accuracy | None:
+def _measured(row: TableRow, side: str) -> Accuracy | None:
     standard, robust = row.standard, row.robust
     if side != "average":
         found = standard if side == "standard" else robust

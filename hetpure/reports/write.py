@@ -1,0 +1,52 @@
+"""Everything that is shown of a run, made from its folder alone."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hetpure.reports.page.render import FILE, page
+from hetpure.reports.table import print_report, write_table_files
+from hetpure.runs.files import write_whole
+from hetpure.runs.read import RunFolder, read_run
+
+
+def write_reports(folder: Path) -> RunFolder:
+    """Prints a run's table and writes its tables, its grid's figure and its page into its folder.
+
+    A file that cannot be written is reported on standard error; the others are.
+
+    Raises:
+        ConfigError: where the folder is no evaluation's.
+    """
+    run = read_run(folder)
+    _attempt(folder / "results.md", lambda: write_table_files(run.report, folder))
+    if (run.config.get("table") or {}).get("lines"):
+        from hetpure.reports.tables.forms import plain, print_table, write_table
+        from hetpure.reports.tables.paper_table import build_table
+
+        table = build_table(run.config, run.report)
+        _attempt(folder / "table.md", lambda: write_table(table, folder))
+        print_table(table)
+        run = replace(run, table=plain(table))
+        if run.report.checks:
+            print(f"honesty checks of each evaluation: {folder / 'results.md'}")
+    else:
+        print_report(run.report)
+    if run.config.get("grid"):
+        from hetpure.reports.plots.sweep import FIGURE, draw_grid
+
+        if _attempt(folder / FIGURE, lambda: draw_grid(run)):
+            print(f"accuracy over {', '.join(run.config['grid'])}: {folder / FIGURE}")
+    _attempt(folder / FILE, lambda: write_whole(folder / FILE, page(run)))
+    return run
+
+
+def _attempt(file: Path, write: Callable[[], Any]) -> Any:
+    """What ``write`` returns; None, and a line on standard error, where it fails."""
+    try:
+        return write()
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        print(f"{file}: cannot be written: {reason}; going on without it", file=sys.stderr)
