@@ -180,7 +180,7 @@ def test_agents_share_the_grid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     for chosen, command in (commands[0], commands[-1]):
         assert command[:3] == ["/usr/bin/env", "python", "evaluate.py"]
         configs: list[Any] = []
-        monkeypatch.setattr("hetpure.evaluation.run.run", lambda config, _: configs.append(config))
+        monkeypatch.setattr("hetpure.evaluation.run.run", lambda config, _, configs=configs: configs.append(config))
         assert main(["evaluate", *command[3:]]) == 0
         (row,) = row_configs(configs[0]).values()
         for key, value in chosen.items():
