@@ -9,12 +9,11 @@ from hetpure.data.datamodule import ImageDataModule
 
 IMAGES = 16
 
-PLACES = (
-    "data.root",
-    *(f"{row}{key}" for row in ("", "rows.*.") for key in ("classifier.weights", "denoiser.path")),
-    *(f"{row}purifier.network.weights" for row in ("", "rows.*.")),
-)
-"""Keys that say where images and weights lie; ``content.yaml`` holds what is there."""
+PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights")
+"""Keys that say where images and weights lie; ``content.yaml`` holds what is there, so they may move."""
+
+PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
+"""The same, of the whole config and of its rows."""
 
 
 def data_content(data: ImageDataModule) -> str:

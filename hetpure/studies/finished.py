@@ -1,8 +1,9 @@
 """A run's folder, opened again: its config, its networks, its images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows, content_of
 from hetpure.evaluation.config import EvaluateConfig, row_configs
+from hetpure.evaluation.content import PATHS
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
 from hetpure.runs.claim import differences
@@ -25,8 +27,8 @@ from hetpure.runs.files import CONFIG, CONTENT, RESULTS, read_mapping
 from hetpure.runs.read import read_settings
 from hetpure.runs.records import Record
 
-PLACES = ("data.root", "classifier.weights", "denoiser.path")
-"""Keys that may be given anew: what lay there has moved."""
+ABSENT: Any = object()
+"""The value of a key that is not there; null is a value."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class FinishedRun:
 
     Args:
         folder: the run's.
-        places: ``key=value`` for what has moved since; see ``PLACES``.
+        places: ``key=value`` for what has moved since; see ``PATHS``.
         device: where networks run.
 
     Raises:
@@ -80,24 +82,19 @@ class FinishedRun:
 
     def __init__(self, folder: Path, places: Sequence[str] = (), device: str = "cpu") -> None:
         self.folder, self.device = folder, _device(device)
-        raw = read_settings(folder)
-        moved = parse_overrides(places)
+        raw = merge(read_settings(folder), {"output": str(folder)})
         for place in places:
-            if place.split("=", 1)[0] not in PLACES:
-                raise ConfigError(f"{place.split('=', 1)[0]}: is the run's own; accepted are {', '.join(PLACES)}")
+            raw = _moved(raw, place)
         try:
-            self.config = structure(EvaluateConfig, _moved(merge(raw, {"output": str(folder)}), moved))
+            self.config = structure(EvaluateConfig, raw)
         except ConfigError as error:
             raise ConfigError(f"{folder}: is no evaluation's folder: config.yaml: {error}") from None
         self.rows: dict[str, DictConfig] = row_configs(self.config)
-        self._data: ImageDataModule | None = None
 
-    @property
+    @cached_property
     def data(self) -> ImageDataModule:
         """The run's images, opened when they are first wanted."""
-        if self._data is None:
-            self._data = ImageDataModule(**to_dict(self.config.data)).prepare()
-        return self._data
+        return ImageDataModule(**to_dict(self.config.data)).prepare()
 
     @property
     def class_names(self) -> list[str]:
@@ -251,17 +248,24 @@ def defense_keys(images: Images, draws: int) -> Draws:
     return defense_draws(images.model.seed, images.index, draws)
 
 
-def _moved(raw: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
-    """A saved config with places given anew, also in rows' own sections, of the same file or one that is gone."""
-    rows = {}
-    for name, row in (raw.get("rows") or {}).items():
-        rows[name] = dict(row)
-        for section, key in (("classifier", "weights"), ("denoiser", "path")):
-            own, new = (row.get(section) or {}).get(key), (places.get(section) or {}).get(key)
-            same = own is not None and own == (raw.get(section) or {}).get(key)
-            if own is not None and new is not None and (same or not resolve_path(own).exists()):
-                rows[name][section] = {**row[section], key: new}
-    return {**merge(raw, places), "rows": rows}
+def _moved(raw: dict[str, Any], place: str) -> dict[str, Any]:
+    """A saved config with a path given anew, also in rows' own sections, of the same file or one that is gone."""
+    key, change = place.split("=", 1)[0], parse_overrides([place])
+    if key not in PATHS:
+        raise ConfigError(f"{key}: is the run's own; accepted are {', '.join(PATHS)}")
+    whole, rows = _at(raw, key), dict(raw["rows"])
+    for name, row in rows.items():
+        own = _at(row or {}, key)
+        if isinstance(own, str) and (own == whole or not resolve_path(own).exists()):
+            rows[name] = merge(row, change)
+    return {**(raw if whole is ABSENT else merge(raw, change)), "rows": rows}
+
+
+def _at(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key, or ``ABSENT``."""
+    for part in key.split("."):
+        settings = settings.get(part, ABSENT) if isinstance(settings, Mapping) else ABSENT
+    return settings
 
 
 def _device(name: str) -> torch.device:

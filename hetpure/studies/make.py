@@ -7,9 +7,10 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 
+from hetpure.evaluation.content import PATHS
 from hetpure.reports.plots import style
 from hetpure.studies import numbers
-from hetpure.studies.finished import PLACES, FinishedRun
+from hetpure.studies.finished import FinishedRun
 from hetpure.studies.registry import Figure
 
 
@@ -32,7 +33,7 @@ def make_figure(
     Raises:
         ConfigError: for what cannot be drawn.
     """
-    places = [option for option in options if option.split("=", 1)[0] in PLACES]
+    places = [option for option in options if option.split("=", 1)[0] in PATHS]
     own = [option for option in options if option not in places]
     completed = figure.complete(own)
     run = FinishedRun(folder, places, device)

@@ -21,7 +21,7 @@ from hetpure.reports.plots.accuracy import accuracy_line
 from hetpure.reports.plots.intervals import geometric_interval, mean_interval
 from hetpure.runs.results import Accuracy
 from hetpure.studies import ablation, cost, features, harmony, joint, masks, numbers, trajectories
-from hetpure.studies.finished import FinishedRun, purifications
+from hetpure.studies.finished import FinishedRun, _moved, purifications
 from hetpure.studies.make import file_stem
 from tests.evaluation.jobs import evaluate
 
@@ -319,6 +319,10 @@ def test_what_has_moved_has_moved_for_rows_with_sections_of_their_own(folder: Pa
     rows = FinishedRun(tmp_path, ["classifier.weights=new.pt"]).rows
     found = {name: row.classifier.weights for name, row in rows.items()}
     assert found.pop("clean") == here and set(found.values()) == {"new.pt"}
+    network = {"purifier": {"name": "menet", "network": {"name": "a.py:A", "weights": "gone.pt", "source": "there"}}}
+    moved = _moved({"purifier": {"name": "none"}, "rows": {"a": network, "b": {}}}, "purifier.network.weights=new.pt")
+    assert moved["rows"]["a"]["purifier"]["network"] == {"name": "a.py:A", "weights": "new.pt"}
+    assert moved["purifier"] == {"name": "none"} and moved["rows"]["b"] == {}
 
 
 def test_files_are_named_after_what_was_asked() -> None:
