@@ -51,7 +51,7 @@ def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verd
         run_length: iterations of one run, where an attack has several with losses that cannot be compared.
     """
     name = "loss rises"
-    curves = [record.attack_loss[:run_length] for record in _of_attack(records)]
+    curves = [record.attack_loss[:run_length] for record in records if record.adversarial]
     curves = [np.asarray(curve) for curve in curves if len(curve) > 1]
     if not curves:
         return Verdict(name, None, "the attack left no losses of two or more iterations")
@@ -104,10 +104,9 @@ def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
     pair = _paired(base, noise)
     if pair is None:
         return Verdict("random noise", None, "no records to compare")
-    clean = sum(bool(a.right("clean")) for a, _ in pair.records)
-    attack_harm, noise_harm = clean - pair.right_a, clean - pair.right_b
+    attack_harm, noise_harm = pair.clean - pair.right_a, pair.clean - pair.right_b
     said = (
-        f"of {pair.count} images {clean} right when clean, {pair.right_b} with random noise, {pair.right_a} attacked "
+        f"of {pair.count} images {pair.clean} right when clean, {pair.right_b} with random noise, {pair.right_a} attacked "
         f"(sign test, p = {pair.p_weaker:.2g})"
     )
     if attack_harm <= 0 or 2 * noise_harm > attack_harm:
@@ -232,31 +231,23 @@ def check(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two attacks on the same samples: a, the evaluation's, and b."""
+    """Two attacks on the same samples: a, the evaluation's, and b; each number counts samples.
 
-    records: list[tuple[Record, Record]]
+    Attributes:
+        count: all of them.
+        clean: right when clean.
+        right_a: right under a.
+        right_b: right under b.
+        only_a: right under a, broken by b.
+        only_b: right under b, broken by a.
+    """
 
-    @property
-    def count(self) -> int:
-        return len(self.records)
-
-    @property
-    def right_a(self) -> int:
-        return sum(bool(a.right("adversarial")) for a, _ in self.records)
-
-    @property
-    def right_b(self) -> int:
-        return sum(bool(b.right("adversarial")) for _, b in self.records)
-
-    @property
-    def only_a(self) -> int:
-        """Right under a, broken by b."""
-        return sum(bool(a.right("adversarial")) and not b.right("adversarial") for a, b in self.records)
-
-    @property
-    def only_b(self) -> int:
-        """Right under b, broken by a."""
-        return sum(bool(b.right("adversarial")) and not a.right("adversarial") for a, b in self.records)
+    count: int
+    clean: int
+    right_a: int
+    right_b: int
+    only_a: int
+    only_b: int
 
     @property
     def p_weaker(self) -> float:
@@ -274,13 +265,13 @@ def _sign_test(more: int, fewer: int) -> float:
 
 
 def _paired(base: Sequence[Record], other: Sequence[Record]) -> _Pair | None:
-    by_index = {record.index: record for record in _of_attack(other)}
-    pairs = [(record, by_index[record.index]) for record in _of_attack(base) if record.index in by_index]
-    return _Pair(pairs) if pairs else None
-
-
-def _of_attack(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.right("adversarial") is not None]
+    ours, theirs = ({r.index: r for r in records if r.adversarial} for records in (base, other))
+    common = ours.keys() & theirs.keys()
+    if not common:
+        return None
+    clean = sum(bool(ours[index].right("clean")) for index in common)
+    a, b = ({index for index in common if of[index].right("adversarial")} for of in (ours, theirs))
+    return _Pair(len(common), clean, len(a), len(b), len(a - b), len(b - a))
 
 
 def _few(indices: Sequence[int]) -> str:
