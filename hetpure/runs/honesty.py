@@ -106,8 +106,8 @@ def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
         return Verdict("random noise", None, "no records to compare")
     attack_harm, noise_harm = pair.clean - pair.right_a, pair.clean - pair.right_b
     said = (
-        f"of {pair.count} images {pair.clean} right when clean, {pair.right_b} with random noise, {pair.right_a} attacked "
-        f"(sign test, p = {pair.p_weaker:.2g})"
+        f"of {pair.count} images {pair.clean} right when clean, {pair.right_b} with random noise, {pair.right_a} "
+        f"attacked (sign test, p = {pair.p_weaker:.2g})"
     )
     if attack_harm <= 0 or 2 * noise_harm > attack_harm:
         return Verdict("random noise", False, said)
