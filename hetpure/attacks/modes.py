@@ -179,9 +179,6 @@ GRADIENTS: dict[str, type[ExactGradient]] = {
 WITHOUT_DERIVATIVE = (BPDAGradient, BlindGradient)
 """Modes that do not differentiate the purifier."""
 
-ONE_DRAW = (BlindGradient, KnownDrawsGradient)
-"""Modes whose gradient is of one draw, whatever ``eot`` says."""
-
 SUPPLIED = ("process", "eot", "seed")
 """Constructor arguments that are no config keys."""
 
@@ -207,11 +204,6 @@ def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot
         )
     arguments = {key: value for key, value in settings.items() if key != "name"}
     return GRADIENTS[settings["name"]](process, eot, seed, **arguments)
-
-
-def words_of(settings: Mapping[str, Any]) -> str:
-    """What ``str`` of the gradient source of completed ``attack.gradient`` settings says, without a process."""
-    return GRADIENTS[settings["name"]].words.format(**settings)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """What of a config can be evaluated here: all of it, or an error; in a table, what is not absent."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,20 +10,15 @@ from typing import Any
 import lightning
 from omegaconf import DictConfig
 
-from hetpure.attacks.modes import GRADIENTS, ONE_DRAW, words_of
-from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.build import Loaded, Row, build_rows, content_of, seen_as
+from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.models.checkpoints import check_there
 from hetpure.planning.chunks import recall, settle
-from hetpure.purification.registry import PURIFIERS, check_network, needs_denoiser
+from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
-from hetpure.runs.names import protocol_names
-from hetpure.runs.records import RecordStore
-from hetpure.runs.results import Conditions, TableRow, table_rows
 
 
 @dataclass(frozen=True)
@@ -164,29 +159,3 @@ def content_here(found: Available, output: Path) -> dict[str, Any]:
     except (ConfigError, KeyError):
         former = {}
     return {**content, "rows": {**{k: v for k, v in former.items() if k in found.absent}, **content["rows"]}}
-
-
-def former_lines(config: DictConfig, absent: Mapping[str, list[str]]) -> dict[str, list[TableRow]]:
-    """Lines of rows that lack something now and have records of a time when they did not."""
-    lines: dict[str, list[TableRow]] = {}
-    folders = {name: Path(config.output) / name for name in absent if (Path(config.output) / name).is_dir()}
-    rows = row_configs(config) if folders else {}
-    for name, folder in folders.items():
-        row = rows[name]
-        protocols = protocol_names(row.protocols.resubmissions, row.protocols.votes)
-        if records := RecordStore(folder, protocols).read():
-            total = config.data.subset or len({record.index for record in records})
-            lines[name] = table_rows(name, records, total, protocols, _conditions(row))
-    return lines
-
-
-def _conditions(row: DictConfig) -> Conditions:
-    """As ``build_rows`` has them, without networks."""
-    stochastic = PURIFIERS[row.purifier.name].stochastic
-    ensemble = row.ensemble.size if stochastic else 1
-    attack = build_attack(to_dict(row.attack))
-    if attack is None:
-        return Conditions(ensemble=ensemble)
-    mode = to_dict(row.attack.gradient)
-    many = stochastic and not issubclass(GRADIENTS[mode["name"]], ONE_DRAW)
-    return Conditions(str(attack), seen_as(words_of(mode), row), row.attack.eot if many else 1, ensemble)

@@ -1,6 +1,5 @@
 """``evaluate.py``: evaluates every row of a config and leaves the results in a folder."""
 
-import contextlib
 import itertools
 import os
 import sys
@@ -32,11 +31,12 @@ from hetpure.evaluation.pictures import draw_pictures, keep_pictures, keep_sampl
 from hetpure.evaluation.process_monitor import Watch
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
-from hetpure.evaluation.resolve import Given, available, content_here, former_lines
+from hetpure.evaluation.resolve import Given, available, content_here
 from hetpure.models.precision import allow_tf32
 from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
 from hetpure.runs.claim import claim
+from hetpure.runs.files import RESULTS
 from hetpure.runs.honesty import Verdict, blind, check
 from hetpure.runs.read import RunFolder, read_run
 from hetpure.runs.records import Record, RecordStore
@@ -101,6 +101,9 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
         if first:
             show()
         return report()
+
+    if first and not (output / RESULTS).exists():
+        report()  # from now on the folder says under what its records are made, however the run ends
 
     def on_loss(reason: str) -> None:
         print(f"\nerror: {reason}; what was finished is kept, the same command goes on from there", file=sys.stderr)
@@ -217,12 +220,17 @@ def make_report(
     config: DictConfig,
     rows: Sequence[Row],
     data: ImageDataModule,
-    absent: Mapping[str, list[str]] | None = None,
+    absent: Mapping[str, list[str]],
     changed: Sequence[str] = (),
 ) -> Report:
-    """The report of what the rows' folders hold, those rows' among them that lack something now or are left out.
+    """The report of what the run's folder holds.
 
-    What a former run's checks said of the latter is kept.
+    Args:
+        config: complete.
+        rows: those that are evaluated now.
+        data: the images.
+        absent: what each other row lacks now. It is reported as it was evaluated before, if it was.
+        changed: see ``departures``.
     """
     lines, notes, checks, blinded = [], left_out(to_dict(config)), {}, {}
     for row in rows:
@@ -235,14 +243,17 @@ def make_report(
         if images := blind(records):
             blinded[row.name] = images
     if absent:
-        lines += [line for former in former_lines(config, absent).values() for line in former]
+        before = read_run(Path(config.output))
+        for method in before.methods:
+            if method.name in absent and method.records:
+                lines += method.rows
+                notes += notes_on(method.name, method.records, method.settings["chunk_size"])
         order = list(config.rows)
         lines.sort(key=lambda line: order.index(line.method))
-        with contextlib.suppress(ConfigError):  # a folder that no run has written to
-            former = read_run(Path(config.output)).report
-            checks |= {name: former.checks[name] for name in absent if name in former.checks}
-            blinded |= {name: former.blind[name] for name in absent if name in former.blind}
-    return Report(describe(config), lines, notes, checks, blinded, absent or {}, changed)
+        checks |= {name: before.report.checks[name] for name in absent if name in before.report.checks}
+        blinded |= {name: before.report.blind[name] for name in absent if name in before.report.blind}
+    missing = {name: reasons for name, reasons in absent.items() if reasons}
+    return Report(describe(config), lines, notes, checks, blinded, missing, changed)
 
 
 def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:

@@ -9,6 +9,7 @@ import yaml
 
 from hetpure.cli import main
 from hetpure.config import read_config
+from hetpure.evaluation import run as run_module
 from tests.evaluation.jobs import evaluate
 
 ROWS: dict[str, Any] = {
@@ -57,6 +58,19 @@ def test_rows_one_by_one_are_the_whole(tmp_path: Path, capsys: pytest.CaptureFix
     assert {k: v for k, v in ours.items() if k != "rows"} == {k: v for k, v in theirs.items() if k != "rows"}
     content = [yaml.safe_load((folder / "content.yaml").read_text()) for folder in (whole, parts)]
     assert content[0] == content[1] and content[0]["rows"].keys() == set(ROWS)
+
+
+def test_a_folder_says_from_the_beginning_what_its_records_are_made_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def instead(row: Any, *_: Any) -> None:
+        seen.append({line["method"]: line["conditions"] for line in results(tmp_path / "run")["rows"]}[row.name])
+
+    monkeypatch.setattr(run_module, "_evaluate_with_variants", instead)
+    assert evaluate(tmp_path / "run", ROWS, *QUICK[:-1]) == 0
+    assert [found["ensemble"] for found in seen] == [1, 1, 2] and all("PGD" in found["attack"] for found in seen)
 
 
 def test_what_the_first_rows_chose_holds_for_the_others(tmp_path: Path) -> None:

@@ -17,10 +17,8 @@ from hetpure.cli import main
 from hetpure.config import PROJECT_ROOT, read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.departures import departures
-from hetpure.evaluation.resolve import _conditions
 from hetpure.evaluation.run import FREE
 from hetpure.reports import dashboard
 from hetpure.reports.tables.forms import escaped, latex, markdown, numbers, plain
@@ -28,8 +26,10 @@ from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine,
 from hetpure.reports.tables.printed import Figure, printed_names, printed_table
 from hetpure.runs.claim import claim
 from hetpure.runs.honesty import Verdict
+from hetpure.runs.read import read_run
 from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Accuracy, Report, TableRow
+from tests.runs.schemas import check_folder
 
 PAPER = [f"tables/table{n}.yaml" for n in range(1, 9)]
 QUICK = {"name": "pgd", "norm": "Linf", "eps": 0.15, "steps": 2, "step_size": 0.1, "eot": 1}
@@ -64,7 +64,9 @@ def raw(table: dict[str, Any] | None = None, rows: dict[str, Any] | None = None,
 def evaluate(folder: Path, config: dict[str, Any], *overrides: str) -> int:
     folder.mkdir(exist_ok=True)
     (folder / "job.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return main(["evaluate", "--config", str(folder / "job.yaml"), f"output={folder / 'run'}", *overrides])
+    code = main(["evaluate", "--config", str(folder / "job.yaml"), f"output={folder / 'run'}", *overrides])
+    check_folder(folder / "run")
+    return code
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +185,8 @@ def test_what_is_here_runs_and_what_is_not_says_why(done: Path) -> None:
     reason = "classifier.weights: nowhere.pt: no such file; it comes from https://example.org/a_b"
     assert by_name["lost"]["reason"] == reason and by_name["A & B"]["reason"] == "no public weights"
     assert not (done / "run" / "lost").exists()
+    report = read_run(done / "run").report
+    assert report.missing == {"lost/pgd_eot": [reason], "lost/bpda": [reason]} and not report.departures
     (pgd, bpda) = (note for note in found["notes"] if "PGD Linf" in note)
     assert pgd.startswith("PGD+EOT: ") and "2 steps of 0.1" in pgd and "(plain)" in pgd and "(uniform)" in pgd
     assert bpda.startswith("bpda: ") and "gradients BPDA" in bpda
@@ -205,11 +209,13 @@ def test_a_row_that_lost_its_weights_keeps_its_figures_and_their_identity(tmp_pa
     rows = {"mine": {"purifier": {"name": "none"}, "classifier": {"weights": str(weights)}}, "never": {"reason": "x"}}
     assert evaluate(tmp_path, raw(table, rows)) == 0
     before = json.loads((tmp_path / "run" / "table.json").read_text())["rows"][0]
+    conditions = [row.conditions for row in read_run(tmp_path / "run").report.rows]
     kept = weights.read_bytes()
     weights.unlink()
     assert evaluate(tmp_path, raw(table, {**rows, "other": {"purifier": {"name": "none"}}})) == 0
     after = json.loads((tmp_path / "run" / "table.json").read_text())["rows"][0]
     assert after["cells"] == before["cells"] and "measured before; now: classifier.weights: " in after["note"]
+    assert [row.conditions for row in read_run(tmp_path / "run").report.rows][: len(conditions)] == conditions
     weights.write_bytes(kept[:-4] + b"\x00\x00\x00\x01")
     assert evaluate(tmp_path, raw(table, rows)) == 2
     assert "rows.mine/pgd.classifier was " in capsys.readouterr().err
@@ -261,24 +267,6 @@ def test_addresses_and_places_may_change_when_a_run_goes_on(tmp_path: Path) -> N
     other.rows.m.purifier.network.name = "b"
     with pytest.raises(ConfigError, match=r"\(rows\.m\.purifier\.network\.name was 'a', is 'b'\)"):
         claim(tmp_path, other, free)
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        {"gradient": "exact"},
-        {"process": {"t": 0.04}},
-        {"gradient": "bpda", "process": {"t": 0.04}},
-        {"gradient": "blind"},
-        {"gradient": "deterministic"},
-    ],
-)
-def test_a_row_that_is_absent_is_described_as_it_was(attack: dict[str, Any], tmp_path: Path) -> None:
-    attack = {**QUICK, "eot": 3, **attack}
-    uniform = {"name": "uniform", "t": 0.02, "steps": 50}
-    config = complete(raw(rows={}, table={}, purifier=uniform, attack=attack, output=str(tmp_path)))
-    (row,) = build_rows(config, ImageDataModule("digits", subset=2).prepare())
-    assert _conditions(config) == row.conditions
 
 
 def test_absent_data_are_one_reason_for_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
