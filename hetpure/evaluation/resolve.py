@@ -155,7 +155,7 @@ def content_here(found: Available, output: Path) -> dict[str, Any]:
     """``content_of`` what is here; what is known of rows that were evaluated once and lack something now is kept."""
     content = content_of(found.rows, found.data)
     try:
-        former = read_mapping(output / CONTENT)["rows"] or {}
+        former = read_mapping(output / CONTENT, "run's")["rows"] or {}
     except (ConfigError, KeyError):
         former = {}
     return {**content, "rows": {**{k: v for k, v in former.items() if k in found.absent}, **content["rows"]}}

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,15 @@ def write_reports(folder: Path) -> RunFolder:
     Raises:
         ConfigError: where the folder is no evaluation's.
     """
-    run = read_run(folder)
+    run, table = read_run(folder), None
     _attempt(folder / "results.md", lambda: write_table_files(run.report, folder))
     if (run.config.get("table") or {}).get("lines"):
-        from hetpure.reports.tables.forms import plain, print_table, write_table
+        from hetpure.reports.tables.forms import print_table, write_table
         from hetpure.reports.tables.paper_table import build_table
 
         table = build_table(run.config, run.report)
         _attempt(folder / "table.md", lambda: write_table(table, folder))
         print_table(table)
-        run = replace(run, table=plain(table))
         if run.report.checks:
             print(f"honesty checks of each evaluation: {folder / 'results.md'}")
     else:
@@ -39,7 +37,7 @@ def write_reports(folder: Path) -> RunFolder:
 
         if _attempt(folder / FIGURE, lambda: draw_grid(run)):
             print(f"accuracy over {', '.join(run.config['grid'])}: {folder / FIGURE}")
-    _attempt(folder / FILE, lambda: write_whole(folder / FILE, page(run)))
+    _attempt(folder / FILE, lambda: write_whole(folder / FILE, page(run, table)))
     return run
 
 

@@ -10,7 +10,16 @@ from omegaconf import DictConfig
 from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
-from hetpure.runs.files import CONFIG, CONTENT, FORMAT_VERSION, RUN, format_version, read_mapping, write_whole
+from hetpure.runs.files import (
+    CONFIG,
+    CONTENT,
+    FORMAT_VERSION,
+    RUN,
+    format_version,
+    read_config,
+    read_mapping,
+    write_whole,
+)
 
 ALWAYS_FREE = (
     "output",
@@ -67,7 +76,8 @@ def check_claim(
     changes = []
     for file, new in _files(folder, config, content).items():
         if file.is_file():
-            changes += differences(read_mapping(file), new, {*ALWAYS_FREE, *free})
+            old = read_config(folder) if file.name == CONFIG else read_mapping(file, "run's")
+            changes += differences(old, new, {*ALWAYS_FREE, *free})
     if changes:
         raise ConfigError(
             f"output: {folder} holds another config's run ({'; '.join(changes[:4])}); "

@@ -14,7 +14,7 @@ from hetpure.errors import ConfigError
 FORMAT_VERSION = 2
 """Of the run folders that this program writes. A folder without ``run.json`` has version 1."""
 
-RUN, CONFIG, CONTENT, RESULTS, TABLE = "run.json", "config.yaml", "content.yaml", "results.json", "table.json"
+RUN, CONFIG, CONTENT, RESULTS = "run.json", "config.yaml", "content.yaml", "results.json"
 SAMPLES, PICTURES = "samples.npz", "pictures.npz"
 
 
@@ -27,7 +27,7 @@ def format_version(folder: Path) -> int:
     file = folder / RUN
     if not file.is_file():
         return 1
-    version = read_mapping(file).get("format_version")
+    version = read_mapping(file, "run's").get("format_version")
     if not isinstance(version, int) or version < 1:
         raise ConfigError(f"{file}: format_version is {version!r}, accepted is a whole number from 1 on")
     if version > FORMAT_VERSION:
@@ -38,8 +38,17 @@ def format_version(folder: Path) -> int:
     return version
 
 
-def read_mapping(file: Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping.
+def read_config(folder: Path, whose: str = "run's") -> dict[str, Any]:
+    """The saved config of a run of any kind, in today's words; raises as ``read_mapping`` does."""
+    return read_mapping(folder / CONFIG, whose)
+
+
+def read_mapping(file: Path, whose: str) -> dict[str, Any]:
+    """A YAML or JSON file of a run folder that holds a mapping.
+
+    Args:
+        file: to be read.
+        whose: what has such a file, such as ``run's``, for the error.
 
     Raises:
         ConfigError: where it is missing, cannot be read, or holds something else.
@@ -47,13 +56,14 @@ def read_mapping(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        if isinstance(content, dict):
+            return content
+        reason = f"{file.name} holds no keys"
     except FileNotFoundError:
-        raise ConfigError(f"{file.parent}: is no run's folder: it has no {file.name}") from None
+        reason = f"it has no {file.name}"
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file.parent}: {file.name} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file.parent}: {file.name} is not a run's")
-    return content
+        reason = f"{file.name} cannot be read: {' '.join(str(error).split())}"
+    raise ConfigError(f"{file.parent}: is no {whose} folder: {reason}")
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

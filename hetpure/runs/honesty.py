@@ -31,16 +31,16 @@ class Verdict:
     Attributes:
         check: its name.
         passed: whether; None where it does not apply, lacks records, or cannot tell.
-        said: the numbers, in words.
+        details: the numbers, in words.
     """
 
     check: str
     passed: bool | None
-    said: str
+    details: str
 
     def __str__(self) -> str:
         mark = {True: "ok", False: "FAILED", None: "no verdict"}[self.passed]
-        return f"{self.check}: {mark}. {self.said}"
+        return f"{self.check}: {mark}. {self.details}"
 
 
 def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verdict:
@@ -60,11 +60,11 @@ def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verd
     test: Any = ttest_1samp(rises, 0.0, alternative="greater") if spread else None
     p = float(test.pvalue) if spread else 0.0
     begin = float(np.mean([curve[0] for curve in curves]))
-    said = (
+    details = (
         f"from {begin:.3g} to {begin + rises.mean():.3g} on average, "
         f"higher in {(rises > 0).sum()} of {len(rises)} images (paired t-test, p = {p:.2g})"
     )
-    return Verdict(name, bool(rises.mean() > 0.0 and p < LEVEL), said)
+    return Verdict(name, bool(rises.mean() > 0.0 and p < LEVEL), details)
 
 
 def never_raises(name: str, what: str, base: Sequence[Record], stronger: Sequence[Record]) -> Verdict:
@@ -79,11 +79,11 @@ def never_raises(name: str, what: str, base: Sequence[Record], stronger: Sequenc
     pair = _paired(base, stronger)
     if pair is None:
         return Verdict(name, None, "no records to compare")
-    said = (
+    details = (
         f"{pair.right_a} of {pair.count} images right, {pair.right_b} with {what} "
         f"({pair.only_a} broken only with it, {pair.only_b} only without it, p = {pair.p_weaker:.2g} that it is weaker)"
     )
-    return Verdict(name, pair.p_weaker >= LEVEL, said)
+    return Verdict(name, pair.p_weaker >= LEVEL, details)
 
 
 def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
@@ -92,8 +92,8 @@ def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
     if pair is None:
         return Verdict("huge eps", None, "no records")
     allowed = int(TOLERATED * pair.count)
-    said = f"{pair.right_b} of {pair.count} images right at a huge eps (up to {allowed} allowed)"
-    return Verdict("huge eps", pair.right_b <= allowed, said)
+    details = f"{pair.right_b} of {pair.count} images right at a huge eps (up to {allowed} allowed)"
+    return Verdict("huge eps", pair.right_b <= allowed, details)
 
 
 def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
@@ -105,14 +105,14 @@ def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
     if pair is None:
         return Verdict("random noise", None, "no records to compare")
     attack_harm, noise_harm = pair.clean - pair.right_a, pair.clean - pair.right_b
-    said = (
+    details = (
         f"of {pair.count} images {pair.clean} right when clean, {pair.right_b} with random noise, {pair.right_a} "
         f"attacked (sign test, p = {pair.p_weaker:.2g})"
     )
     if attack_harm <= 0 or 2 * noise_harm > attack_harm:
-        return Verdict("random noise", False, said)
+        return Verdict("random noise", False, details)
     sure = pair.p_weaker < LEVEL
-    return Verdict("random noise", True if sure else None, said if sure else f"{said}: too few images to tell")
+    return Verdict("random noise", True if sure else None, details if sure else f"{details}: too few images to tell")
 
 
 def transfer(base: Sequence[Record], transferred: Sequence[Record]) -> Verdict:
@@ -120,11 +120,11 @@ def transfer(base: Sequence[Record], transferred: Sequence[Record]) -> Verdict:
     pair = _paired(base, transferred)
     if pair is None:
         return Verdict("transfer", None, "no records to compare")
-    said = (
+    details = (
         f"{pair.right_a} of {pair.count} images right under the white-box attack, {pair.right_b} under the same attack "
         f"on the undefended classifier (p = {pair.p_stronger:.2g} that the latter is stronger)"
     )
-    return Verdict("transfer", pair.p_stronger >= LEVEL, said)
+    return Verdict("transfer", pair.p_stronger >= LEVEL, details)
 
 
 def gradients(records: Sequence[Record]) -> Verdict:
@@ -137,12 +137,12 @@ def gradients(records: Sequence[Record]) -> Verdict:
     zero = {index: sum(size == 0.0 for size in of) for index, of in sizes.items()}
     vanished = [index for index, count in sorted(zero.items()) if count]
     smallest = min((size for of in sizes.values() for size in of), default=float("nan"))
-    said = f"largest entry of a gradient at least {smallest:.2g} in {sum(map(len, sizes.values()))} gradients"
+    details = f"largest entry of a gradient at least {smallest:.2g} in {sum(map(len, sizes.values()))} gradients"
     if vanished:
-        said += f"; zero {sum(zero.values())} times, in {len(vanished)} of {len(sizes)} images ({_few(vanished)})"
+        details += f"; zero {sum(zero.values())} times, in {len(vanished)} of {len(sizes)} images ({_few(vanished)})"
     if broken:
-        said += f"; not finite in {len(broken)} images ({_few(broken)})"
-    return Verdict(name, not vanished and not broken, said)
+        details += f"; not finite in {len(broken)} images ({_few(broken)})"
+    return Verdict(name, not vanished and not broken, details)
 
 
 def blind(records: Sequence[Record]) -> str | None:
@@ -188,9 +188,9 @@ def inside(
             outside.append(record.index)
     if not checked and not outside:
         return Verdict("inside the ball", None, "no adversarial images")
-    said = f"{checked:.0f} images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
-    said += f"; outside: {len(outside)} ({_few(outside)})" if outside else ""
-    return Verdict("inside the ball", not outside, said)
+    details = f"{checked:.0f} images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
+    details += f"; outside: {len(outside)} ({_few(outside)})" if outside else ""
+    return Verdict("inside the ball", not outside, details)
 
 
 def check(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hetpure.errors import ConfigError
-from hetpure.runs.files import CONFIG, CONTENT, PICTURES, RESULTS, SAMPLES, TABLE, format_version, read_mapping
+from hetpure.runs.files import CONFIG, CONTENT, PICTURES, RESULTS, SAMPLES, format_version, read_config, read_mapping
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
 from hetpure.runs.names import protocol_names
 from hetpure.runs.records import Record, RecordStore
@@ -57,7 +57,6 @@ class RunFolder:
         samples: what the samples are.
         config: the resolved config.
         texts: ``config.yaml`` and ``content.yaml`` as they stand, by name.
-        table: a table in print beside this run's figures, where there is one.
         problems: files that could not be read, a line each.
     """
 
@@ -67,7 +66,6 @@ class RunFolder:
     samples: Samples
     config: Mapping[str, Any]
     texts: Mapping[str, str]
-    table: Mapping[str, Any] | None = None
     problems: Sequence[str] = ()
 
 
@@ -90,7 +88,7 @@ def read_run(folder: Path) -> RunFolder:
             methods.append(method)
     report = replace(report, rows=[row for method in methods for row in method.rows])
     texts = {name: text for name in (CONFIG, CONTENT) if (text := _text(folder / name, problems)) is not None}
-    return RunFolder(folder, report, methods, samples, config, texts, _table(folder, problems), problems)
+    return RunFolder(folder, report, methods, samples, config, texts, problems)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -100,11 +98,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         ConfigError: where the folder is no evaluation's, or of a newer format.
     """
     format_version(folder)
-    try:
-        config = read_mapping(folder / CONFIG)
-    except ConfigError as error:
-        reason = str(error).removeprefix(f"{folder}: ").removeprefix("is no run's folder: ")
-        raise ConfigError(f"{folder}: is no evaluation's folder: {reason}") from None
+    config = read_config(folder, "evaluation's")
     if not isinstance(config.get("rows"), dict) or "purifier" not in config:
         raise ConfigError(f"{folder}: is no evaluation's folder: {CONFIG} is not an evaluation's")
     return config
@@ -126,10 +120,9 @@ def read_results(folder: Path) -> Report:
         ConfigError: where there is none, or it is damaged.
     """
     format_version(folder)
+    content = read_mapping(folder / RESULTS, "finished run's")
     try:
-        return parse_results(read_mapping(folder / RESULTS))
-    except ConfigError as error:
-        reason = str(error).removeprefix(f"{folder}: ").removeprefix("is no run's folder: ")
+        return parse_results(content)
     except KeyError as error:
         reason = f"{RESULTS} lacks {error}"
     except (ValueError, TypeError, AttributeError) as error:
@@ -186,19 +179,6 @@ def _method(
     unknown = Conditions("unknown", "unknown") if any(record.adversarial for record in records) else Conditions()
     rows = table_rows(name, records, total, names, row.conditions if row else unknown)
     return Method(name, settings, store, records, rows, variants, pictures)
-
-
-def _table(folder: Path, problems: list[str]) -> dict[str, Any] | None:
-    if not (folder / TABLE).exists():
-        return None
-    try:
-        table = read_mapping(folder / TABLE)
-        if isinstance(table.get("columns"), list) and isinstance(table.get("rows"), list):
-            return table
-    except ConfigError:
-        pass
-    problems.append(f"{TABLE} is damaged")
-    return None
 
 
 def _text(file: Path, problems: list[str]) -> str | None:

@@ -104,18 +104,18 @@ class Report:
     @property
     def warning(self) -> str | None:
         """What stands at the report's top where a check failed, or an attack saw nothing."""
-        said = []
+        parts = []
         if self.failing:
             which = "; ".join(f"{method}: {', '.join(names)}" for method, names in self.failing.items())
-            said.append(
+            parts.append(
                 f"THIS REPORT FAILS ITS HONESTY CHECKS ({which}). Its robust accuracies are not to be relied on."
             )
         if self.blind:
             which = "; ".join(f"{method}: {images}" for method, images in self.blind.items())
-            said.append(
+            parts.append(
                 f"THE ATTACK SAW NO GRADIENT ({which}): every one was zero. Such a robust accuracy means nothing."
             )
-        return " ".join(said) or None
+        return " ".join(parts) or None
 
 
 def write_results(report: Report, folder: Path) -> None:
@@ -153,7 +153,7 @@ def parse_results(plain: Mapping[str, Any]) -> Report:
         str(plain["title"]),
         [_parse_row(row) for row in plain["rows"]],
         list(plain["notes"]),
-        {name: [Verdict(**verdict) for verdict in of] for name, of in (plain.get("honesty") or {}).items()},
+        {name: [_parse_verdict(verdict) for verdict in of] for name, of in (plain.get("honesty") or {}).items()},
         dict(plain.get("blind") or {}),
         dict(plain.get("missing") or {}),
         list(plain.get("departures") or ()),
@@ -163,6 +163,11 @@ def parse_results(plain: Mapping[str, Any]) -> Report:
 def _parse_row(row: Mapping[str, Any]) -> TableRow:
     sides = {side: parse_accuracy(row[side]) for side in ("standard", "robust")}
     return TableRow(**{**row, **sides, "conditions": Conditions(**row["conditions"])})
+
+
+def _parse_verdict(plain: Mapping[str, Any]) -> Verdict:
+    details = plain["details"] if "details" in plain else plain["said"]  # in version 1
+    return Verdict(plain["check"], plain["passed"], details)
 
 
 def parse_accuracy(plain: Mapping[str, Any]) -> Accuracy:

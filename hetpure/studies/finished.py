@@ -132,7 +132,7 @@ class FinishedRun:
         """What the run holds now, as far as a figure can depend on it: config, hashes of data and weights, records."""
         results = self.folder / RESULTS
         return {
-            "content": read_mapping(self.folder / CONTENT),
+            "content": read_mapping(self.folder / CONTENT, "run's"),
             "config": _digest(self.folder / CONFIG),
             "records": {name: _digest(*sorted((self.folder / name).glob("samples-*.jsonl"))) for name in self.rows},
             "results": _digest(results) if results.is_file() else None,
@@ -165,7 +165,7 @@ class FinishedRun:
         if plain["rows"]:
             plain["rows"] = {name: plain["rows"][name] for name in names}
         rows = build_rows(structure(EvaluateConfig, plain), self.data)
-        now, then = content_of(rows, self.data), read_mapping(self.folder / CONTENT)
+        now, then = content_of(rows, self.data), read_mapping(self.folder / CONTENT, "run's")
         then["rows"] = {name: then["rows"][name] for name in names if name in then["rows"]}
         changes = differences(then, now, ())
         if changes:

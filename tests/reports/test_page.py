@@ -28,11 +28,13 @@ from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_c
 from hetpure.reports.page.embed import Album, png_uri
 from hetpure.reports.page.render import page
 from hetpure.reports.page.samples import browser_data, outcome
+from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine
+from hetpure.reports.tables.printed import Figure
 from hetpure.runs import images as pixels
 from hetpure.runs.honesty import Verdict
 from hetpure.runs.read import read_run
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Conditions, Report, accuracy, table_rows, write_results
+from hetpure.runs.results import Accuracy, Conditions, Report, accuracy, table_rows, write_results
 from tests import browser
 from tests.evaluation.jobs import evaluate
 
@@ -157,11 +159,11 @@ def test_damaged_files_are_said_and_the_page_goes_without(tmp_path: Path) -> Non
     run = made(tmp_path / "run")
     (run / "samples.npz").write_bytes(b"PK half a file")
     (run / "undefended" / "pictures.npz").write_bytes(b"")
-    (run / "table.json").write_text("{")
+    (run / "results.json").write_text("{")
     for file in (run / "ours" / "Linf" / "adversarial").iterdir():
         file.write_bytes(b"PK")
     text = write_page(run).read_text()
-    for said in ("samples.npz cannot be read", "undefended/pictures.npz cannot be read", "table.json is damaged"):
+    for said in ("samples.npz cannot be read", "undefended/pictures.npz cannot be read", "results.json is damaged"):
         assert said in text
     assert f"{SUBSET} adversarial images could not be read" in text
 
@@ -229,33 +231,26 @@ def test_many_methods_are_several_charts(folder: Path) -> None:
 
 def test_a_table_beside_print_comes_first(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
-    measured = {"value": 0.5, "low": 0.25, "high": 0.75, "count": 8}
-    table = {
-        "title": "Table 1 <",
-        "run": "8 images",
-        "warnings": ["other settings"],
-        "columns": ["robust", "standard"],
-        "titles": {"robust": "robust <"},
-        "rows": [
-            {"kind": "AP", "method": "ours", "cells": {"robust": {"printed": [55.2, 1.5], "measured": measured}}},
-            {
-                "kind": "AT",
-                "method": "theirs",
-                "cells": {"robust": {"printed": 40, "measured": None, "reason": "no attack"}},
-                "reason": "no & weights",
-                "note": "half",
-            },
-        ],
-        "notes": ["n > 1"],
-    }
-    (run / "table.json").write_text(json.dumps(table))
-    text = write_page(run).read_text()
+    measured = Accuracy(0.5, 0.25, 0.75, 8)
+    lines = [
+        TableLine("ours", "AP", {"robust": TableCell(Figure(55.2, 1.5), measured), "standard": TableCell()}),
+        TableLine(
+            "theirs",
+            "AT",
+            {"robust": TableCell(Figure(40), None, ("no attack",)), "standard": TableCell()},
+            reasons=("no & weights",),
+            note="half",
+        ),
+    ]
+    columns = {"robust": "robust <", "standard": "standard"}
+    table = PaperTable("Table 1 <", "8 images", columns, frozenset(columns), lines, ["n > 1"], ["other settings"])
+    text = page(read_run(run), table)
     assert text.index("Table 1 &lt;") < text.index('id="table"')
     said = [
         "<strong>50.00</strong>",
         "[25.0, 75.0]",
-        "printed 55.2 ± 1.5",
-        "printed 40",
+        "printed 55.20 ± 1.50",
+        "printed 40.00",
         "no &amp; weights",
         "n &gt; 1",
     ]
@@ -342,7 +337,7 @@ def test_what_goes_wrong_with_it_is_said_and_no_more(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 and all("No space left on device; going on without it" in line for line in said)
     assert (folder / "report.html").read_bytes() == before
-    monkeypatch.setattr("hetpure.reports.write.page", lambda _: 1 / 0)
+    monkeypatch.setattr("hetpure.reports.write.page", lambda *_: 1 / 0)
     write_reports(folder)
     assert "ZeroDivisionError" in capsys.readouterr().err
 

@@ -128,7 +128,7 @@ def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.Captur
         ("ours", 4, 9, 0.75),
     ]
     assert found["rows"][0]["robust"]["value"] == 0.25
-    assert found["honesty"]["ours"] == [{"check": "loss rises", "passed": True, "said": "from 1 to 2"}]
+    assert found["honesty"]["ours"] == [{"check": "loss rises", "passed": True, "details": "from 1 to 2"}]
 
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))

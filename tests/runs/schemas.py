@@ -26,6 +26,6 @@ def check_folder(folder: Path) -> int:
     ]
     for line in lines:
         validator("record").validate(json.loads(line))
-    if (folder / "results.json").exists():
+    if (folder / "run.json").exists() and (folder / "results.json").exists():  # else of version 1
         validator("results").validate(json.loads((folder / "results.json").read_text()))
     return len(lines)

@@ -61,7 +61,7 @@ def test_rounding_is_seen_through_without_any_flag(monkeypatch: pytest.MonkeyPat
 def test_loss_rises() -> None:
     rising = curves(*([0.1 * k, 0.3 + 0.1 * k, 1.0 + 0.2 * k, 2.0] for k in range(8)))
     assert honesty.loss_rises(rising).passed is True
-    assert "higher in 8 of 8" in honesty.loss_rises(rising).said
+    assert "higher in 8 of 8" in honesty.loss_rises(rising).details
     falling = [replace(r, attack_loss=r.attack_loss[::-1]) for r in rising]
     assert honesty.loss_rises(falling).passed is False
     # A loss that only jitters with the EOT draws.
@@ -81,13 +81,13 @@ def test_a_stronger_attack_never_raises_accuracy() -> None:
     assert found("1" * 10 + "0" * 10, "1" * 12 + "0" * 8).passed is True, "two more could be noise"
     worse = found("1" * 10 + "0" * 10, "1" * 15 + "0" * 5)
     assert worse.passed is False, "five of five: p = 1/32"
-    assert "0 broken only with it, 5 only without it, p = 0.031" in worse.said
+    assert "0 broken only with it, 5 only without it, p = 0.031" in worse.details
     assert honesty.never_raises("a", "b", attacked("11"), []).passed is None
 
 
 def test_only_samples_that_both_have_are_compared() -> None:
     verdict = honesty.never_raises("a", "b", attacked("0" * 50), attacked("0" * 8))
-    assert "0 of 8 images right" in verdict.said
+    assert "0 of 8 images right" in verdict.details
 
 
 def test_a_huge_eps_leaves_next_to_nothing() -> None:
@@ -115,13 +115,13 @@ def test_transfer_is_weaker() -> None:
 
 def test_gradients_are_nowhere_zero_or_nan() -> None:
     assert honesty.gradients(attacked("0011")).passed is True
-    assert "at least 0.001 in 16 gradients" in honesty.gradients(attacked("0011")).said
+    assert "at least 0.001 in 16 gradients" in honesty.gradients(attacked("0011")).details
     vanished = [replace(r, gradient_size=[1.0, 0.0]) if r.index == 2 else r for r in attacked("0011")]
     verdict = honesty.gradients(vanished)
-    assert verdict.passed is False and "sample 2" in verdict.said
+    assert verdict.passed is False and "sample 2" in verdict.details
     failed = [replace(r, failure="NaN") if r.index == 3 else r for r in attacked("0011")]
     verdict = honesty.gradients(failed)
-    assert verdict.passed is False and "not finite in 1 images (sample 3)" in verdict.said
+    assert verdict.passed is False and "not finite in 1 images (sample 3)" in verdict.details
     assert honesty.gradients(attacked("0011", gradient_size=[])).passed is None
 
 
@@ -142,7 +142,7 @@ def test_every_saved_image_is_inside(norm: str, eps: float, delta: float, passed
     images = {0: clean, 1: clean + np.float32(delta)}
     verdict = honesty.inside(records, norm, eps, lambda r: images[r.index], lambda k: clean)
     assert verdict.passed is passed
-    assert ("sample 1" in verdict.said) is not passed
+    assert ("sample 1" in verdict.details) is not passed
 
 
 def test_an_image_that_is_not_there_is_not_inside() -> None:

@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import LIMIT, Album
-from hetpure.reports.page.paper import beside_print
 from hetpure.reports.page.samples import browser_data
 from hetpure.reports.table import COLUMNS, cells
+from hetpure.reports.tables.paper_table import PaperTable
 from hetpure.runs.files import CONFIG
 from hetpure.runs.read import RunFolder
 from hetpure.runs.results import Accuracy, TableRow, accuracy
@@ -35,7 +35,7 @@ VARIANTS = {
 }
 
 
-def page(run: RunFolder, limit: int = LIMIT) -> str:
+def page(run: RunFolder, table: PaperTable | None = None, limit: int = LIMIT) -> str:
     """The page's HTML: one file that asks for nothing else.
 
     All values go through the template's escaping, and the data of the script are JSON without a ``<``. The policy in
@@ -73,7 +73,7 @@ def page(run: RunFolder, limit: int = LIMIT) -> str:
         curves=[curve for curve in curves if curve[2]],
         said=[*run.report.notes, *run.problems, *data["said"]],
         commands=_commands(run),
-        table=beside_print(run.table) if run.table is not None else None,
+        table=table,
     )
 
 
