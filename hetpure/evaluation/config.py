@@ -15,6 +15,7 @@ from hetpure.evaluation.expand_grid import expand_grid
 from hetpure.evaluation.expand_table import TableConfig, check_protocols, expand
 from hetpure.models.classifiers import build_classifier
 from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
+from hetpure.runs.names import check_row_name
 
 SHARED = (
     "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures",
@@ -33,10 +34,6 @@ SET_BY_US = (
     "enable_model_summary",
 )
 """Arguments of Lightning's Trainer that an evaluation decides itself."""
-
-
-RESERVED = ("honesty", "adversarial", "figures", "processes", "wandb")
-"""Folders that a run and its rows have for other things."""
 
 
 HONESTY_IMAGES = 32
@@ -129,7 +126,7 @@ def complete(raw: Mapping[str, Any]) -> DictConfig:
     whole = _complete_row(base)
     changes = {}
     for name, change in config.rows.items():
-        _check_row_name(str(name))
+        check_row_name(str(name))
         change = to_dict(change) if isinstance(change, DictConfig) else change
         if not isinstance(change, Mapping | None):
             raise ConfigError(f"rows.{name}: found {change!r}, accepted is a section of keys")
@@ -205,16 +202,6 @@ def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
             "defense's precision alone, and the attack would differentiate another function; set precision itself"
         )
     return config
-
-
-def _check_row_name(name: str) -> None:
-    """A row's name is its folder, in the run's: one or more parts."""
-    for part in name.split("/"):
-        if part in ("", ".", "..", *RESERVED) or "\0" in part:
-            raise ConfigError(
-                f"rows: found the name {name!r}, accepted are one or more parts joined by /, none of them empty, ., .. "
-                f"or {', '.join(RESERVED)}"
-            )
 
 
 def _check_numbers(config: dict[str, Any]) -> None:

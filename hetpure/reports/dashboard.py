@@ -116,10 +116,10 @@ class Dashboard:
     @_shown_or_not
     def finish(self, report: RunFolder) -> None:
         """The tables and the grid's figure of a whole run, and the end of the W&B run."""
-        if (report.config.get("table") or {}).get("lines"):
+        if report.config["table"].get("lines"):
             columns, data = numbers(build_table(report.config, report.report))
             self.run.log({"table": self.wandb.Table(columns=columns, data=data)})
-        if report.config.get("grid") and (report.path / FIGURE).is_file():
+        if report.config["grid"] and (report.path / FIGURE).is_file():
             self.run.log({"sweep/figure": [self.wandb.Image(str(report.path / FIGURE))]})
         data = [[str(column.value(row)) for column in COLUMNS] for row in report.report.rows]
         self.run.log({"results": self.wandb.Table(columns=[column.heading for column in COLUMNS], data=data)})

@@ -21,7 +21,7 @@ def write_reports(folder: Path) -> RunFolder:
     """
     run, table = read_run(folder), None
     _attempt(folder / "results.md", lambda: write_table_files(run.report, folder))
-    if (run.config.get("table") or {}).get("lines"):
+    if run.config["table"].get("lines"):
         from hetpure.reports.tables.forms import print_table, write_table
         from hetpure.reports.tables.paper_table import build_table
 
@@ -32,7 +32,7 @@ def write_reports(folder: Path) -> RunFolder:
             print(f"honesty checks of each evaluation: {folder / 'results.md'}")
     else:
         print_report(run.report)
-    if run.config.get("grid"):
+    if run.config["grid"]:
         from hetpure.reports.plots.sweep import FIGURE, draw_grid
 
         if _attempt(folder / FIGURE, lambda: draw_grid(run)):

@@ -1,14 +1,33 @@
-"""What a run folder calls things: protocols, and the combinations of a grid."""
+"""What a run folder calls things: rows, protocols, and the combinations of a grid."""
 
 import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from hetpure.errors import ConfigError
+
+RESERVED = ("honesty", "adversarial", "figures", "processes", "wandb")
+"""Folders that a run and its rows have for other things."""
 
 LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations"}
 """What the table and the paper call these keys; others go by the last part of their name."""
 
 Values = dict[str, Any]
 """A combination: key to value."""
+
+
+def check_row_name(name: str) -> None:
+    """A row's name is its folder, in the run's: one or more parts.
+
+    Raises:
+        ConfigError: for another name.
+    """
+    for part in name.split("/"):
+        if part in ("", ".", "..", *RESERVED) or "\0" in part:
+            raise ConfigError(
+                f"rows: found the name {name!r}, accepted are one or more parts joined by /, none of them empty, ., .. "
+                f"or {', '.join(RESERVED)}"
+            )
 
 
 def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:

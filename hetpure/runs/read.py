@@ -5,12 +5,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hetpure.config import merge
 from hetpure.errors import ConfigError
 from hetpure.runs.files import CONFIG, CONTENT, PICTURES, RESULTS, SAMPLES, format_version, read_config, read_mapping
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
-from hetpure.runs.names import protocol_names
+from hetpure.runs.names import check_row_name, protocol_names
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Conditions, Report, TableRow, parse_results, table_rows
+
+DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "protocols": {"resubmissions": 1, "votes": 0},
+    "ensemble": {"mode": None},
+    "honesty": {"images": 0},
+    "data": {"root": None},
+    "grid": {},
+    "table": {},
+}
+"""What ``config.yaml`` may leave out, as far as reading goes."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +104,20 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The resolved config of an evaluation, in today's words.
+    """The resolved config of an evaluation, in today's words, with the ``DEFAULTS`` of what it leaves out.
 
     Raises:
         ConfigError: where the folder is no evaluation's, or of a newer format.
     """
     format_version(folder)
-    config = read_config(folder, "evaluation's")
-    if not isinstance(config.get("rows"), dict) or "purifier" not in config:
-        raise ConfigError(f"{folder}: is no evaluation's folder: {CONFIG} is not an evaluation's")
+    config = merge(DEFAULTS, read_config(folder, "evaluation's"))
+    sections = {key: config.get(key) for key in ("rows", "purifier", *DEFAULTS) if key != "seed"}
+    wrong = [key for key, section in sections.items() if not isinstance(section, dict)]
+    wrong = wrong or [f"rows.{name}" for name, row in config["rows"].items() if not isinstance(row or {}, dict)]
+    if wrong:
+        raise ConfigError(f"{folder}: is no evaluation's folder: {CONFIG}: {wrong[0]} is not a section of keys")
+    for name in row_settings(config):
+        check_row_name(name)
     return config
 
 
@@ -108,8 +125,8 @@ def row_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The resolved config of each row, by name; a config without rows is one row, named after its purifier."""
     whole = {key: value for key, value in config.items() if key != "rows"}
     rows = config["rows"]
-    if not rows and not (config.get("table") or {}).get("lines"):
-        rows = {str(config["purifier"]["name"]): {}}
+    if not rows and not config["table"].get("lines"):
+        rows = {str(config["purifier"].get("name")): {}}
     return {str(name): {**whole, **(changes or {})} for name, changes in rows.items()}  # a row holds whole sections
 
 

@@ -10,6 +10,7 @@ signed steps of an attack leave few distinct values, so it takes about 40 to 60 
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -148,7 +149,7 @@ class RecordStore:
 
     def adversarial(self, record: Record) -> np.ndarray | None:
         """A sample's adversarial image (C, H, W) in [0, 1], bit for bit as it was evaluated; None if there is none."""
-        if record.image is None:
+        if record.image is None or not re.fullmatch(r"adversarial/\d+\.npz", record.image):
             return None
         with np.load(self.folder / record.image, allow_pickle=False) as file:
             return file[str(record.index)]

@@ -102,7 +102,7 @@ def _method(method: Method) -> dict[str, Any]:
     return {
         "name": method.name,
         "protocols": [row.protocol for row in method.rows],
-        "score": SCORES.get(method.settings["ensemble"]["mode"], "scores"),
+        "score": SCORES.get(method.settings["ensemble"].get("mode"), "scores"),
         "amplification": f"{pictures.amplification:.3g}" if pictures else "",
         "samples": samples,
     }
