@@ -37,7 +37,7 @@ from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
-from hetpure.models.denoisers import Denoiser
+from hetpure.models.denoisers import Denoiser, DenoiserWrapper
 from hetpure.noise import Draws
 
 DEFAULT = (
@@ -47,17 +47,16 @@ DEFAULT = (
 EPS = 0.15
 
 
-class Counted(Denoiser):
+class Counted(DenoiserWrapper):
     """A denoiser that counts the images it sees."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser, self.count = denoiser, 0
-        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
+        super().__init__(denoiser)
+        self.count = 0
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         self.count += len(x)
-        return self.denoiser.predict_noise(x, t)
+        return self.denoiser(x, t)
 
 
 class Growing(ExactGradient):

@@ -1,27 +1,71 @@
 """The exceptions that a command turns into one line instead of a traceback, and its exit codes."""
 
+import copy
+from collections.abc import Collection
+from typing import Any, Self
+
 BAD_INPUT = 2
 STOPPED = 3
 INTERRUPTED = 130
 
+UNSET: Any = object()
+
 
 class ConfigError(ValueError):
-    """A key, file or value that cannot be used.
+    """A key, argument or file that cannot be used.
 
-    Its message is a single line that names the key or file, what was found and what is accepted. The commands print
-    that line and exit with code 2, before any long work starts.
+    The commands print its message, a single line, and exit with code 2 before any long work starts. Programs read its
+    fields; nothing parses the message.
+
+    Args:
+        key: the dotted key, the constructor's argument, the option or the file at fault.
+        problem: what is wrong, where ``found`` and ``accepted`` do not say it.
+        found: the value at fault.
+        accepted: in words, what would be accepted.
+        related: other arguments that the value does not go together with.
     """
+
+    def __init__(
+        self,
+        key: str,
+        problem: str = "",
+        *,
+        found: Any = UNSET,
+        accepted: str = "",
+        related: Collection[str] = (),
+    ) -> None:
+        super().__init__(key, problem)
+        self.key, self.problem, self.found, self.accepted, self.related = key, problem, found, accepted, tuple(related)
+
+    def within(self, section: str) -> Self:
+        """The same error as one of a section: its keys are dotted with the section's name."""
+        error = copy.copy(self)
+        error.key = f"{section}.{self.key}"
+        error.related = tuple(f"{section}.{name}" for name in self.related)
+        return error
+
+    def __str__(self) -> str:
+        text = self.key if self.found is UNSET else f"{self.key} is {self.found!r}"
+        if self.problem:
+            text += f"{', ' if self.found is not UNSET else ': '}{self.problem}"
+        return f"{text}; accepted: {self.accepted}" if self.accepted else text
+
+
+def require(condition: bool, key: str, found: Any, accepted: str, *related: str) -> None:
+    """Raises ``ConfigError(key, found=found, accepted=accepted, related=related)`` unless the condition holds."""
+    if not condition:
+        raise ConfigError(key, found=found, accepted=accepted, related=related)
 
 
 class AbsentError(ConfigError):
-    """Something that a config names rightly and that is not here: a file, a package, a dataset.
+    """A valid reference to a file, package or dataset that is not available.
 
     A row of a table that lacks something is marked with the reason, and the others run.
     """
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on for a reason outside the program: a full disk, memory for not even one row.
+    """A run that cannot continue for a reason outside the program: a full disk, no memory for a single image.
 
-    Its message is a single line. What was finished is kept; the commands print the line and exit with code 3.
+    Its message is a single line. Finished work is kept; the commands print the line and exit with code 3.
     """

@@ -1,13 +1,13 @@
 """NaN and infinity: kept from hiding, and traced to the tensor where they began."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.models.denoisers import Denoiser, innermost
+from hetpure.models.denoisers import DenoiserWrapper, innermost
 from hetpure.noise import Draws
 
 
@@ -16,28 +16,17 @@ def finite_rows(x: Tensor) -> Tensor:
     return x.isfinite().flatten(1).all(dim=1) if x.ndim > 1 else x.isfinite()
 
 
-class Guarded(Denoiser):
+class Guarded(DenoiserWrapper):
     """The same denoiser; a row with any value that is not finite becomes NaN throughout.
 
     Clamping a purified image would otherwise turn an infinite value into a valid one.
 
     Args:
         denoiser: the denoiser to guard.
-
-    Attributes:
-        called: told of every call, before it; None tells nobody.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.called: Callable[[], None] | None = None
-        self.denoiser = denoiser
-        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
-
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        if self.called is not None:
-            self.called()
-        noise = self.denoiser.predict_noise(x, t)
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        noise = self.denoiser(x, t)
         return torch.where(finite_rows(noise).view(-1, *[1] * (noise.ndim - 1)), noise, torch.nan)
 
 
@@ -75,26 +64,17 @@ def _kind(x: Tensor) -> str:
 @contextmanager
 def _calls(process: PurifiedClassifier) -> Iterator[list[tuple[int, str | None, str | None]]]:
     """The timestep of every denoiser call, with what is not finite in its input and its output."""
-    found: list[tuple[int, str | None, str | None]] = []
-    handles = []
+    calls: list[tuple[int, str | None, str | None]] = []
 
-    def note(module: Denoiser) -> None:
-        inner = module.predict_noise
-
-        def predict_noise(x: Tensor, t: int) -> Tensor:
-            noise = inner(x, t)
-            given, given_back = (None if y.isfinite().all() else _kind(y) for y in (x, noise))
-            found.append((t, given, given_back))
-            return noise
-
-        module.predict_noise = predict_noise  # on the instance, over the class's
-        handles.append(module)
+    def note(_: nn.Module, arguments: tuple[Tensor, int], noise: Tensor) -> None:
+        x, t = arguments
+        given, predicted = (None if y.isfinite().all() else _kind(y) for y in (x, noise))
+        calls.append((t, given, predicted))
 
     # The innermost: what wraps it has turned infinity into NaN already.
-    for module in innermost(process.purifier):
-        note(module)
+    handles = [module.register_forward_hook(note) for module in innermost(process.purifier)]
     try:
-        yield found
+        yield calls
     finally:
-        for module in handles:
-            del module.predict_noise
+        for handle in handles:
+            handle.remove()

@@ -18,6 +18,7 @@ from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.purification.registry import build_purifier, complete_settings, surrogate_settings
 from hetpure.runs.names import Values, combinations, text
+from hetpure.schedule import Schedule
 
 SECTIONS = ("classifier", "denoiser", "purifier", "ensemble", "attack", "protocols")
 """Keys whose values are sections themselves."""
@@ -122,6 +123,8 @@ class _NetworkError(Exception):
 
 class _Absent(nn.Module):
     """Stands for a network that is not loaded yet."""
+
+    schedule = Schedule()
 
     def __getattr__(self, name: str) -> Any:
         raise _NetworkError(name)

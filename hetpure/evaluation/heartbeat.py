@@ -34,8 +34,7 @@ class Pulse(Callback):
     def __init__(self, watch: Watch | None, modules: Iterable[nn.Module]) -> None:
         self.watch = watch
         found = {id(part): part for module in modules for part in module.modules()}
-        self._guarded = [part for part in found.values() if isinstance(part, Guarded)]
-        networks = [part for part in found.values() if isinstance(part, Classifier)]
+        networks: list[nn.Module] = [part for part in found.values() if isinstance(part, Guarded | Classifier)]
         networks += [part.network for part in found.values() if isinstance(part, NetworkPurifier)]
         self._networks = list({id(network): network for network in networks}.values())
         self._handles: list[Any] = []
@@ -63,8 +62,6 @@ class Pulse(Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Listens to the networks, and to Ctrl-C where Python's own handler does."""
-        for denoiser in self._guarded:
-            denoiser.called = self.beat
         self._handles = [network.register_forward_pre_hook(self.beat) for network in self._networks]
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -91,8 +88,6 @@ class Pulse(Callback):
 
     def _leave(self) -> None:
         self._rest()
-        for denoiser in self._guarded:
-            denoiser.called = None
         for handle in self._handles:
             handle.remove()
         self._handles = []

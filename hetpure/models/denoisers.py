@@ -32,14 +32,16 @@ class Denoiser(nn.Module, ABC):
         channels: image channels C.
         image_size: side of the square images the network was made for; None where any multiple of ``multiple`` will do.
         multiple: the side must be a multiple of this.
+        schedule: of the noise levels that the timesteps of ``forward`` stand for.
     """
 
     channels: int
     image_size: int | None = None
     multiple: int = 1
+    schedule: Schedule = Schedule()
 
     @abstractmethod
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         """The noise in x(t).
 
         Args:
@@ -49,10 +51,6 @@ class Denoiser(nn.Module, ABC):
         Returns:
             (B, C, H, W), contiguous.
         """
-
-    def forward(self, x: Tensor, t: int) -> Tensor:
-        """``predict_noise``."""
-        return self.predict_noise(x, t)
 
     def check_image_shape(self, shape: tuple[int, int, int]) -> None:
         """Raises ConfigError where images of (C, H, W) cannot go through this denoiser."""
@@ -70,7 +68,7 @@ class Denoiser(nn.Module, ABC):
             )
         try:
             with torch.no_grad():
-                out = self.predict_noise(torch.zeros(1, *shape), 0)
+                out = self(torch.zeros(1, *shape), 0)
         except Exception as error:  # whatever a foreign network raises, it cannot be used
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"denoiser: cannot predict the noise of one image: {reason}") from None
@@ -128,7 +126,7 @@ class DiffusersDenoiser(Denoiser):
             raise ConfigError(f"denoiser.path: {path}: cannot be loaded as a diffusers UNet2DModel: {reason}") from None
         return cls(unet)  # pyright: ignore[reportArgumentType]
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         timesteps = torch.full((len(x),), t, device=x.device, dtype=torch.long)
         out: Tensor = self.unet(x, timesteps, return_dict=False)[0]
         return out[:, : self.channels].contiguous()
@@ -149,7 +147,7 @@ class ContinuousDenoiser(Denoiser):
         self.channels, self.image_size = network.geometry.image_channels, network.geometry.image_size
         self.multiple = network.multiple
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         scale, label, skip, out = self.conditioning[t]
         # A tensor: torch.compile would compile anew for every number.
         noise = self.network(x if scale == 1.0 else scale * x, torch.full((len(x),), label, device=x.device))
@@ -158,7 +156,21 @@ class ContinuousDenoiser(Denoiser):
         return noise.contiguous()
 
 
-class Recomputed(Denoiser):
+class DenoiserWrapper(Denoiser):
+    """Base class of a denoiser around another: the same images, the same schedule.
+
+    Args:
+        denoiser: the denoiser to wrap.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
+        self.schedule = denoiser.schedule
+
+
+class Recomputed(DenoiserWrapper):
     """The same denoiser, keeping no activations for the backward pass: each call is run again there.
 
     Memory of a gradient through many steps is then that of one step plus one image per step. The images are kept apart
@@ -170,15 +182,13 @@ class Recomputed(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
+        super().__init__(denoiser)
         self._shelf: Tensor | None = None
         self._used = 0
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self.denoiser.predict_noise(x, t)
+            return self.denoiser(x, t)
         out = _Recompute.apply(x, t, self)
         assert isinstance(out, Tensor)
         return out
@@ -212,14 +222,14 @@ class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: int, owner: Recomputed) -> Tensor:
         ctx.x, ctx.t, ctx.denoiser = owner.keep(x), t, owner.denoiser
-        return owner.denoiser.predict_noise(x, t)
+        return owner.denoiser(x, t)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x = ctx.x.detach().requires_grad_()
         with torch.enable_grad():
-            out = ctx.denoiser.predict_noise(x, ctx.t)
+            out = ctx.denoiser(x, ctx.t)
         (gradient,) = torch.autograd.grad(out, x, grads[0])
         return gradient, None, None
 

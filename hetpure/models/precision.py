@@ -11,26 +11,21 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from hetpure.models.classifiers import Classifier
-from hetpure.models.denoisers import Denoiser
+from hetpure.models.denoisers import Denoiser, DenoiserWrapper
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
-class Lowered(Denoiser):
+class Lowered(DenoiserWrapper):
     """The same denoiser with convolutions and matrix products in bfloat16 (autocast), forward and backward.
 
     Args:
         denoiser: the denoiser to wrap.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
-
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
-            noise = self.denoiser.predict_noise(x, t)
+            noise = self.denoiser(x, t)
         return noise.to(x.dtype)
 
 

@@ -196,7 +196,7 @@ class Meter:
             around = peak_bytes(predict, self.device)
         for denoiser in _denoiser(process):
             with torch.no_grad():
-                around += peak_bytes(lambda denoiser=denoiser: denoiser.predict_noise(x, 1), self.device)
+                around += peak_bytes(lambda denoiser=denoiser: denoiser(x, 1), self.device)
         return around
 
     # ---- time
@@ -285,7 +285,7 @@ class Meter:
         denoisers = _denoiser(process)
 
         def network(y: Tensor) -> Tensor:
-            return denoisers[0].predict_noise(y, 1) if denoisers else process.classifier(y)
+            return denoisers[0](y, 1) if denoisers else process.classifier(y)
 
         with _eager():
             return min(self._timed(lambda: _differentiated(network, x, True)).clock for _ in range(3))
@@ -355,7 +355,7 @@ def _differentiated(function: Callable[[Tensor], Tensor], x: Tensor, gradient: b
 
 
 def _call(denoiser: Denoiser, x: Tensor, gradient: bool) -> None:
-    _differentiated(lambda y: denoiser.predict_noise(y, 1), x, gradient)
+    _differentiated(lambda y: denoiser(y, 1), x, gradient)
 
 
 def _graph_bytes(denoiser: Denoiser, x: Tensor) -> tuple[float, float]:
@@ -364,7 +364,7 @@ def _graph_bytes(denoiser: Denoiser, x: Tensor) -> tuple[float, float]:
     kept: list[Tensor] = []
 
     def keep() -> None:
-        kept.append(denoiser.predict_noise(x.clone().requires_grad_(), 1))
+        kept.append(denoiser(x.clone().requires_grad_(), 1))
 
     return float(peak_bytes(keep, x.device)), float(peak)
 
@@ -394,13 +394,13 @@ def _counted(process: PurifiedClassifier, stand_in: bool) -> Iterator[Calls]:
         setattr(found, name, getattr(found, name) + len(x))
 
     def asked(denoiser: Denoiser) -> Callable[[Tensor, int], Tensor]:
-        real = denoiser.predict_noise
+        real = denoiser.forward
 
-        def predict_noise(x: Tensor, t: int) -> Tensor:
+        def forward(x: Tensor, t: int) -> Tensor:
             note("denoiser", x)
             return 0.1 * x if stand_in else real(x, t)
 
-        return predict_noise
+        return forward
 
     def noted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -411,7 +411,7 @@ def _counted(process: PurifiedClassifier, stand_in: bool) -> Iterator[Calls]:
 
     with ExitStack() as stack:
         for denoiser in innermost(process.purifier):
-            stack.enter_context(replaced(denoiser, "predict_noise", asked(denoiser)))
+            stack.enter_context(replaced(denoiser, "forward", asked(denoiser)))
         network = process.classifier.network
         # Also where timm's feature interface goes round its forward pass.
         for name in ("forward", "forward_intermediates"):
@@ -431,5 +431,5 @@ def _straight(process: PurifiedClassifier) -> Iterator[None]:
     with ExitStack() as stack:
         for module in process.purifier.modules():
             if isinstance(module, Recomputed):
-                stack.enter_context(replaced(module, "predict_noise", module.denoiser.predict_noise))
+                stack.enter_context(replaced(module, "forward", module.denoiser.forward))
         yield

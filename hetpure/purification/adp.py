@@ -9,7 +9,6 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed
 from hetpure.purification.steps import check_level
-from hetpure.schedule import Schedule
 
 _PROBE = 1e-3
 _STEP_MIN, _STEP_MAX = 1e-5, 0.1
@@ -56,7 +55,7 @@ class ScorePurifier(Purifier):
         check_level("t", t)
         self.denoiser = denoiser
         self.sigma, self.steps, self.step_size, self.stop = sigma, steps, step_size, stop
-        schedule = Schedule()
+        schedule = denoiser.schedule
         self.t = min(round(t * schedule.T), schedule.T - 1)
         self.abar = schedule.alpha_bar(self.t)
 
@@ -66,7 +65,7 @@ class ScorePurifier(Purifier):
 
     def score(self, x: Tensor) -> Tensor:
         """Gradient of the log density of images (N, C, H, W) in [0, 1] with noise of level t."""
-        eps = self.denoiser.predict_noise(math.sqrt(self.abar) * to_signed(x), self.t)
+        eps = self.denoiser(math.sqrt(self.abar) * to_signed(x), self.t)
         return eps * (-2.0 / math.sqrt((1.0 - self.abar) / self.abar))
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:

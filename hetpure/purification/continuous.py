@@ -32,7 +32,7 @@ def timestep(schedule: Schedule, time: float) -> int:
 
 def score(schedule: Schedule, denoiser: Denoiser, x: Tensor, time: float) -> Tensor:
     """s(x, t) = -eps(x, t) / sqrt(1 - abar(t)); one network call."""
-    return denoiser.predict_noise(x, timestep(schedule, time)) * (-1.0 / math.sqrt(1.0 - alpha_bar(time)))
+    return denoiser(x, timestep(schedule, time)) * (-1.0 / math.sqrt(1.0 - alpha_bar(time)))
 
 
 def times(t: float, steps: int) -> list[float]:

@@ -12,7 +12,6 @@ from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.infonce import info_nce
 from hetpure.purification.steps import check_eta, check_level, walk
-from hetpure.schedule import Schedule
 
 
 class ContrastivePurifier(Purifier):
@@ -70,7 +69,7 @@ class ContrastivePurifier(Purifier):
             raise ValueError(f"tau_plus = {tau_plus} must lie in [0, 1)")
         if not 0.0 <= beta < math.inf:
             raise ValueError(f"beta = {beta} must be at least 0 and finite")
-        self.denoiser, self.classifier, self.schedule, self.eta = denoiser, classifier, Schedule(), eta
+        self.denoiser, self.classifier, self.schedule, self.eta = denoiser, classifier, denoiser.schedule, eta
         self.timesteps = walk(self.schedule, t, steps)
         self.scale, self.negatives, self.patches = scale, negatives, patches
         self.temperature, self.tau_plus, self.beta = temperature, tau_plus, beta
@@ -89,7 +88,7 @@ class ContrastivePurifier(Purifier):
             raise ValueError(f"patches = {self.patches} must divide both sides of {tuple(x.shape[-2:])} images")
         x_t, before = self._diffuse(to_signed(x), draws), None
         for t, s in itertools.pairwise(self.timesteps):
-            eps = self.denoiser.predict_noise(x_t, t)
+            eps = self.denoiser(x_t, t)
             if before is not None and self.scale > 0.0:
                 eps = eps + self.scale * self._gradient(x_t, before, self.shuffled(before, draws, t))
             noise = draws.normal_like(x_t, "step", s) if self.schedule.sigma(t, s, self.eta) > 0.0 else None

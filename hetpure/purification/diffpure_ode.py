@@ -9,7 +9,6 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.continuous import beta, score, times, timestep
-from hetpure.schedule import Schedule
 
 Solver = Literal["euler", "heun"]
 
@@ -32,7 +31,7 @@ class DiffPureODE(Purifier):
         super().__init__()
         if solver not in ("euler", "heun"):
             raise ValueError(f"solver = {solver!r} must be euler or heun")
-        self.denoiser, self.schedule, self.solver = denoiser, Schedule(), solver
+        self.denoiser, self.schedule, self.solver = denoiser, denoiser.schedule, solver
         self.times = times(t, steps)
 
     @property

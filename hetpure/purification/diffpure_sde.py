@@ -9,7 +9,6 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.continuous import beta, score, times, timestep
-from hetpure.schedule import Schedule
 
 
 class DiffPureSDE(Purifier):
@@ -30,7 +29,7 @@ class DiffPureSDE(Purifier):
 
     def __init__(self, denoiser: Denoiser, t: float = 0.1, steps: int = 1000) -> None:
         super().__init__()
-        self.denoiser, self.schedule = denoiser, Schedule()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.times = times(t, steps)
 
     @property

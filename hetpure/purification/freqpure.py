@@ -72,7 +72,7 @@ class FrequencyPurifier(RoundsPurifier):
             start, first = x0, timesteps[0]
             x = self.schedule.diffuse(start, first, draws.normal_like(start, "diffuse", first + number * T))
             for t, s in itertools.pairwise(timesteps):
-                eps = self.denoiser.predict_noise(x, t)
+                eps = self.denoiser(x, t)
                 kept = self._kept(start, draws, s + number * T)
                 x0 = self.exchange(self.schedule.predict_x0(x, t, eps), kept)
                 noise = draws.normal_like(x, "step", s + number * T) if self.schedule.sigma(t, s, self.eta) else None
@@ -100,7 +100,7 @@ class FrequencyPurifier(RoundsPurifier):
             return image
         noise = draws.normal_like(image, "reference", step)
         x = self.schedule.diffuse(image, self.reference, noise)
-        return self.schedule.predict_x0(x, self.reference, self.denoiser.predict_noise(x, self.reference))
+        return self.schedule.predict_x0(x, self.reference, self.denoiser(x, self.reference))
 
     def _radius(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]

@@ -12,7 +12,7 @@ from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.ssim import ssim
 from hetpure.purification.steps import check_level, walk
-from hetpure.schedule import CLEAN, Schedule
+from hetpure.schedule import CLEAN
 
 Guide = Literal["mse", "ssim"]
 Variance = Literal["large", "small"]
@@ -64,7 +64,7 @@ class GuidedPurifier(Purifier):
             raise ValueError(f"radius = {radius} must be above 0 and finite")
         if variance not in ("large", "small"):
             raise ValueError(f"variance = {variance!r} must be large or small")
-        self.denoiser, self.schedule = denoiser, Schedule()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.timesteps = walk(self.schedule, t, steps)
         # As released: noised to timestep t * T, denoised from the one below.
         self.first = self.timesteps[0] + 1
@@ -95,7 +95,7 @@ class GuidedPurifier(Purifier):
         key = t + number * self.schedule.T
         abar, below = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
         beta = 1.0 - abar / below
-        x0 = self.schedule.predict_x0(x, t, self.denoiser.predict_noise(x, t)).clamp(-1.0, 1.0)
+        x0 = self.schedule.predict_x0(x, t, self.denoiser(x, t)).clamp(-1.0, 1.0)
         mean = (math.sqrt(below) * beta * x0 + math.sqrt(abar / below) * (1.0 - below) * x) / (1.0 - abar)
         variance = beta if self.variance == "large" else self._posterior(t, s)
         if self.variance == "large" and s == CLEAN:

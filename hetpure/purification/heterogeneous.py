@@ -149,7 +149,7 @@ class HeterogeneousPurifier(Purifier):
             raise ValueError(f"order = {order!r} must be released or paper")
         if resampling not in ("none", "single", "fused", "repaint"):
             raise ValueError(f"resampling = {resampling!r} must be none, single, fused or repaint")
-        self.denoiser, self.schedule = denoiser, Schedule()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.timesteps = grid(self.schedule, t_large, steps, end)
         self.t_small = t_small * self.schedule.T
         self.eta, self.U = eta, U

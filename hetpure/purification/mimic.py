@@ -12,7 +12,6 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.steps import check_eta, walk
-from hetpure.schedule import Schedule
 
 Upsampling = Literal["nearest", "bilinear"]
 
@@ -72,7 +71,7 @@ class MimicPurifier(Purifier):
             raise ValueError(f"upsampling = {upsampling!r} must be nearest or bilinear")
         if not 0.0 <= low < high:
             raise ValueError(f"low = {low} must lie in [0, high = {high})")
-        self.denoiser, self.schedule, self.eta = denoiser, Schedule(), eta
+        self.denoiser, self.schedule, self.eta = denoiser, denoiser.schedule, eta
         self.timesteps = walk(self.schedule, t, steps)
         self.from_noise = t == 1.0
         self.short_range, self.long_range = short_range, long_range
@@ -87,7 +86,7 @@ class MimicPurifier(Purifier):
         image = to_signed(x)
         x_t = self._start(image, draws)
         for t, s in itertools.pairwise(self.timesteps):
-            eps = self.denoiser.predict_noise(x_t, t)
+            eps = self.denoiser(x_t, t)
             noise = draws.normal_like(x_t, "step", s) if self.schedule.sigma(t, s, self.eta) > 0.0 else None
             after = self.schedule.ddim_step(x_t, eps, t, s, self.eta, noise)
             if self.low < (t + 1) / self.schedule.T < self.high:

@@ -52,7 +52,7 @@ class RoundsPurifier(Purifier, ABC):
     def __init__(self, denoiser: Denoiser, t: Sequence[float], steps: Sequence[int], eta: float) -> None:
         super().__init__()
         check_eta(eta)
-        self.denoiser, self.schedule, self.eta = denoiser, Schedule(), eta
+        self.denoiser, self.schedule, self.eta = denoiser, denoiser.schedule, eta
         self.grids = round_grids(self.schedule, t, steps)
 
     @property
@@ -78,7 +78,7 @@ class RoundsPurifier(Purifier, ABC):
             first = timesteps[0]
             x = self.schedule.diffuse(x0, first, draws.normal_like(x0, "diffuse", first + number * T))
             for t, s in itertools.pairwise(timesteps):
-                eps = self.denoiser.predict_noise(x, t)
+                eps = self.denoiser(x, t)
                 random = self.schedule.sigma(t, s, self.eta) > 0.0
                 noise = draws.normal_like(x, "step", s + number * T) if random else None
                 x = self.schedule.ddim_step(x, eps, t, s, self.eta, noise)

@@ -69,6 +69,6 @@ def denoise_step(
         draws: keys of the N rows.
         round: which repetition of this timestep it is.
     """
-    eps = denoiser.predict_noise(x, t)
+    eps = denoiser(x, t)
     noise = draws.normal_like(x, "step", s + round * schedule.T) if schedule.sigma(t, s, eta) > 0.0 else None
     return schedule.ddim_step(x, eps, t, s, eta, noise)

@@ -8,7 +8,6 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.steps import End, check_eta, check_level, denoise_step, grid
-from hetpure.schedule import Schedule
 
 
 class UniformPurifier(Purifier):
@@ -30,7 +29,7 @@ class UniformPurifier(Purifier):
         check_level("t", t)
         check_eta(eta)
         self.denoiser = denoiser
-        self.schedule = Schedule()
+        self.schedule = denoiser.schedule
         self.eta = eta
         self.timesteps = grid(self.schedule, t, steps, end)
 

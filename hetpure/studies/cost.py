@@ -48,7 +48,7 @@ def gradient_cost(job: dict[str, Any]) -> dict[str, float]:
     sample = torch.zeros(1, dtype=torch.long, device=device)
     # What libraries take at their first use belongs to no setting.
     leaf = (2.0 * x - 1.0).requires_grad_()
-    torch.autograd.grad(classifier((denoiser.predict_noise(leaf, 0) + 1.0) / 2.0).sum(), leaf)
+    torch.autograd.grad(classifier((denoiser(leaf, 0) + 1.0) / 2.0).sum(), leaf)
     del leaf
     gc.collect()
     before = _memory(device, "VmRSS")

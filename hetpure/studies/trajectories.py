@@ -18,11 +18,10 @@ from hetpure.data.items import item
 from hetpure.errors import ConfigError
 from hetpure.models.activations import Block, block_activations
 from hetpure.models.classifiers import Classifier
-from hetpure.models.denoisers import Denoiser
+from hetpure.models.denoisers import Denoiser, DenoiserWrapper
 from hetpure.purification.base import to_unit
 from hetpure.purification.registry import build_purifier, needs_denoiser
 from hetpure.reports.plots import style
-from hetpure.schedule import Schedule
 from hetpure.studies.features import blocks_of
 from hetpure.studies.finished import FinishedRun, Images, defense_keys
 from hetpure.studies.numbers import Measured, plural
@@ -31,7 +30,7 @@ NEIGHBOURS = 30
 """t-SNE's perplexity, where there are enough points."""
 
 
-class Followed(Denoiser):
+class Followed(DenoiserWrapper):
     """The same denoiser; keeps what each call takes the image to be.
 
     Args:
@@ -42,13 +41,11 @@ class Followed(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, Schedule()
-        self.channels, self.image_size, self.multiple = denoiser.channels, denoiser.image_size, denoiser.multiple
+        super().__init__(denoiser)
         self.seen: list[tuple[int, Tensor]] = []
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        noise = self.denoiser.predict_noise(x, t)
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        noise = self.denoiser(x, t)
         self.seen.append((t, to_unit(self.schedule.predict_x0(x, t, noise)).detach()))
         return noise
 

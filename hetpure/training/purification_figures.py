@@ -111,7 +111,7 @@ def _one_step(purifier: UniformPurifier, image: Tensor, t: int, draws: Draws) ->
     """The image (B, C, H, W) in [0, 1] that the network sees in x(t), at once."""
     x0 = to_signed(image)
     x_t = purifier.schedule.diffuse(x0, t, draws.normal_like(x0, "one step", t))
-    return to_unit(purifier.schedule.ddim_step(x_t, purifier.denoiser.predict_noise(x_t, t), t, CLEAN))
+    return to_unit(purifier.schedule.ddim_step(x_t, purifier.denoiser(x_t, t), t, CLEAN))
 
 
 def _psnr(found: Tensor, image: Tensor) -> Tensor:

@@ -103,9 +103,9 @@ def test_noise_is_replayed_in_the_backward_pass() -> None:
             super().__init__()
             self.inputs: list[tuple[int, Tensor]] = []
 
-        def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        def forward(self, x: Tensor, t: int) -> Tensor:
             self.inputs.append((t, x.detach().clone()))
-            return super().predict_noise(x, t)
+            return super().forward(x, t)
 
     toy = Remembering()
     x = images(1).requires_grad_()

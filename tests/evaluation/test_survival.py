@@ -121,14 +121,14 @@ def test_an_evaluation_goes_on_with_smaller_chunks_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, graph: bool
 ) -> None:
     """What was done in chunks of 2 for want of memory is what a run with chunks of 2 does."""
-    real = DiffusersDenoiser.predict_noise
+    real = DiffusersDenoiser.forward
 
     def hungry(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
         if len(x) > 2 and x.requires_grad is graph:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 17179869184 bytes.")
         return real(self, x, t)
 
-    monkeypatch.setattr(DiffusersDenoiser, "predict_noise", hungry)
+    monkeypatch.setattr(DiffusersDenoiser, "forward", hungry)
     assert evaluate(tmp_path / "run") == 0
     assert "chunks of 2 instead of 4 rows" in capfd.readouterr().err
     records = RecordStore(tmp_path / "run" / "only").read()
@@ -167,8 +167,8 @@ class Spoiled(LinearDenoiser):
         super().__init__(0.5)
         self.value = value
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
-        noise = super().predict_noise(x, t)
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        noise = super().forward(x, t)
         if t == 100:
             noise = torch.where((x.flatten(1).mean(1) > 0.5).view(-1, 1, 1, 1), self.value, noise)
         return noise
@@ -185,7 +185,7 @@ def test_the_first_tensor_that_is_not_finite_is_named_with_its_step(value: float
     assert first_not_finite(model, x[:1], draws.rows(slice(0, 2))) == f"predicted noise at timestep 100, {kind}"
     assert first_not_finite(model, x[1:], draws.rows(slice(2, 4))) is None
     assert first_not_finite(model, x[:1] / 0.0, draws.rows(slice(0, 2))) == "the image, infinite"
-    assert "predict_noise" not in vars(model.purifier.denoiser.denoiser), "nothing stays behind"
+    assert not model.purifier.denoiser.denoiser._forward_hooks, "nothing stays behind"
 
 
 def test_the_guard_changes_nothing_that_is_finite() -> None:
@@ -230,7 +230,7 @@ def test_a_sample_that_fails_is_named_and_the_rest_goes_on(
 def test_an_infinite_prediction_in_the_defense_is_named(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = DiffusersDenoiser.predict_noise
+    real = DiffusersDenoiser.forward
     calls = {"clean": 0}
 
     def spoiled(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
@@ -242,7 +242,7 @@ def test_an_infinite_prediction_in_the_defense_is_named(
                 noise[0, 0, 0, 0] = torch.inf
         return noise
 
-    monkeypatch.setattr(DiffusersDenoiser, "predict_noise", spoiled)
+    monkeypatch.setattr(DiffusersDenoiser, "forward", spoiled)
     assert evaluate(tmp_path / "run", "attack.name=none") == 0
     (failed,) = [r for r in RecordStore(tmp_path / "run" / "only").read() if r.failure]
     assert failed.failure and failed.failure.startswith("not finite in the defense, clean image")
@@ -414,7 +414,7 @@ def test_an_evaluation_that_hangs_ends_with_the_place_and_what_it_has(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     """The end of the process is planted: it lets the hanging call go on, so that this process sees what was said."""
-    real, ended, codes = DiffusersDenoiser.predict_noise, threading.Event(), list[int]()
+    real, ended, codes = DiffusersDenoiser.forward, threading.Event(), list[int]()
 
     def hanging(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
         if (tmp_path / "run" / "only" / "samples-000.jsonl").is_file() and not codes:
@@ -425,7 +425,7 @@ def test_an_evaluation_that_hangs_ends_with_the_place_and_what_it_has(
         codes.append(code)
         ended.set()
 
-    monkeypatch.setattr(DiffusersDenoiser, "predict_noise", hanging)
+    monkeypatch.setattr(DiffusersDenoiser, "forward", hanging)
     monkeypatch.setattr("hetpure.evaluation.process_monitor.BEAT", 0.1)
     monkeypatch.setattr("hetpure.evaluation.process_monitor.os._exit", end)
     evaluate(tmp_path / "run", "hang_minutes=0.03")
@@ -448,7 +448,7 @@ class Deaf:
 def test_a_ctrl_c_that_python_drops_is_heard_at_the_next_call(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls, before = DiffusersDenoiser.predict_noise, [], signal.getsignal(signal.SIGINT)
+    real, calls, before = DiffusersDenoiser.forward, [], signal.getsignal(signal.SIGINT)
 
     def dropping(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
         if (tmp_path / "run" / "only" / "samples-000.jsonl").is_file():
@@ -457,7 +457,7 @@ def test_a_ctrl_c_that_python_drops_is_heard_at_the_next_call(
                 Deaf()
         return real(self, x, t)
 
-    monkeypatch.setattr(DiffusersDenoiser, "predict_noise", dropping)
+    monkeypatch.setattr(DiffusersDenoiser, "forward", dropping)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert evaluate(tmp_path / "run") == 130

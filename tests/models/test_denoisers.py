@@ -10,13 +10,13 @@ from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denois
 from tests.toys import ToyDenoiser, images, tiny_unet
 
 
-def test_predict_noise_is_the_network_at_that_timestep() -> None:
+def test_a_call_is_the_network_at_that_timestep() -> None:
     unet = tiny_unet().eval()
     x = images(3)
     with torch.no_grad():
         expected = unet(x, torch.tensor([7, 7, 7])).sample
         other = unet(x, torch.tensor([8, 8, 8])).sample
-    found = DiffusersDenoiser(unet).predict_noise(x, 7)
+    found = DiffusersDenoiser(unet)(x, 7)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # channels-last kernels round differently
     assert (found - other).abs().max() > 1e-3
     assert found.is_contiguous()
@@ -29,7 +29,7 @@ def test_of_a_learned_variance_only_the_mean_is_used() -> None:
     x = images(2)
     with torch.no_grad():
         expected = unet(x, torch.tensor([7, 7])).sample[:, :1]
-    found = DiffusersDenoiser(unet).predict_noise(x, 7)
+    found = DiffusersDenoiser(unet)(x, 7)
     assert found.shape == x.shape and found.is_contiguous()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -50,14 +50,14 @@ def test_diffusers_folders_load(tmp_path: Path, form: str) -> None:
     denoiser = build_denoiser(str(tmp_path))
     assert (denoiser.channels, denoiser.image_size, denoiser.multiple) == (1, 8, 2)
     x = images(2)
-    assert torch.equal(denoiser.predict_noise(x, 3), DiffusersDenoiser(tiny_unet()).predict_noise(x, 3))
+    assert torch.equal(denoiser(x, 3), DiffusersDenoiser(tiny_unet())(x, 3))
 
 
 def test_half_precision_weights_compute_in_float32(tmp_path: Path) -> None:
     tiny_unet().half().save_pretrained(tmp_path)
     denoiser = build_denoiser(str(tmp_path))
     assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
-    assert denoiser.predict_noise(images(1), 3).dtype == torch.float32
+    assert denoiser(images(1), 3).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_recomputed_gives_the_same_output_and_gradient_bit_for_bit(denoiser: Dif
     gradients = []
     for network in (denoiser, Recomputed(denoiser)):
         x = images(2).requires_grad_()
-        out = network.predict_noise(x, 100)
+        out = network(x, 100)
         (gradient,) = torch.autograd.grad((out**2).sum(), x)
         gradients.append((out.detach(), gradient))
     assert torch.equal(gradients[0][0], gradients[1][0])
@@ -228,10 +228,10 @@ def test_recomputed_gives_the_same_output_and_gradient_bit_for_bit(denoiser: Dif
 def test_recomputed_calls_the_network_again_in_the_backward_pass_only() -> None:
     toy = ToyDenoiser()
     recomputed = Recomputed(toy)
-    recomputed.predict_noise(images(1), 5)  # no gradient wanted
+    recomputed(images(1), 5)  # no gradient wanted
     assert toy.asked == [5]
     x = images(1).requires_grad_()
-    out = recomputed.predict_noise(x, 6)
+    out = recomputed(x, 6)
     assert toy.asked == [5, 6]
     out.sum().backward()
     assert toy.asked == [5, 6, 6]
@@ -242,7 +242,7 @@ def test_recomputed_keeps_no_activations(denoiser: DiffusersDenoiser) -> None:
         sizes: list[int] = []
         x = images(2).requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            network.predict_noise(x, 10)
+            network(x, 10)
         return sum(sizes)
 
     assert saved(denoiser) > 50 * saved(Recomputed(denoiser))

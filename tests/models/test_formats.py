@@ -43,7 +43,7 @@ def save_score_sde(file: Path) -> None:
 
 def check(denoiser: Denoiser, expected: dict[str, Any], size: int) -> None:
     for t, numbers in expected.items():
-        found = denoiser.predict_noise(images(2, 3, size, size), int(t))
+        found = denoiser(images(2, 3, size, size), int(t))
         assert found.is_contiguous() and found.shape == (2, 3, size, size)
         torch.testing.assert_close(samples(found), numbers, **TOLERANCE)
 
@@ -109,10 +109,10 @@ def test_gradients_reach_the_image(tmp_path: Path) -> None:
     denoiser = build_denoiser(str(tmp_path / "n.pkl"), "edm").double()
     x = images(1, 3, 16, 16).double().requires_grad_()
     direction = images(1, 3, 16, 16).double().flip(-1)
-    (gradient,) = torch.autograd.grad(denoiser.predict_noise(x, 100).square().sum(), x)
+    (gradient,) = torch.autograd.grad(denoiser(x, 100).square().sum(), x)
     step = 1e-6 * direction
     with torch.no_grad():
-        ahead, behind = (denoiser.predict_noise(x + s, 100).square().sum() for s in (step, -step))
+        ahead, behind = (denoiser(x + s, 100).square().sum() for s in (step, -step))
     assert float((gradient * direction).sum()) == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_conversion_changes_no_weight(tmp_path: Path, format: str, capsys: pytes
     assert (before.channels, before.image_size, before.multiple) == (after.channels, after.image_size, after.multiple)
     x = images(1, 3, 16, 16)
     # Weights that diffusers maps from a file are aligned otherwise, and kernels then round otherwise.
-    torch.testing.assert_close(before.predict_noise(x, 200), after.predict_noise(x, 200), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(before(x, 200), after(x, 200), rtol=1e-5, atol=1e-5)
     own = {name.removeprefix("unet."): value for name, value in before.state_dict().items()}
     assert all(torch.equal(own[name.removeprefix("unet.")], value) for name, value in after.state_dict().items())
     assert convert.main([str(source), str(target), "--format", format]) == 2

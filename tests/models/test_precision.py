@@ -27,9 +27,9 @@ def test_products_are_lowered_and_results_are_float32() -> None:
     plain, lowered, x = tiny_denoiser(), Lowered(tiny_denoiser()), images(2)
     seen = []
     lowered.denoiser.unet.conv_in.register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
-    found = lowered.predict_noise(x, 100)
+    found = lowered(x, 100)
     assert seen == [torch.bfloat16] and found.dtype == torch.float32
-    expected = plain.predict_noise(x, 100)
+    expected = plain(x, 100)
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()
 
     classifier, reference = prepared_classifier(tiny_classifier(), "bfloat16", False), tiny_classifier()

@@ -74,11 +74,11 @@ class Counted(ToyDenoiser):
         self.seconds = seconds
         self.rows: Counter[str] = Counter()
 
-    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         gradient = torch.is_grad_enabled() and x.requires_grad
         self.rows["denoiser_gradient" if gradient else "denoiser"] += len(x)
         time.sleep(self.seconds)
-        return super().predict_noise(x, t)
+        return super().forward(x, t)
 
 
 class Constant(torch.nn.Module):

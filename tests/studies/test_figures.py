@@ -102,7 +102,7 @@ def test_figure_4_follows_the_purifier_from_image_to_purified(run: FinishedRun) 
     x = 2 * plain.clean[:1] - 1
     x_t = purifier.schedule.diffuse(x, 200, defense_draws(0, plain.index[:1], 1).normal_like(x, "diffuse", 200))
     with torch.no_grad():
-        x0 = to_unit(purifier.schedule.predict_x0(x_t, 200, purifier.denoiser.predict_noise(x_t, 200)))
+        x0 = to_unit(purifier.schedule.predict_x0(x_t, 200, purifier.denoiser(x_t, 200)))
     torch.testing.assert_close(way[:, 1], x0, rtol=0, atol=1e-5)
 
 
