@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw share right against calls")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    raw = read_config("demo.yaml", [f"data.subset={options.images}", f"purifier.steps={options.steps}"])
+    raw = read_config("demo.yaml", [f"data.subset={options.images}", f"purifier.grid_size={options.steps}"])
     config: DictConfig = complete({**raw, "chunk_size": options.chunk or options.images, "rows": {"heterogeneous": {}}})
     data = ImageDataModule(**to_dict(config.data)).prepare()
     model = build_rows(config, data)[0].model

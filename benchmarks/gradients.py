@@ -48,7 +48,7 @@ def bare(denoiser: Denoiser, classifier: Classifier, steps: int, x: torch.Tensor
 
 def source_of(denoiser: Denoiser, classifier: Classifier, eot: int, chunk: int) -> ExactGradient:
     """Exact gradients through two denoising steps."""
-    purifier = HeterogeneousPurifier(denoiser, classifier, steps=10)
+    purifier = HeterogeneousPurifier(denoiser, classifier, grid_size=10)
     return ExactGradient(PurifiedClassifier(classifier, purifier, 10, chunk_size=chunk), eot=eot, seed=0)
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     def process(precision: str, compiled: bool) -> PurifiedClassifier:
         own = prepared_classifier(copy.deepcopy(classifier), precision, compiled)  # pyright: ignore[reportArgumentType]
         inner = prepared_denoiser(copy.deepcopy(denoiser), precision, compiled)  # pyright: ignore[reportArgumentType]
-        purifier = HeterogeneousPurifier(inner, own, steps=20)
+        purifier = HeterogeneousPurifier(inner, own, grid_size=20)
         defense = PurifiedClassifier(own, purifier, 10, arguments.draws, chunk_size=arguments.chunk)
         return defense.to(device)
 

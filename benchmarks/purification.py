@@ -62,7 +62,7 @@ def gradient_of(
 ) -> Callable[[], Any]:
     """An exact gradient of one draw per image through ``steps`` network calls."""
     seen = Recomputed(denoiser) if recompute else denoiser
-    purifier = HeterogeneousPurifier(seen, classifier, steps=steps * 5)
+    purifier = HeterogeneousPurifier(seen, classifier, grid_size=steps * 5)
     source = ExactGradient(PurifiedClassifier(classifier, purifier, 10, chunk_size=len(x)), eot=1, seed=0)
     label, sample = torch.zeros(len(x), dtype=torch.long), torch.arange(len(x))
     return lambda: source(x, label, sample, 0)
@@ -112,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     denoiser, classifier, x = setting(arguments)
 
-    purifier = HeterogeneousPurifier(denoiser, classifier, steps=arguments.steps * 5)
+    purifier = HeterogeneousPurifier(denoiser, classifier, grid_size=arguments.steps * 5)
     draws = defense_draws(0, torch.arange(len(x)), 1)
     z, (mask,) = torch.randn_like(x), purifier.prepare(x)
     unet: Any = denoiser.unet if isinstance(denoiser, DiffusersDenoiser) else denoiser

@@ -1,11 +1,12 @@
 """Keyed random numbers: every draw is a pure function of (seed, process, sample, purpose, draw, step).
 
-No global state and no order of calls: a sample's numbers are the same at any batch size, on any number of processes and
-after a resume; a denoising step can be replayed in the backward pass; the attacker's numbers are never the defender's.
+There is no global state, and the order of calls does not matter. A sample's numbers are the same at any batch size, on
+any number of processes and after a resume; a denoising step can be replayed in the backward pass; and the attacker
+never draws the defender's numbers.
 
-The generator is Philox4x32-10 (Salmon et al. 2011), a counter-based one: the counter holds (position, step, draw,
-sample), the key is a hash of (seed, process, purpose). It is written with tensor operations so that all rows of a batch
-draw at once on whatever device they are on.
+The generator is the counter-based Philox4x32-10 (Salmon et al. 2011). Its counter holds (position, step, draw, sample),
+its key is a hash of (seed, process, purpose). It is written with tensor operations, so that all rows of a batch are
+drawn at once, on any device.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ _WORD = 0xFFFFFFFF
 def philox(counter: Sequence[Tensor | int], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10: four 32-bit counter words (int64 tensors that broadcast) to four random 32-bit words.
 
-    int64 products wrap, which leaves the low 64 bits right: all that the high and low words need.
+    The int64 products wrap around, but their low 64 bits, from which both words are taken, are right.
     """
     c0, c1, c2, c3 = (torch.as_tensor(word) for word in counter)
     k0, k1 = key
@@ -49,15 +50,17 @@ class Draws:
 
     Args:
         seed: the run's seed.
-        process: who draws, ``"defense"``, ``"attack"`` or ``"selection"``: no two share a number.
+        process: who draws, such as ``"defense"``, ``"attack"`` or ``"selection"``; no two share a number.
         sample: (N,) int64, each row's index in its dataset split.
         draw: (N,) int64, which of a sample's purifications the row is (ensemble member, or EOT draw of an iteration).
+        offset: added to the ``step`` of every draw; see ``in_round``.
     """
 
     seed: int
     process: str
     sample: Tensor
     draw: Tensor
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.sample.shape != self.draw.shape or self.sample.ndim != 1:
@@ -70,11 +73,18 @@ class Draws:
         """The same keys for a selection of the rows."""
         return replace(self, sample=self.sample[index], draw=self.draw[index])
 
+    def in_round(self, number: int, T: int) -> "Draws":
+        """The keys of round ``number`` (from 0) of a loop that visits the timesteps 0..T-1 more than once.
+
+        The same timestep has other noise in each round. Round 0 has the keys themselves.
+        """
+        return replace(self, offset=number * T)
+
     def _words(self, purpose: str, step: int, count: int) -> tuple[Tensor, ...]:
         position = torch.arange(count, device=self.sample.device)
-        # Element-wise kernels round alike only on alike layouts: words come out dense, whatever the batch size.
+        # Element-wise kernels round alike only on equal memory layouts, so the words are dense at any batch size.
         return philox(
-            (position[None, :], step & _WORD, self.draw[:, None], self.sample[:, None]),
+            (position[None, :], (step + self.offset) & _WORD, self.draw[:, None], self.sample[:, None]),
             _key(self.seed, self.process, purpose),
         )
 
@@ -88,10 +98,10 @@ class Draws:
         """Standard normal, (N, *shape).
 
         Args:
-            purpose: what the noise is for (``"diffuse"``, ``"resample"``, ..): purposes never share numbers.
+            purpose: what the noise is for (``"diffuse"``, ``"resample"``, ..); purposes never share numbers.
             step: timestep or iteration of the draw.
             shape: shape of one row.
-            dtype: of the result; numbers are made in float64 (Box-Muller) and rounded once.
+            dtype: of the result; numbers are computed in float64 (Box-Muller) and rounded once.
         """
         size = math.prod(shape)
         w0, w1, w2, w3 = self._words(purpose, step, -(-size // 4))
@@ -106,17 +116,17 @@ class Draws:
 
 
 def defense_draws(seed: int, sample: Tensor, size: int) -> Draws:
-    """Keys of the defender's ``size`` purifications of each sample, rows ordered sample by sample."""
+    """Keys of the defender's ``size`` purifications of each sample; rows are ordered sample by sample."""
     return _draws(seed, "defense", sample, size, first=0)
 
 
 def attack_draws(seed: int, sample: Tensor, iteration: int, eot: int) -> Draws:
-    """Keys of the attacker's ``eot`` draws of each sample in one iteration, fresh in every iteration."""
+    """Keys of the attacker's ``eot`` draws of each sample in one iteration; every iteration has its own."""
     return _draws(seed, "attack", sample, eot, first=iteration * eot)
 
 
 def selection_draws(seed: int, sample: Tensor, count: int) -> Draws:
-    """Keys of the ``count`` draws with which the attacker tries images out: no gradient and no defender sees them."""
+    """Keys of the ``count`` draws by which the attacker selects among candidates, independent of all others."""
     return _draws(seed, "selection", sample, count, first=0)
 
 

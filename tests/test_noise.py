@@ -149,6 +149,18 @@ def test_attack_and_defense_share_no_number() -> None:
         assert not np.intersect1d(defense.numpy(), attack.numpy()).size
 
 
+def test_a_round_shifts_the_step() -> None:
+    """Round 2 at step 5 of a schedule of 1000 is step 2005; rounds are counted from the first, not from one another."""
+    draws = defense_draws(0, torch.arange(3), 2)
+    expected = draws.normal("step", 2005, (8,))
+    assert torch.equal(draws.in_round(2, 1000).normal("step", 5, (8,)), expected)
+    assert torch.equal(
+        draws.in_round(1, 1000).in_round(2, 1000).rows(slice(1, 3)).normal("step", 5, (8,)), expected[1:3]
+    )
+    assert torch.equal(draws.in_round(0, 1000).uniform("step", 5, (8,)), draws.uniform("step", 5, (8,)))
+    assert not torch.equal(draws.in_round(1, 1000).uniform("step", 5, (8,)), draws.uniform("step", 5, (8,)))
+
+
 def test_keys_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError):
         Draws(0, "defense", torch.arange(3), torch.arange(2))

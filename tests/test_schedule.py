@@ -93,7 +93,7 @@ def test_ddim_step_is_diffusers_step(schedule: Schedule, eta: float, steps: int,
 
 
 @pytest.mark.parametrize("t", [999, 200, 50, 1, 0])
-def test_ddpm_step_is_diffusers_step(schedule: Schedule, t: int) -> None:
+def test_with_eta_1_it_is_diffusers_ddpm_step(schedule: Schedule, t: int) -> None:
     scheduler = DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,
@@ -106,17 +106,17 @@ def test_ddpm_step_is_diffusers_step(schedule: Schedule, t: int) -> None:
     x, eps = normal(0), normal(1)
     expected = scheduler.step(eps, t, x, generator=torch.Generator().manual_seed(7)).prev_sample
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    torch.testing.assert_close(schedule.ddpm_step(x, eps, t, noise), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(schedule.ddim_step(x, eps, t, t - 1, 1.0, noise), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("t", [200, 50, 1])
-def test_ddpm_step_is_algorithm_1_as_printed(schedule: Schedule, t: int) -> None:
+def test_with_eta_1_it_is_algorithm_1s_printed_step(schedule: Schedule, t: int) -> None:
     """1 / sqrt(alpha_t) (x_t - beta_t / sqrt(1 - abar_t) eps) + sigma_t z with the posterior variance."""
     x, eps, z = normal(0), normal(1), normal(2)
     beta = 1 - alpha(t)
     sigma = math.sqrt(beta * (1 - abar(t - 1)) / (1 - abar(t)))
     expected = (x - beta / math.sqrt(1 - abar(t)) * eps) / math.sqrt(alpha(t)) + sigma * z
-    torch.testing.assert_close(schedule.ddpm_step(x, eps, t, z), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(schedule.ddim_step(x, eps, t, t - 1, 1.0, z), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_perfect_prediction_leads_down_the_diffusion_path(schedule: Schedule) -> None:
@@ -138,25 +138,3 @@ def test_steps_refuse_what_cannot_be(schedule: Schedule) -> None:
     with pytest.raises(ValueError, match="noise"):
         schedule.ddim_step(x, eps, 5, 4, eta=1.0)
     schedule.ddim_step(x, eps, 0, CLEAN, eta=1.0)  # the last step adds none
-
-
-@pytest.mark.parametrize(
-    ("t_max", "steps", "expected"),
-    [
-        (0.2, 500, list(range(200, -1, -2))),  # the paper's defense process: 100 network calls
-        (0.2, 10, [200, 100, 0]),  # and its attack process
-        (0.4, 500, list(range(400, -1, -2))),
-        (0.2, 1000, list(range(200, -1, -1))),
-        (0.15, 10, [100, 0]),
-        (0.29, 100, list(range(290, -1, -10))),
-        (0.999, 1000, list(range(999, -1, -1))),
-    ],
-)
-def test_timesteps(schedule: Schedule, t_max: float, steps: int, expected: list[int]) -> None:
-    assert schedule.timesteps(t_max, steps) == expected
-
-
-@pytest.mark.parametrize(("t_max", "steps"), [(0.2, 3), (0.2, 0), (0.2, 4), (0.0, 500), (1.0, 500), (-0.1, 500)])
-def test_timesteps_refuse_what_cannot_be(schedule: Schedule, t_max: float, steps: int) -> None:
-    with pytest.raises(ValueError):
-        schedule.timesteps(t_max, steps)

@@ -102,6 +102,9 @@ class QueueDraws:
         self.count: dict[str, int] = {}
         self.special: dict[tuple[str, int], Tensor] = {}
 
+    def in_round(self, number: int, T: int) -> "QueueDraws":
+        return self
+
     def noise(self, purpose: str, number: int) -> Tensor:
         if (purpose, number) in self.special:
             return self.special[purpose, number]
@@ -117,14 +120,17 @@ class QueueDraws:
 
 
 class RecordingDraws:
-    """Real draws that remember under which keys they were asked."""
+    """Real draws that remember under which keys they were asked, in all rounds."""
 
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, draws: Draws, keys: list[tuple[str, int]] | None = None) -> None:
         self.draws = draws
-        self.keys: list[tuple[str, int]] = []
+        self.keys: list[tuple[str, int]] = [] if keys is None else keys
+
+    def in_round(self, number: int, T: int) -> "RecordingDraws":
+        return RecordingDraws(self.draws.in_round(number, T), self.keys)
 
     def normal_like(self, x: Tensor, purpose: str, step: int) -> Tensor:
-        self.keys.append((purpose, step))
+        self.keys.append((purpose, step + self.draws.offset))
         return self.draws.normal_like(x, purpose, step)
 
 

@@ -96,7 +96,7 @@ def evaluate(
         eot: draws of the purifier's noise in each gradient.
         recompute: whether the backward pass computes each denoising step again, so that memory does not grow with the
             number of steps; ``auto`` decides by what fits.
-        process: what the attack process changes in the defense's purifier (a surrogate), such as ``{"steps": 10}``.
+        process: what the attack process changes in the defense's purifier (a surrogate), such as ``{"grid_size": 10}``.
         batch_size: images in a batch; an ``ImageDataModule`` has its own.
         **settings: every other key of an evaluation's config: ``protocols``, ``honesty``, ``precision``, ``threads``,
             ``pictures``, ``trainer``, ``wandb``, ..; sections as mappings.

@@ -1,7 +1,8 @@
-"""What every purifier is."""
+"""Base class of all purifiers, and what they share."""
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -12,13 +13,15 @@ from hetpure.noise import Draws
 
 
 class Purifier(KeepsArguments, nn.Module, ABC):
-    """Image in [0, 1] to purified image in [0, 1]; stochastic by its keyed draws, differentiable end to end.
+    """Image in [0, 1] to purified image in [0, 1]: stochastic by its keyed draws, differentiable end to end.
+
+    Constructors raise ``ConfigError``, whose key is the argument, for values that they do not accept.
 
     Attributes:
-        stochastic: whether two draws differ; where not, one purification says it all.
-        differentiable: whether its gradient says anything; where not, it is zero.
+        stochastic: whether two draws differ; if not, one purification is enough.
+        differentiable: whether the gradient is informative; if not, it is zero.
         PRESETS: named settings of the constructor's arguments.
-        ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), where the preset says so.
+        ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), if the preset decides it.
     """
 
     stochastic: ClassVar[bool] = True
@@ -28,7 +31,7 @@ class Purifier(KeepsArguments, nn.Module, ABC):
 
     @property
     def preset(self) -> str | None:
-        """The preset that the constructor's arguments differ from least; None where there are no presets."""
+        """The preset that is nearest to the constructor's arguments; None without presets."""
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
 
         def differences(name: str) -> int:
@@ -39,19 +42,19 @@ class Purifier(KeepsArguments, nn.Module, ABC):
 
     @property
     def ensemble_mode(self) -> str:
-        """How the preset joins S purifications (Algorithm 3); the mean of logits where it does not say."""
+        """How the preset joins S purifications (Algorithm 3); by default the mean of logits."""
         return self.ENSEMBLE_MODES.get(self.preset or "", "mean_logits")
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What depends on the image alone and not on the draw, computed once for all draws of an image.
+        """What depends only on the image and not on the draw, computed once for all draws of an image.
 
-        It carries no gradient; what must carry one belongs in ``purify``.
+        It carries no gradient; whatever needs one belongs in ``purify``.
 
         Args:
             x: (B, C, H, W) in [0, 1].
 
         Returns:
-            Tensors with B rows, handed to ``purify`` after its draws.
+            Tensors with B rows, passed to ``purify`` after its draws.
         """
         return ()
 
@@ -60,13 +63,13 @@ class Purifier(KeepsArguments, nn.Module, ABC):
         """Purified images (N, C, H, W) in [0, 1], one for each row of x and of draws."""
 
     def forward(self, x: Tensor, draws: Draws) -> Tensor:
-        """Purifies x (N, C, H, W) in [0, 1] with one draw a row."""
+        """Purifies x (N, C, H, W) in [0, 1] with one draw per row."""
         with torch.no_grad():
             prepared = self.prepare(x)
         return self.purify(x, draws, *prepared)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """What happens to x (N, C, H, W) on the way, by heading, for people to look at.
+        """Intermediate images of the purification of x (N, C, H, W), by heading, for pictures.
 
         Returns:
             (N, C, H, W) or (N, 1, H, W) tensors in [0, 1], in the order of events; the last is ``purified``.
@@ -80,15 +83,24 @@ class Purifier(KeepsArguments, nn.Module, ABC):
 
 
 def is_setting(value: object) -> bool:
-    """Whether an argument is one that a config can say, and no network."""
+    """Whether an argument can be written in a config, which a network cannot."""
     return not isinstance(value, nn.Module)
 
 
 def to_signed(x: Tensor) -> Tensor:
-    """[0, 1] to the [-1, 1] that denoisers know."""
+    """[0, 1] to the [-1, 1] of denoisers."""
     return 2.0 * x - 1.0
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], clamped: what a display, and a classifier, can receive."""
+    """[-1, 1] to [0, 1], clamped."""
     return ((x + 1.0) / 2.0).clamp(0.0, 1.0)
+
+
+def input_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient at x of a function with one value per row; differentiable itself where gradients are enabled."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(at).sum(), at, create_graph=differentiable)
+    return gradient

@@ -1,44 +1,42 @@
 """Guided diffusion model for purification (Wang et al. 2022): DDPM, pulled towards the noised input."""
 
-import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
+from hetpure.errors import require
 from hetpure.models.denoisers import Denoiser
-from hetpure.noise import Draws
-from hetpure.purification.base import Purifier, to_signed, to_unit
-from hetpure.purification.ssim import ssim
-from hetpure.purification.steps import check_level, walk
+from hetpure.purification.base import input_gradient
+from hetpure.purification.sampling import Sampler, SamplingPurifier, Step, check_level, timestep_grid
 from hetpure.schedule import CLEAN
 
 Guide = Literal["mse", "ssim"]
 Variance = Literal["large", "small"]
 
 
-class GuidedPurifier(Purifier):
-    """Rounds of x(t-1) ~ N(mu + s_t Sigma grad(-D(x(t), x_adv(t))), Sigma), with x_adv(t) the input noised afresh.
+class GuidedPurifier(SamplingPurifier):
+    """Rounds of x(t-1) ~ N(mu + s_t Sigma grad(-D(x(t), x_adv(t))), Sigma); x_adv(t) is the input, newly noised.
 
     mu is DDPM's posterior mean at the clamped prediction of x(0), s_t = a sqrt(1 - abar) / sqrt(abar) with
     a = 3 ``scale`` / (2 ``radius``) (2 ``radius``: the ball on [-1, 1] images), D the mean squared error or 1 - SSIM.
-    The gradient of D is taken at x(t) and itself differentiated: an attacker's gradient is exact.
+    The gradient of D is taken at x(t) and is itself differentiated, so an attacker's gradient is exact.
 
     Args:
         denoiser: the noise predictor.
         t: noise level of each round, fraction of T.
-        rounds: how often; each from the last one's result, always guided by the input itself.
+        rounds: number of rounds; each starts from the result of the last one and is guided by the input itself.
         guide: D.
-        scale: strength. The released 60000 multiplies a mean over a batch of 100 images; D here is a mean over one
-            image, so that neighbours play no part: 600 is the same.
-        radius: of the attack's ball in [0, 1] units, the paper's gamma / 255.
+        scale: guidance strength. The released 60000 multiplies a mean over a batch of 100 images. Here D is a mean over
+            one image, which does not depend on its batch, and 600 is the same strength.
+        radius: of the attack's ball for images in [0, 1], the paper's gamma / 255.
         variance: Sigma: beta_t (``large``, the released CIFAR-10 model) or the posterior's (``small``).
-        steps: grid points of the whole range (``walk``); 1000 is every timestep. A coarser grid's Sigma is larger, and
-            so is the pull: lower ``scale`` with it, and take the ``small`` variance (the large one leaves noise).
-
-    Raises:
-        ValueError: names the argument that cannot be.
+        grid_size: grid points of the whole range 0..T-1 (``timestep_grid``). A grid coarser than 1000, every timestep,
+            has a larger Sigma and so a stronger pull: lower ``scale`` with it, and use the ``small`` variance, since
+            the large one leaves noise.
     """
 
     def __init__(
@@ -50,61 +48,38 @@ class GuidedPurifier(Purifier):
         scale: float = 600.0,
         radius: float = 8 / 255,
         variance: Variance = "large",
-        steps: int = 1000,
+        grid_size: int = 1000,
     ) -> None:
-        super().__init__()
-        check_level("t", t)
-        if rounds < 1:
-            raise ValueError(f"rounds = {rounds} must be at least 1")
-        if guide not in ("mse", "ssim"):
-            raise ValueError(f"guide = {guide!r} must be mse or ssim")
-        if not 0.0 <= scale < math.inf:
-            raise ValueError(f"scale = {scale} must be at least 0 and finite")
-        if not 0.0 < radius < math.inf:
-            raise ValueError(f"radius = {radius} must be above 0 and finite")
-        if variance not in ("large", "small"):
-            raise ValueError(f"variance = {variance!r} must be large or small")
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.timesteps = walk(self.schedule, t, steps)
-        # As released: noised to timestep t * T, denoised from the one below.
-        self.first = self.timesteps[0] + 1
-        self.rounds, self.guide, self.variance = rounds, guide, variance
+        check_level(denoiser.schedule, t)
+        require(rounds >= 1, "rounds", rounds, "1 or more")
+        require(guide in ("mse", "ssim"), "guide", guide, "mse or ssim")
+        require(0.0 <= scale < math.inf, "scale", scale, "0 or more, finite")
+        require(0.0 < radius < math.inf, "radius", radius, "above 0, finite")
+        require(variance in ("large", "small"), "variance", variance, "large or small")
+        super().__init__(denoiser, [timestep_grid(denoiser.schedule, t, grid_size=grid_size)] * rounds, eta=1.0)
+        self.guide, self.variance = guide, variance
         self.strength = 3.0 * scale / (2.0 * radius)
 
-    @property
-    def network_calls(self) -> int:
-        return self.rounds * (len(self.timesteps) - 1)
+    def start(self, x0: Tensor, grid: Sequence[int], sampler: Sampler) -> Tensor:
+        """See ``SamplingPurifier``: as released, noised to timestep t * T and denoised from the one below."""
+        return sampler.diffuse(x0, grid[0] + 1)
 
-    def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        image = to_signed(x)
-        x0, T = image, self.schedule.T
-        for number in range(self.rounds):
-            noise = draws.normal_like(x0, "diffuse", self.first + number * T)
-            x_t = self.schedule.diffuse(x0, self.first, noise)
-            for t, s in itertools.pairwise(self.timesteps):
-                x_t = self._step(x_t, t, s, image, draws, number)
-            x0 = x_t
-        return to_unit(x0)
+    def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
+        def step(x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
+            abar_t, abar_s = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
+            beta = 1.0 - abar_t / abar_s
+            x0_t = self.schedule.predict_x0(x, t, eps).clamp(-1.0, 1.0)
+            mean = (math.sqrt(abar_s) * beta * x0_t + math.sqrt(abar_t / abar_s) * (1.0 - abar_s) * x) / (1.0 - abar_t)
+            variance = beta if self.variance == "large" else self._posterior(t, s)
+            if self.variance == "large" and s == CLEAN:
+                # As released, the last step has the posterior variance of the step before.
+                variance = self._posterior(2 * t + 1, t)
+            target = self.schedule.diffuse(image, t, sampler.draws.normal_like(image, "guide", t))
+            guidance = self.strength * math.sqrt((1.0 - abar_t) / abar_t) * self._gradient(x, target)
+            mean = mean + variance * guidance
+            return mean + math.sqrt(variance) * sampler.draws.normal_like(x, "step", t) if s > CLEAN else mean
 
-    def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        image = to_signed(x)
-        noisy = self.schedule.diffuse(image, self.first, draws.normal_like(image, "diffuse", self.first))
-        return {"first noise": to_unit(noisy), **super().views(x, draws)}
-
-    def _step(self, x: Tensor, t: int, s: int, image: Tensor, draws: Draws, number: int) -> Tensor:
-        key = t + number * self.schedule.T
-        abar, below = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
-        beta = 1.0 - abar / below
-        x0 = self.schedule.predict_x0(x, t, self.denoiser(x, t)).clamp(-1.0, 1.0)
-        mean = (math.sqrt(below) * beta * x0 + math.sqrt(abar / below) * (1.0 - below) * x) / (1.0 - abar)
-        variance = beta if self.variance == "large" else self._posterior(t, s)
-        if self.variance == "large" and s == CLEAN:
-            # As released: the last step's is the posterior's of the step before.
-            variance = self._posterior(2 * t + 1, t)
-        target = self.schedule.diffuse(image, t, draws.normal_like(image, "guide", key))
-        guidance = self.strength * math.sqrt((1.0 - abar) / abar) * self._gradient(x, target)
-        mean = mean + variance * guidance
-        return mean + math.sqrt(variance) * draws.normal_like(x, "step", key) if s > CLEAN else mean
+        return step
 
     def _posterior(self, t: int, s: int) -> float:
         return self.schedule.sigma(t, s, 1.0) ** 2
@@ -113,8 +88,25 @@ class GuidedPurifier(Purifier):
         """-dD/dx of each image, differentiable in both."""
         if self.guide == "mse":
             return (target - x) * (2.0 / x[0].numel())
-        outer = torch.is_grad_enabled()
-        with torch.enable_grad():
-            at = x if outer and x.requires_grad else x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(ssim(at, target).sum(), at, create_graph=outer)
-        return gradient
+        return input_gradient(lambda at: ssim(at, target), x)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean structural similarity (Wang et al. 2004) of each pair of images (N, C, H, W), (N,); twice differentiable.
+
+    Gaussian window of 11 pixels with sigma 1.5, zero padding, constants as for images of range 1.
+    """
+    size, deviation, c1, c2 = 11, 1.5, 0.01**2, 0.03**2
+    offsets = torch.arange(size, device=a.device, dtype=a.dtype) - size // 2
+    window = (-(offsets**2) / (2 * deviation**2)).exp()
+    window = window / window.sum()
+    kernel = (window[:, None] * window[None, :]).expand(a.shape[1], 1, size, size)
+
+    def blurred(image: Tensor) -> Tensor:
+        return conv2d(image, kernel, padding=size // 2, groups=a.shape[1])
+
+    mean_a, mean_b = blurred(a), blurred(b)
+    var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
+    covariance = blurred(a * b) - mean_a * mean_b
+    value = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (value / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).flatten(1).mean(1)

@@ -1,7 +1,7 @@
 """Algorithm 2: the attention mask, 1 where the classifier looks.
 
-The mask comes from the classifier's own view of the image in [0, 1], through its own normalisation. (The released code
-normalises images that are already scaled to [-1, 1], with ImageNet's constants on CIFAR-10: a slip not repeated.)
+The mask comes from the classifier's own view of the image in [0, 1], through its own normalisation. The released code
+mistakenly normalises images that are already scaled to [-1, 1], with ImageNet's constants on CIFAR-10.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hetpure.errors import require
 from hetpure.models.activations import Block, block_activations, check_blocks, default_blocks
 from hetpure.models.classifiers import Classifier
 
@@ -25,7 +26,7 @@ def activation_strength(activation: Tensor, p: int, root: bool) -> Tensor:
     Args:
         activation: A_m, (B, C_m, H_m, W_m).
         p: the exponent.
-        root: take the p-th root, as eq. (2) prints; the released code does not.
+        root: whether to take the p-th root, as in eq. (2); the released code does not.
 
     Returns:
         (B, 1, H_m, W_m), non-negative.
@@ -37,8 +38,8 @@ def activation_strength(activation: Tensor, p: int, root: bool) -> Tensor:
 def normalize_map(strength: Tensor, normalization: Normalization) -> Tensor:
     """Phi of eq. (3), over the pixels of each (B, 1, H, W) map.
 
-    ``minmax`` scales to [0, 1] (released code; a constant map has no peak and becomes 0). ``softmax`` is what the text
-    prints; its values sum to 1 over the pixels, so that a threshold near 0.8 selects nothing.
+    ``minmax`` scales to [0, 1], as the released code does; a constant map has no peak and becomes 0. ``softmax`` is the
+    paper's text: values sum to 1 over the pixels, so a threshold near 0.8 selects nothing.
     """
     flat = strength.flatten(1)
     if normalization == "softmax":
@@ -52,11 +53,11 @@ def attention_map(
 ) -> Tensor:
     """Maximum over blocks of the attention maps AM_m of eq. (3).
 
-    A union of thresholded maps (eq. 4) is the thresholded maximum, so one map serves both selections.
+    The union of thresholded maps (eq. 4) is the thresholded maximum, so one map serves both selections.
 
     Args:
         activations: A_m of each block, (B, C_m, H_m, W_m).
-        size: (H, W) of the image; G_m is brought to it by bilinear interpolation, before phi.
+        size: (H, W) of the image; G_m is interpolated to it bilinearly, before phi.
         p: see ``activation_strength``.
         root: see ``activation_strength``.
         normalization: see ``normalize_map``.
@@ -75,19 +76,19 @@ def attention_map(
 
 
 def select_threshold(attention: Tensor, tau: float) -> Tensor:
-    """Eq. (4): 1 where the (B, 1, H, W) attention map reaches tau, so that tau = 1 keeps the peak."""
+    """Eq. (4): 1 where the (B, 1, H, W) attention map is tau or more, so that tau = 1 keeps the peak."""
     return (attention >= tau).to(attention.dtype)
 
 
 def select_top_fraction(attention: Tensor, fraction: float) -> Tensor:
-    """1 at the int(fraction * H * W) strongest pixels of each (B, 1, H, W) map (released code, ImageNet)."""
+    """1 at the int(fraction * H * W) strongest pixels of each (B, 1, H, W) map (released code on ImageNet)."""
     flat = attention.flatten(1)
     strongest = flat.topk(int(flat.shape[1] * fraction), dim=1).indices
     return torch.zeros_like(flat).scatter_(1, strongest, 1.0).view_as(attention)
 
 
 def top_fraction_threshold(attention: Tensor, fraction: float) -> Tensor:
-    """Half way between the weakest selected and the strongest left pixel of each map, (B, 1, 1, 1); differentiable."""
+    """Midpoint between the weakest selected and the strongest other pixel of each map, (B, 1, 1, 1); differentiable."""
     flat = attention.flatten(1)
     count = int(flat.shape[1] * fraction)
     edge = flat.topk(min(count + 1, flat.shape[1]), dim=1).values
@@ -104,17 +105,14 @@ class AttentionMask(nn.Module):
     """Algorithm 2 for one classifier.
 
     Args:
-        classifier: whose attention.
+        classifier: the classifier whose attention it is.
         blocks: timm stage indices or module names; None for a timm model's last four stages (Table 7 compares subsets).
         normalization: phi, see ``normalize_map``.
         p: exponent of eq. (2).
-        root: whether eq. (2)'s root is taken.
+        root: whether to take the root of eq. (2).
         selection: ``threshold`` at tau (CIFAR-10) or ``top_fraction`` of the pixels (ImageNet).
         tau: threshold in [0, 1].
         top_fraction: share of pixels in (0, 1].
-
-    Raises:
-        ValueError: names the argument that cannot be.
     """
 
     def __init__(
@@ -129,16 +127,11 @@ class AttentionMask(nn.Module):
         top_fraction: float = 0.15,
     ) -> None:
         super().__init__()
-        if p < 1:
-            raise ValueError(f"p = {p} must be at least 1")
-        if not 0.0 <= tau <= 1.0:
-            raise ValueError(f"tau = {tau} must lie in [0, 1]")
-        if not 0.0 < top_fraction <= 1.0:
-            raise ValueError(f"top_fraction = {top_fraction} must lie in (0, 1]")
-        if normalization not in ("minmax", "softmax"):
-            raise ValueError(f"normalization = {normalization!r} must be minmax or softmax")
-        if selection not in ("threshold", "top_fraction"):
-            raise ValueError(f"selection = {selection!r} must be threshold or top_fraction")
+        require(p >= 1, "p", p, "1 or more")
+        require(0.0 <= tau <= 1.0, "tau", tau, "0 to 1")
+        require(0.0 < top_fraction <= 1.0, "top_fraction", top_fraction, "above 0, at most 1")
+        require(normalization in ("minmax", "softmax"), "normalization", normalization, "minmax or softmax")
+        require(selection in ("threshold", "top_fraction"), "selection", selection, "threshold or top_fraction")
         self.classifier = classifier
         self.blocks = default_blocks(classifier) if blocks is None else list(blocks)
         check_blocks(classifier, self.blocks)
@@ -150,8 +143,7 @@ class AttentionMask(nn.Module):
     def attention(self, x: Tensor, blocks: Sequence[Block] | None = None) -> Tensor:
         """The attention map, (B, 1, H, W) in [0, 1], of images x (B, C, H, W) in [0, 1]; differentiable.
 
-        Of some blocks alone, where they are given. Pixels that the classifier's own crop leaves out get 0: it does not
-        look there.
+        Pixels outside the classifier's own crop get 0. ``blocks`` restricts the map to some of the blocks.
         """
         activations = block_activations(self.classifier, x, self.blocks if blocks is None else blocks)
         height, width = x.shape[-2], x.shape[-1]
@@ -161,23 +153,23 @@ class AttentionMask(nn.Module):
         return functional.pad(seen, (columns.start, width - columns.stop, rows.start, height - rows.stop))
 
     def select(self, attention: Tensor) -> Tensor:
-        """The mask of an attention map, (B, 1, H, W) of zeros and ones."""
+        """The mask (zeros and ones) of an attention map, both (B, 1, H, W)."""
         if self.selection == "threshold":
             return select_threshold(attention, self.tau)
         return select_top_fraction(attention, self.top_fraction)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mask M, (B, 1, H, W) of zeros and ones, of images x (B, C, H, W) in [0, 1]. An indicator: no gradient."""
+        """The mask M, (B, 1, H, W) of zeros and ones, of images x (B, C, H, W) in [0, 1]; without a gradient."""
         with torch.no_grad():
             return self.select(self.attention(x))
 
     def relaxed(self, x: Tensor, temperature: float, forward: Relaxation) -> Tensor:
-        """The mask with a gradient, for an attacker who moves it: sigmoid((attention - threshold) / temperature).
+        """The mask with a gradient, for attacks that move it: sigmoid((attention - threshold) / temperature).
 
         Args:
             x: images (B, C, H, W) in [0, 1].
-            temperature: above 0, in units of the attention map; towards 0 the sigmoid becomes the indicator.
-            forward: ``soft`` gives the sigmoid itself; ``hard`` the indicator, with the sigmoid's gradient.
+            temperature: above 0, in units of the attention map; as it goes to 0 the sigmoid becomes the indicator.
+            forward: ``soft`` returns the sigmoid, ``hard`` the indicator with the sigmoid's gradient.
 
         Returns:
             (B, 1, H, W) in [0, 1].
@@ -188,9 +180,5 @@ class AttentionMask(nn.Module):
         else:
             threshold = top_fraction_threshold(attention, self.top_fraction)
         soft = ((attention - threshold) / temperature).sigmoid()
-        return soft if forward == "soft" else _straight_through(soft, self.select(attention.detach()))
-
-
-def _straight_through(soft: Tensor, hard: Tensor) -> Tensor:
-    """Exactly ``hard``, with ``soft``'s gradient: the difference is zero, and added last."""
-    return hard + (soft - soft.detach())
+        # The difference is exactly zero and adds the gradient.
+        return soft if forward == "soft" else self.select(attention.detach()) + (soft - soft.detach())

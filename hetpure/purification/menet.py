@@ -2,32 +2,28 @@
 
 from torch import Tensor
 
+from hetpure.errors import require
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
-from hetpure.purification.lowrank import leading_projector
+from hetpure.purification.lorid import leading_projector
 
 
 class MENetPurifier(Purifier):
     """x <- USVT(m * x) / p^, m Bernoulli(p) for each entry, p^ the share of entries kept.
 
-    The channels stand beside one another in one H x CW matrix on [-1, 1]; universal singular value thresholding keeps
-    the leading ``share`` of its H singular values (the released code's fixed share, Chatterjee 2015's thresholding
-    without a threshold). No network; the paper trains the classifier on such images, which is another classifier.
+    The channels are placed side by side in one H x CW matrix on [-1, 1]. Universal singular value thresholding keeps
+    the leading ``share`` of its H singular values: the released code fixes the share where Chatterjee 2015 has a
+    threshold. There is no network. The paper trains its classifier on such images; here the classifier is as it is.
 
     Args:
-        p: chance that an entry is kept: 0.9, the released test default (the mean of its 0.8 and 1).
-        share: of the singular values that are kept.
-
-    Raises:
-        ValueError: names the argument that cannot be.
+        p: probability that an entry is kept: 0.9, the released test default (the mean of its 0.8 and 1).
+        share: share of the singular values that are kept.
     """
 
     def __init__(self, p: float = 0.9, share: float = 0.8) -> None:
         super().__init__()
-        if not 0.0 < p <= 1.0:
-            raise ValueError(f"p = {p} must lie in (0, 1]")
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"share = {share} must lie in (0, 1]")
+        require(0.0 < p <= 1.0, "p", p, "above 0, at most 1")
+        require(0.0 < share <= 1.0, "share", share, "above 0, at most 1")
         self.p, self.share = p, share
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What purifiers around a network of their own kind share: a network that the user brings."""
+"""Base class of purifiers with a network of their own kind, which the user supplies."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -6,18 +6,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hetpure.errors import ConfigError
 from hetpure.purification.base import Purifier
 
 
 class NetworkPurifier(Purifier, ABC):
-    """A purifier around a network that is no denoiser; its class and weights are the user's.
+    """A purifier with a network that is no denoiser; the user supplies its class and weights.
 
     Args:
-        network: frozen, in evaluation mode; each subclass says what it takes and gives. Rows of a batch must not see
-            each other in it.
+        network: frozen, in evaluation mode; each subclass says what it takes and returns. Rows of a batch must not
+            affect each other in it.
 
     Attributes:
-        NETWORK: the network in a few words, for the message where it is missing.
+        NETWORK: the network in a few words, for the message if it is missing.
     """
 
     NETWORK: ClassVar[str]
@@ -28,23 +29,24 @@ class NetworkPurifier(Purifier, ABC):
 
     @abstractmethod
     def try_network(self, x: Tensor) -> None:
-        """One network call on images x (N, C, H, W) in [0, 1]; ValueError where its answer has the wrong shape."""
+        """One network call on images x (N, C, H, W) in [0, 1]; ConfigError if its output has the wrong shape."""
 
     def check_images(self, shape: tuple[int, int, int]) -> None:
-        """Raises ValueError, which names the argument, where images of (C, H, W) cannot go through the network."""
+        """Raises ConfigError, which names the argument, if images of (C, H, W) cannot go through the network."""
         try:
             with torch.no_grad():
                 self.try_network(torch.full((1, *shape), 0.5))
-        except ValueError:
+        except ConfigError:
             raise
         except Exception as error:  # a user's network may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise ValueError(f"network.name: does not take {'x'.join(map(str, shape))} images: {reason}") from None
+            size = "x".join(map(str, shape))
+            raise ConfigError("network.name", f"the network does not take {size} images: {reason}") from None
 
 
-def check_answer(answer: Any, shape: tuple[int, ...]) -> Tensor:
-    """The network's answer, if it is a tensor of that shape; ValueError if not."""
-    found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-    if found != shape:
-        raise ValueError(f"network.name: its network gives {found} where {shape} is needed")
-    return answer
+def check_output(output: Any, shape: tuple[int, ...]) -> Tensor:
+    """The network's output, if it is a tensor of that shape; ConfigError if not."""
+    actual = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if actual != shape:
+        raise ConfigError("network.name", f"the network returns {actual}, and {shape} is needed")
+    return output

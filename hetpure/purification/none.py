@@ -1,4 +1,4 @@
-"""No purification: the undefended classifier, in the place of a purifier."""
+"""No purification: the undefended classifier."""
 
 from typing import ClassVar
 

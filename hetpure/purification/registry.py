@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hetpure.config import merge, signature_schema, structure, to_dict
+from hetpure.config.renamed import new_name
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.models.checkpoints import check_there
 from hetpure.models.classifiers import Classifier
@@ -17,8 +18,7 @@ from hetpure.purification.adp import ScorePurifier
 from hetpure.purification.atop import TrainedPurifier
 from hetpure.purification.base import Purifier
 from hetpure.purification.contrastive import ContrastivePurifier
-from hetpure.purification.diffpure_ode import DiffPureODE
-from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.diffpure import DiffPureODE, DiffPureSDE
 from hetpure.purification.ebm import EnergyPurifier
 from hetpure.purification.freqpure import FrequencyPurifier
 from hetpure.purification.gdmp import GuidedPurifier
@@ -78,6 +78,9 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     name = settings.get("name", "heterogeneous")
     if not isinstance(name, str) or name not in PURIFIERS:
         raise ConfigError(f"{where}.name: {name!r} is unknown; accepted are {', '.join(PURIFIERS)}")
+    for key in settings:
+        if (new := new_name(name, key)) is not None:
+            raise ConfigError(f"{where}.{key}", f"is now called {where}.{new}")
     cls = PURIFIERS[name]
     preset = settings.get("preset", next(iter(cls.PRESETS), None))
     if preset is not None and (not isinstance(preset, str) or preset not in cls.PRESETS):

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hetpure.config.renamed import upgrade_config
 from hetpure.errors import ConfigError
 
 FORMAT_VERSION = 2
@@ -39,8 +40,9 @@ def format_version(folder: Path) -> int:
 
 
 def read_config(folder: Path, whose: str = "run's") -> dict[str, Any]:
-    """The saved config of a run of any kind, in today's words; raises as ``read_mapping`` does."""
-    return read_mapping(folder / CONFIG, whose)
+    """The saved config of a run of any kind, upgraded if its format is older; raises as ``read_mapping`` does."""
+    config = read_mapping(folder / CONFIG, whose)
+    return upgrade_config(config) if format_version(folder) == 1 else config
 
 
 def read_mapping(file: Path, whose: str) -> dict[str, Any]:

@@ -118,11 +118,11 @@ def measure(run: FinishedRun, rows: Sequence[str], U: tuple[int, ...] = (1, 2, 5
     paper = "; ".join(f"{_name(kind)} {s} s, {gb} GB" for kind, (s, gb) in PAPER.items())
     caption = (
         f"Time and peak memory of one purification with its exact gradient against the resampling length U, row "
-        f"{name}: n = 1 image of {shape}, steps = {purifier['steps']} (t_large = {purifier['t_large']}, t_small = "
-        f"{purifier['t_small']}), {where}. Time: median of {rounds}, bars from fastest to slowest; memory: of the "
-        "first gradient in a process of its own, beyond one call of each network. x: the largest U over the smallest. "
-        "Graph kept, as in the paper, or recomputed in the backward pass. The paper at U = 20 (10 sampling steps, a "
-        f"GPU, its own network): {paper}."
+        f"{name}: n = 1 image of {shape}, grid_size = {purifier['grid_size']} (t_large = {purifier['t_large']}, "
+        f"t_small = {purifier['t_small']}), {where}. Time: median of {rounds}, bars from fastest to slowest; memory: "
+        "of the first gradient in a process of its own, beyond one call of each network. x: the largest U over the "
+        "smallest. Graph kept, as in the paper, or recomputed in the backward pass. The paper at U = 20 (10 sampling "
+        f"steps, a GPU, its own network): {paper}."
     )
     return Measured({"row": name, "n": 1, "U": list(U), "rounds": rounds, "costs": found}, caption)
 

@@ -19,7 +19,7 @@ def test_a_mode_is_a_name_or_a_section() -> None:
     assert complete_attack({"gradient": "bpda"})["gradient"] == {"name": "bpda"}
     section = {"name": "mask_aware", "temperature": 0.5}
     assert complete_attack({"gradient": section})["gradient"] == {**section, "forward": "hard"}
-    assert complete_attack({"process": {"steps": 10}})["gradient"] == {"name": "surrogate"}
+    assert complete_attack({"process": {"grid_size": 10}})["gradient"] == {"name": "surrogate"}
     twice = complete_attack(complete_attack({"gradient": section}))
     assert twice == complete_attack({"gradient": section})
 
@@ -33,7 +33,7 @@ def test_another_purifiers_row_drops_the_surrogate() -> None:
     base = {
         "classifier": {"name": "cifar_resnet8"},
         "purifier": {"name": "heterogeneous"},
-        "attack": {"gradient": "surrogate", "process": {"steps": 20}},
+        "attack": {"gradient": "surrogate", "process": {"grid_size": 20}},
         "rows": {"a": {}, "b": {"purifier": {"name": "none"}}},
     }
     rows = complete(base).rows
@@ -69,11 +69,11 @@ def test_every_attack_completes_from_its_name(name: str) -> None:
         ({"gradient": {"name": "mask_aware", "forward": "firm"}}, "attack.gradient.forward: "),
         ({"gradient": "surrogate"}, "attack.process: is empty"),
         (
-            {"gradient": "exact", "process": {"steps": 9}},
+            {"gradient": "exact", "process": {"grid_size": 9}},
             "attack.process: found .* accepted is none with gradient exact",
         ),
-        ({"gradient": "deterministic", "process": {"steps": 9}}, "attack.process: found .* gradient deterministic"),
-        ({"gradient": "blind", "process": {"steps": 9}}, "attack.process: found .* gradient blind"),
+        ({"gradient": "deterministic", "process": {"grid_size": 9}}, "attack.process: found .* gradient deterministic"),
+        ({"gradient": "blind", "process": {"grid_size": 9}}, "attack.process: found .* gradient blind"),
     ],
 )
 def test_what_cannot_be_is_one_line(settings: dict, expected: str) -> None:

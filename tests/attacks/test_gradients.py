@@ -17,7 +17,7 @@ from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
 from tests.toys import ToyDenoiser, images, tiny_unet
 
-HETEROGENEOUS = {"steps": 50, "tau": 0.7, "blocks": ["block1", "block2"]}
+HETEROGENEOUS = {"grid_size": 50, "tau": 0.7, "blocks": ["block1", "block2"]}
 RELEASED = {**HETEROGENEOUS, "t_small": 0.1}
 PAPER = {
     **HETEROGENEOUS,
@@ -151,7 +151,7 @@ def test_chunk_sizes_agree_to_1e_4_on_a_gradient(denoiser, classifier) -> None:
 
 def test_batches_of_1_4_and_16_agree_bit_for_bit(denoiser, classifier) -> None:
     gradient = ExactGradient(
-        process_of(Recomputed(denoiser), classifier, {**RELEASED, "steps": 10, "t_small": 0.05}, 8), 3, 0
+        process_of(Recomputed(denoiser), classifier, {**RELEASED, "grid_size": 10, "t_small": 0.05}, 8), 3, 0
     )
     x, label, sample = images(16), torch.arange(16) % 10, torch.arange(16) * 5
     whole = gradient(x, label, sample, 2)
@@ -225,7 +225,7 @@ def peak_of_a_gradient(denoiser: Denoiser, classifier, steps: int, settings: dic
     if settings is None:
         purifier: Any = UniformPurifier(denoiser, 0.2, steps, eta=1.0)
     else:
-        purifier = HeterogeneousPurifier(denoiser, classifier, **{**settings, "steps": steps})
+        purifier = HeterogeneousPurifier(denoiser, classifier, **{**settings, "grid_size": steps})
     gradient = ExactGradient(PurifiedClassifier(classifier, purifier, 10, chunk_size=1), 1, 0)
     x = images(1)
     gc.collect()

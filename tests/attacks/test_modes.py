@@ -24,7 +24,7 @@ from hetpure.purification.uniform import UniformPurifier
 from tests.toys import images, rows
 
 LABEL, SAMPLE = torch.tensor([3, 7]), torch.tensor([12, 40])
-SETTINGS = {"steps": 20, "tau": 0.7, "blocks": ["block1", "block2"], "t_small": 0.05, "eta": 1.0}
+SETTINGS = {"grid_size": 20, "tau": 0.7, "blocks": ["block1", "block2"], "t_small": 0.05, "eta": 1.0}
 PER_MODE = {"mask_aware": {"temperature": 0.2, "forward": "soft"}}
 
 

@@ -121,8 +121,8 @@ def test_merge_goes_deep_and_changes_neither_side() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"steps": 10}, {"name": "uniform", "t": 0.1, "steps": 10}),
-        ({"name": "uniform", "steps": 10}, {"name": "uniform", "t": 0.1, "steps": 10}),
+        ({"grid_size": 10}, {"name": "uniform", "t": 0.1, "grid_size": 10}),
+        ({"name": "uniform", "grid_size": 10}, {"name": "uniform", "t": 0.1, "grid_size": 10}),
         ({"name": "none"}, {"name": "none"}),
     ],
 )

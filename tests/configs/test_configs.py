@@ -116,11 +116,11 @@ def test_its_head_says_the_table_the_downloads_and_the_cost(name: str) -> None:
 
 LINF, L2 = {"norm": "Linf", "eps": 8 / 255}, {"norm": "L2", "eps": 0.5}
 PGD = {"name": "pgd", "steps": 200, "step_size": 0.007, "eot": 20}
-SURROGATE = {"process": {"steps": 10}}
-SCRIPT = {"t_large": 0.2, "t_small": 0.1, "tau": 0.9, "U": 3, "steps": 500, "selection": "threshold", "eta": 0.0}
+SURROGATE = {"process": {"grid_size": 10}}
+SCRIPT = {"t_large": 0.2, "t_small": 0.1, "tau": 0.9, "U": 3, "grid_size": 500, "selection": "threshold", "eta": 0.0}
 TEXT = {"t_large": 0.2, "t_small": 0.05, "tau": 0.8, "U": 10, "resampling": "single", "root": True}
 IMAGENET = {**SCRIPT, "t_large": 0.4, "t_small": 0.2, "selection": "top_fraction", "top_fraction": 0.15}
-DIFFPURE = {"name": "uniform", "steps": 1000, "eta": 1.0}
+DIFFPURE = {"name": "uniform", "grid_size": 1000, "eta": 1.0}
 
 PAPER: list[tuple[str, int, str, str, dict, dict, dict]] = [
     # config, table, classifier, denoiser, purifier, attack, ensemble
@@ -170,7 +170,7 @@ def test_diffpures_rows_are_its_three_noise_levels(name: str, steps: int) -> Non
     for row in rows(name):
         assert {key: row.purifier[key] for key in DIFFPURE} == DIFFPURE
         assert (row.attack.norm, row.attack.eps, row.attack.steps) == ("Linf", 8 / 255, steps)
-        assert row.attack.process == {"steps": 50}
+        assert row.attack.process == {"grid_size": 50}
 
 
 def test_table_7_leaves_out_one_block_at_a_time() -> None:

@@ -40,7 +40,7 @@ def stand_ins(tmp_path: Path) -> list[str]:
         f"classifier.weights={tmp_path}/classifier.safetensors",
         "denoiser.format=diffusers",
         f"denoiser.path={tmp_path}/denoiser",
-        "purifier.steps=10",
+        "purifier.grid_size=10",
         "attack.steps=1",
         "attack.eot=1",
         "ensemble.size=1",

@@ -19,7 +19,7 @@ BLOCKS = ["block1", "block2"]
 
 
 def heterogeneous(denoiser: DiffusersDenoiser, classifier: Classifier, **settings) -> HeterogeneousPurifier:
-    return HeterogeneousPurifier(denoiser, classifier, **{"blocks": BLOCKS, "steps": 50, "tau": 0.7, **settings})
+    return HeterogeneousPurifier(denoiser, classifier, **{"blocks": BLOCKS, "grid_size": 50, "tau": 0.7, **settings})
 
 
 def model_of(denoiser, classifier, **settings) -> PurifiedClassifier:

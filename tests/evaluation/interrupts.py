@@ -20,7 +20,7 @@ from tests.evaluation import jobs
 
 ROWS = {"only": {}}
 SETTINGS = ["data.subset=400", "data.batch_size=1", "attack.steps=3", "attack.eot=2", "ensemble.size=2", "chunk_size=2",
-            "purifier.steps=20", "attack.recompute=true"]  # fmt: skip
+            "purifier.grid_size=20", "attack.recompute=true"]  # fmt: skip
 
 
 def evaluate(output: Path, *settings: str) -> int:

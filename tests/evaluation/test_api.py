@@ -42,7 +42,9 @@ def denoiser() -> Denoiser:
 
 @pytest.fixture
 def defense(classifier: Classifier, denoiser: Denoiser) -> PurifiedClassifier:
-    return PurifiedClassifier(classifier, UniformPurifier(denoiser, t=0.1, steps=10), 10, ensemble_size=2, chunk_size=8)
+    return PurifiedClassifier(
+        classifier, UniformPurifier(denoiser, t=0.1, grid_size=10), 10, ensemble_size=2, chunk_size=8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +67,12 @@ def adversarial(folder: Path) -> list[bytes]:
 
 def test_the_same_bits_as_the_command(classifier: Classifier, denoiser: Denoiser, tmp_path: Path) -> None:
     """The demo's undefended and heterogeneous rows, with honesty checks and a further protocol."""
-    rows = {"heterogeneous": {"purifier": {"steps": 20}}, "undefended": {"purifier": {"name": "none"}}}
+    rows = {"heterogeneous": {"purifier": {"grid_size": 20}}, "undefended": {"purifier": {"name": "none"}}}
     options = ("data.subset=4", "data.batch_size=4", "attack.steps=2", "protocols.resubmissions=2", "honesty.images=1")
     assert command(tmp_path / "command", rows, *options) == 0
 
     # As a user would build them; the denoiser may be wrapped already.
-    purifier = HeterogeneousPurifier(Recomputed(denoiser), classifier, steps=20)
+    purifier = HeterogeneousPurifier(Recomputed(denoiser), classifier, grid_size=20)
     result = hetpure.evaluate(
         {
             name: PurifiedClassifier(classifier, p, 10, ensemble_size=4, ensemble_mode="mean_logits", chunk_size=128)
@@ -136,8 +138,8 @@ def test_how_the_attacker_sees_the_defense(
     attack = PGD("Linf", eps=0.1, steps=1)
     seen = hetpure.evaluate(defense, attack, pair, tmp_path / "bpda", eot=2, gradient="bpda", **QUIET)
     assert seen["uniform"].conditions.gradients == "BPDA"
-    seen = hetpure.evaluate(defense, attack, pair, tmp_path / "coarse", eot=3, process={"steps": 20}, **QUIET)
-    assert seen["uniform"].conditions.gradients == "surrogate: steps 20" and seen["uniform"].conditions.eot == 3
+    seen = hetpure.evaluate(defense, attack, pair, tmp_path / "coarse", eot=3, process={"grid_size": 20}, **QUIET)
+    assert seen["uniform"].conditions.gradients == "surrogate: grid_size 20" and seen["uniform"].conditions.eot == 3
     clean = hetpure.evaluate(defense, None, pair, tmp_path / "clean", **QUIET)["uniform"]
     assert clean.standard.count > 0 and np.isnan(clean.robust.value)
 
@@ -161,7 +163,7 @@ def test_a_purifier_around_a_network_in_hand(
     ("build", "mode"),
     [
         (lambda d, c: HeterogeneousPurifier(d, c), "vote"),
-        (lambda d, c: HeterogeneousPurifier(d, c, tau=0.8, steps=100), "vote"),
+        (lambda d, c: HeterogeneousPurifier(d, c, tau=0.8, grid_size=100), "vote"),
         (lambda d, c: HeterogeneousPurifier(d, c, **HeterogeneousPurifier.PRESETS["paper"]), "mean_logits"),
         (lambda d, c: HeterogeneousPurifier(d, c, **{**HeterogeneousPurifier.PRESETS["paper"], "U": 5}), "mean_logits"),
         (lambda d, c: GradualNoisePurifier(d), "vote"),

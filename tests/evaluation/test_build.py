@@ -12,7 +12,7 @@ from tests.purification.networks import network_settings
 
 @pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"compile": True}])
 def test_a_purifiers_own_network_runs_as_it_is(change: dict) -> None:
-    purifier = {"name": "ebm", "network": network_settings("ToyEnergy"), "steps": 1}
+    purifier = {"name": "ebm", "network": network_settings("ToyEnergy"), "langevin_steps": 1}
     raw = read_config("demo.yaml", ["rows=null", "data.subset=1"]) | {"purifier": purifier}
     data = ImageDataModule("digits", subset=1).prepare()
     assert build_rows(complete(raw), data)

@@ -69,7 +69,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "std": [0.4],
         },
         "denoiser": {"path": f"{folder}/denoiser"},
-        "purifier": {"name": "heterogeneous", "steps": 20, "blocks": ["block1", "block2"], "tau": 0.5},
+        "purifier": {"name": "heterogeneous", "grid_size": 20, "blocks": ["block1", "block2"], "tau": 0.5},
         "attack": {"name": "pgd", "norm": "Linf", "eps": "1/10", "steps": 3, "step_size": 0.04, "eot": 2},
         "ensemble": {"size": 3, "mode": "mean_logits"},
         "chunk_size": 8,
@@ -141,7 +141,7 @@ def test_a_third_partys_networks_from_a_config_alone(theirs: Path, undisturbed: 
     network.load_state_dict(load_file(theirs / "weights.safetensors"))
     classifier = Classifier(network, [0.3], [0.4]).eval().requires_grad_(False)
     purifier = HeterogeneousPurifier(
-        DiffusersDenoiser(tiny_unet()), classifier, steps=20, blocks=["block1", "block2"], tau=0.5
+        DiffusersDenoiser(tiny_unet()), classifier, grid_size=20, blocks=["block1", "block2"], tau=0.5
     )
     defense = PurifiedClassifier(classifier, purifier, 10, ensemble_size=3, chunk_size=8)
     data = ImageDataModule("digits", subset=6).prepare()
@@ -177,7 +177,7 @@ def test_rows_pictures_tables_and_config(theirs: Path, tmp_path: Path, capsys) -
     rows = [
         "rows.undefended={purifier: {name: none}}",
         "rows.clean={attack: {name: none}}",
-        "rows.uniform={purifier: {name: uniform, t: 0.1, steps: 20}}",
+        "rows.uniform={purifier: {name: uniform, t: 0.1, grid_size: 20}}",
     ]
     output = tmp_path / "run"
     assert evaluate(theirs, output, *rows, "data.subset=3", "pictures=2", "attack.steps=1") == 0
@@ -197,7 +197,9 @@ def test_rows_pictures_tables_and_config(theirs: Path, tmp_path: Path, capsys) -
 
 
 def test_the_attack_process_can_be_a_surrogate(theirs: Path) -> None:
-    raw = read_config(str(theirs / "job.yaml"), ["attack.process={steps: 10, t_small: 0.05}", "attack.recompute=false"])
+    raw = read_config(
+        str(theirs / "job.yaml"), ["attack.process={grid_size: 10, t_small: 0.05}", "attack.recompute=false"]
+    )
     config = complete({**raw, "output": "unused"})
     (row,) = build_rows(config, ImageDataModule("digits", subset=2).prepare())
     assert row.gradient is not None
@@ -238,7 +240,7 @@ def test_two_processes_agree_with_one_bit_for_bit(theirs: Path, tmp_path: Path) 
         "data.batch_size=2",
         "attack.steps=2",
         "rows.heterogeneous={}",
-        "rows.uniform={purifier: {name: uniform, t: 0.1, steps: 20}, attack: {norm: L2, eps: 0.5}}",
+        "rows.uniform={purifier: {name: uniform, t: 0.1, grid_size: 20}, attack: {norm: L2, eps: 0.5}}",
     ]
     ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
     done = subprocess.run(
@@ -418,7 +420,7 @@ BAD = [
     ("attack.eps=8/0", "attack.eps"),
     ("attack=pgd", "attack"),
     ("purifier=3", "purifier"),
-    ("purifier.steps=[1, 2]", "purifier.steps"),
+    ("purifier.grid_size=[1, 2]", "purifier.grid_size"),
     ("purifier.root=perhaps", "purifier.root"),
     ("purifier.blocks=block1", "purifier.blocks"),
     ("purifier.blocks={a: block1}", "purifier.blocks"),
@@ -444,7 +446,7 @@ BAD = [
     ("data={name: folder, root: /no/such}", "/no/such"),
     ("data={name: torch/cifar10, root: .}", "torch/cifar10"),
     # impossible values
-    ("purifier.t_small=0.3", "purifier.t_small = 0.3 must lie below t_large = 0.2"),
+    ("purifier.t_small=0.3", "purifier.t_small is 0.3; accepted: below t_large = 0.2"),
     ("purifier.t_small=0.2", "purifier.t_small"),
     ("purifier.t_small=-0.1", "purifier.t_small"),
     ("purifier.t_large=1.2", "purifier.t_large"),
@@ -455,9 +457,9 @@ BAD = [
     ("purifier.eta=2", "purifier.eta"),
     ("purifier={name: uniform, eta: -1}", "purifier.eta"),
     ("purifier={name: uniform, t: 0}", "purifier.t"),
-    ("purifier.steps=7", "purifier.steps"),
-    ("purifier.steps=0", "purifier.steps"),
-    ("purifier.steps=4", "purifier.steps"),
+    ("purifier.grid_size=7", "purifier.grid_size"),
+    ("purifier.grid_size=0", "purifier.grid_size"),
+    ("purifier.grid_size=4", "purifier.grid_size"),
     ("purifier.U=0", "purifier.U"),
     ("purifier.p=0", "purifier.p"),
     ("purifier.order=mine", "purifier.order"),

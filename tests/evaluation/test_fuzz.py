@@ -17,7 +17,7 @@ SECTIONS = ("", "data", "classifier", "denoiser", "purifier", "attack", "attack.
 NUMBERS = {
     "seed": -1, "chunk_size": 0, "threads": 0, "pictures": -1, "data.subset": 0, "data.subset_seed": -3,
     "data.batch_size": 0, "data.workers": -1, "data.image_size": 0, "purifier.t_large": 1.5, "purifier.t_small": -0.2,
-    "purifier.steps": 0, "purifier.eta": -1.0, "purifier.U": 0, "purifier.p": 0, "purifier.tau": 7.0,
+    "purifier.grid_size": 0, "purifier.eta": -1.0, "purifier.U": 0, "purifier.p": 0, "purifier.tau": 7.0,
     "attack.eps": -1.0, "attack.steps": 0, "attack.step_size": 0.0, "attack.eot": 0, "ensemble.size": 0,
     "protocols.resubmissions": 0,
     "protocols.votes": -1, "honesty.images": -2, "honesty.factor": 1,

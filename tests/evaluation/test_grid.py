@@ -19,7 +19,7 @@ def test_every_combination_is_a_row() -> None:
     assert list(config["rows"]) == ["tau=0.5, S=2", "tau=0.5, S=4", "tau=0.7, S=2", "tau=0.7, S=4"]
     rows = row_configs(complete(config))
     assert [(r.purifier.tau, r.ensemble.size) for r in rows.values()] == [(0.5, 2), (0.5, 4), (0.7, 2), (0.7, 4)]
-    assert {r.purifier.steps for r in rows.values()} == {50} and {r.attack.eps for r in rows.values()} == {0.15}
+    assert {r.purifier.grid_size for r in rows.values()} == {50} and {r.attack.eps for r in rows.values()} == {0.15}
 
 
 def test_rows_beside_a_grid_stay_and_a_resolved_config_is_its_own_expansion() -> None:
@@ -39,7 +39,10 @@ def test_the_command_line_replaces_values_and_takes_keys_away() -> None:
     ("grid", "names"),
     [
         ("{attack.steps: [5], attack.eot: [2]}", ["iterations=5, EOT=2"]),
-        ("{purifier.steps: [20], attack.process.steps: [10]}", ["purifier.steps=20, attack.process.steps=10"]),
+        (
+            "{purifier.grid_size: [20], attack.process.grid_size: [10]}",
+            ["purifier.grid_size=20, attack.process.grid_size=10"],
+        ),
         ("{purifier.blocks: [[0, 1], null]}", ["blocks=0,1", "blocks=null"]),
         ("{attack.eps: [8/255]}", ["eps=8_255"]),
         ("{purifier: [{name: uniform, t: 0.1}, {name: none}]}", ["purifier=name=uniform,t=0.1", "purifier=name=none"]),
@@ -57,18 +60,18 @@ def test_what_the_purifier_refuses_together_is_left_out_and_said() -> None:
     said = left_out(config)
     assert len(said) == 3
     assert said[0] == (
-        "grid: t_large=0.1, t_small=0.1 is left out: purifier.t_small = 0.1 must lie below t_large = 0.1"
+        "grid: t_large=0.1, t_small=0.1 is left out: purifier.t_small is 0.1; accepted: below t_large = 0.1"
     )
 
 
 def test_a_coarse_attack_process_leaves_out_what_it_cannot_follow() -> None:
     config = completed(
-        "grid={purifier.t_large: [0.2, 0.3], purifier.t_small: [0.05, 0.15]}", "attack.process={steps: 10}"
+        "grid={purifier.t_large: [0.2, 0.3], purifier.t_small: [0.05, 0.15]}", "attack.process={grid_size: 10}"
     )
     assert list(config["rows"]) == [
         "t_large=0.2, t_small=0.05", "t_large=0.3, t_small=0.05", "t_large=0.3, t_small=0.15"
     ]  # fmt: skip
-    assert "attack.process.steps = 10 puts no grid point between" in left_out(config)[0]
+    assert "attack.process.grid_size is 10; accepted: one that has a grid point between" in left_out(config)[0]
 
 
 def test_a_value_that_is_wrong_by_itself_is_not_left_out() -> None:

@@ -15,7 +15,7 @@ from tests.evaluation.jobs import evaluate
 ROWS: dict[str, Any] = {
     "faint": {"purifier": {"name": "none"}, "attack": {"eps": 0.05}},
     "undefended": {"purifier": {"name": "none"}},
-    "uniform": {"purifier": {"name": "uniform", "t": 0.1, "steps": 10}},
+    "uniform": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 10}},
 }
 QUICK = ("data.subset=3", "attack.steps=1", "attack.eot=2", "ensemble.size=2", "chunk_size=auto")
 

@@ -37,7 +37,7 @@ from tests.toys import LinearDenoiser, ToyDenoiser, images, rows, tiny_classifie
 OVERRIDES = [
     "data.subset=6", "data.batch_size=3", "attack.steps=2", "attack.eot=2", "ensemble.size=2", "chunk_size=4",
 ]  # fmt: skip
-ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "steps": 20}}}
+ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 20}}}
 
 
 def evaluate(output: Path, *overrides: str) -> int:

@@ -12,7 +12,7 @@ from hetpure.models.precision import Lowered, allow_tf32, prepared_classifier, p
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from tests.toys import images, tiny_classifier, tiny_denoiser
 
-SETTINGS = {"steps": 20, "blocks": ["block1", "block2"], "tau": 0.5}
+SETTINGS = {"grid_size": 20, "blocks": ["block1", "block2"], "tau": 0.5}
 
 
 def process_of(precision, recompute: bool = False) -> PurifiedClassifier:

@@ -20,7 +20,7 @@ from tests.evaluation.jobs import evaluate
 
 ROWS: dict[str, Any] = {
     "undefended": {"purifier": {"name": "none"}},
-    "uniform": {"purifier": {"name": "uniform", "t": 0.1, "steps": 50}},
+    "uniform": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 50}},
 }
 SMALL = ("data.subset=4", "attack.steps=1", "attack.eot=8", "attack.recompute=auto", "chunk_size=auto")
 

@@ -29,19 +29,19 @@ from tests.toys import ToyDenoiser, images, tiny_classifier, tiny_denoiser
 
 PURIFIER_CASES: dict[str, dict[str, Any]] = {
     "none": {},
-    "uniform": {"t": 0.1, "steps": 20},
-    "heterogeneous": {"steps": 20, "blocks": ["block1", "block2"], "tau": 0.5},
-    "diffpure_sde": {"t": 0.1, "steps": 50},
-    "diffpure_ode": {"t": 0.1, "steps": 50, "solver": "heun"},
-    "adp": {"sigma": 0.1, "steps": 3},
+    "uniform": {"t": 0.1, "grid_size": 20},
+    "heterogeneous": {"grid_size": 20, "blocks": ["block1", "block2"], "tau": 0.5},
+    "diffpure_sde": {"t": 0.1, "grid_size": 50},
+    "diffpure_ode": {"t": 0.1, "grid_size": 50, "solver": "heun"},
+    "adp": {"sigma": 0.1, "score_steps": 3},
     "menet": {"p": 0.7, "share": 0.5},
-    "freqpure": {"t": [0.02, 0.06], "steps": [2, 3]},
+    "freqpure": {"t": [0.02, 0.06], "network_calls": [2, 3]},
     "gdmp": {"t": 0.006, "rounds": 2, "scale": 1.0},
-    "gns": {"t": [0.03, 0.1], "steps": [3, 5]},
-    "contrastive": {"t": 0.06, "steps": 50, "scale": 20.0, "negatives": 3},
-    "lorid": {"t": 0.02, "loops": 2, "steps": 2, "share": 0.5},
-    "mimic": {"steps": 10, "short_range": 32.0, "long_range": 32.0},
-    "ebm": {"network": network_settings("ToyEnergy"), "steps": 3},
+    "gns": {"t": [0.03, 0.1], "network_calls": [3, 5]},
+    "contrastive": {"t": 0.06, "grid_size": 50, "scale": 20.0, "negatives": 3},
+    "lorid": {"t": 0.02, "loops": 2, "network_calls": 2, "share": 0.5},
+    "mimic": {"grid_size": 10, "short_range": 32.0, "long_range": 32.0},
+    "ebm": {"network": network_settings("ToyEnergy"), "langevin_steps": 3},
     "atop": {"network": network_settings("ToyInpainter"), "block": 2},
     "pixeldefend": {"network": network_settings("ToyPixelCNN"), "shape": [1, 8, 8]},
 }
@@ -58,7 +58,7 @@ ATTACK_CASES: dict[str, dict[str, Any]] = {
     "momentum": {"name": "momentum_pgd", "steps": 4, "eot": 2, "checks": 2, "evaluations": 3},
     "autoattack": {"name": "autoattack", "steps": 3, "eot": 2, "evaluations": 3},
     "random noise": {"name": "random_noise"},
-    "surrogate": {"name": "pgd", "steps": 2, "eot": 2, "process": {"steps": 10}},
+    "surrogate": {"name": "pgd", "steps": 2, "eot": 2, "process": {"grid_size": 10}},
     "bpda": {"name": "pgd", "steps": 2, "eot": 2, "gradient": "bpda"},
     "deterministic": {"name": "pgd", "steps": 2, "gradient": "deterministic"},
     "blind": {"name": "pgd", "steps": 2, "eot": 2, "gradient": "blind"},
@@ -223,7 +223,7 @@ def test_memory_is_what_a_gradient_needs(
 def test_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A network that sleeps takes as long on a busy machine: within 25 %, whole pieces timed and not."""
     setting = Setting(monkeypatch, tmp_path, seconds=0.02)
-    config = complete(setting.raw({"name": "uniform", "t": 0.1, "steps": 20}, ATTACK_CASES["pgd"]))
+    config = complete(setting.raw({"name": "uniform", "t": 0.1, "grid_size": 20}, ATTACK_CASES["pgd"]))
     data = ImageDataModule("digits", subset=5, batch_size=3).prepare()
     rows = build_rows(config, data)
     plans = [plan_rows(config, rows, data, seconds, 1, torch.device("cpu"))[0] for seconds in (1e-9, 1.5)]
@@ -240,7 +240,7 @@ def test_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_processes_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setting = Setting(monkeypatch, tmp_path, seconds=0.01)
-    config = complete(setting.raw({"name": "uniform", "t": 0.1, "steps": 20}, ATTACK_CASES["pgd"], chunk_size=1))
+    config = complete(setting.raw({"name": "uniform", "t": 0.1, "grid_size": 20}, ATTACK_CASES["pgd"], chunk_size=1))
     data = ImageDataModule("digits", subset=6, batch_size=3).prepare()
     rows = build_rows(config, data)
     one, three = (plan_rows(config, rows, data, 0.5, world, torch.device("cpu"))[0] for world in (1, 3))

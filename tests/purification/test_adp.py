@@ -26,7 +26,7 @@ def test_adp_is_the_released_loop(stop: float) -> None:
         going = going & (size > stop)
         seen.append(going)
         y = (y + g * (size * going)[:, None, None, None]).clamp(0, 1)
-    found = ScorePurifier(denoiser, sigma=0.1, steps=4, stop=stop)(x, rows(4))
+    found = ScorePurifier(denoiser, sigma=0.1, score_steps=4, stop=stop)(x, rows(4))
     torch.testing.assert_close(found, y, rtol=1e-8, atol=1e-8)
     assert bool(torch.stack(seen).any())
 
@@ -34,5 +34,5 @@ def test_adp_is_the_released_loop(stop: float) -> None:
 def test_a_gaussians_score_takes_the_newton_share() -> None:
     """eps = k x bends by the same everywhere: each step goes the share lambda of the way to the mode, to 1e-6."""
     x = 0.3 + 0.4 * images(1, 3, dtype=torch.float64)
-    found = ScorePurifier(LinearDenoiser(0.5, 3), sigma=0.0, steps=3, stop=0.0)(x, rows(1))
+    found = ScorePurifier(LinearDenoiser(0.5, 3), sigma=0.0, score_steps=3, stop=0.0)(x, rows(1))
     torch.testing.assert_close(found - 0.5, (x - 0.5) * 0.95**3, rtol=1e-6, atol=1e-6)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetpure.purification.contrastive import ContrastivePurifier
-from hetpure.purification.infonce import info_nce
+from hetpure.errors import ConfigError
+from hetpure.purification.contrastive import ContrastivePurifier, info_nce
 from tests.toys import ToyDenoiser, abar, images, rows, tiny_classifier
 
 
@@ -72,7 +72,7 @@ def test_negatives_are_the_images_own_patches_in_another_order() -> None:
             orders.append(tuple(n for tile in cut for n, own in enumerate(tiles) if torch.equal(tile, own)))
     assert all(sorted(order) == list(range(16)) for order in orders) and len(set(orders)) == 8
     assert not torch.equal(found, purifier.shuffled(x, rows(2), 6))
-    with pytest.raises(ValueError, match=r"^patches = 3 must divide both sides"):
+    with pytest.raises(ConfigError, match=r"^patches is 3; accepted: a divisor of both sides of the 8x16 images"):
         ContrastivePurifier(ToyDenoiser(3), tiny_classifier(3), patches=3)(x, rows(2))
 
 
@@ -84,6 +84,6 @@ def test_a_compiled_classifier_guides_as_written(monkeypatch: pytest.MonkeyPatch
         if compiled:
             monkeypatch.setattr(classifier.network, "_compiled_call_impl", lambda *_: pytest.fail("compiled call"))
         x = images(2).requires_grad_()
-        purifier = ContrastivePurifier(ToyDenoiser(), classifier, t=0.06, steps=50, negatives=2)
+        purifier = ContrastivePurifier(ToyDenoiser(), classifier, t=0.06, grid_size=50, negatives=2)
         found += torch.autograd.grad(purifier(x, rows(2)).square().sum(), x)
     assert torch.equal(*found)

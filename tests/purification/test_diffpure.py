@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetpure.purification.diffpure_ode import DiffPureODE
-from hetpure.purification.diffpure_sde import DiffPureSDE
+from hetpure.purification.diffpure import DiffPureODE, DiffPureSDE
 from tests.toys import LinearDenoiser, QueueDraws, ToyDenoiser, abar, images, rows
 
 SHAPE = (2, 1, 8, 8)

@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from hetpure.purification.gdmp import GuidedPurifier
-from hetpure.purification.ssim import ssim
-from tests.toys import ToyDenoiser, abar, images, rows
+from hetpure.purification.gdmp import GuidedPurifier, ssim
+from tests.toys import RecordingDraws, ToyDenoiser, abar, images, rows
 
 
 @pytest.mark.parametrize("guide", ["mse", "ssim"])
@@ -42,14 +41,17 @@ def test_gdmp_is_guided_ddpm(guide: str, variance: str, stride: int) -> None:
             y = mu + sigma2 * g * math.sqrt(1 - abar(t)) / (m * math.sqrt(abar(t)))
             if not last:
                 y = y + math.sqrt(sigma2) * draws.normal_like(y, "step", t + 1000 * number)
-    steps = 1000 // stride
-    found = GuidedPurifier(denoiser, 0.006, 2, guide, scale, variance=variance, steps=steps)(x, draws)  # pyright: ignore
+    more = {"variance": variance, "grid_size": 1000 // stride}
+    found = GuidedPurifier(denoiser, 0.006, 2, guide, scale, **more)(x, draws)  # pyright: ignore
     torch.testing.assert_close(found, ((y + 1) / 2).clamp(0, 1), rtol=1e-9, atol=1e-9)
 
 
 def test_a_coarse_grid_saves_calls() -> None:
-    purifier = GuidedPurifier(ToyDenoiser(3), 0.23, 1, steps=20)
-    assert purifier.timesteps == [199, 149, 99, 49, -1] and purifier.network_calls == 4 and purifier.first == 200
+    """And the image is noised to 200, one timestep above the first that is denoised."""
+    purifier, draws = GuidedPurifier(ToyDenoiser(3), 0.23, 1, grid_size=20), RecordingDraws(rows(1))
+    assert purifier.grids == [[199, 149, 99, 49, -1]] and purifier.network_calls == 4
+    purifier(images(1, 3), draws)  # pyright: ignore
+    assert draws.keys[0] == ("diffuse", 200)
 
 
 def test_strong_guidance_keeps_the_image() -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier, compose, heterogeneous_noise
+from hetpure.purification.registry import complete_settings
 from hetpure.purification.uniform import UniformPurifier
 from hetpure.schedule import Schedule
 from tests.toys import (
@@ -94,7 +96,7 @@ def test_the_forward_process_is_eq_5() -> None:
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_mask_of_ones_is_plain_purification_from_t_large(net: Classifier, eta: float, end: str) -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
-    common = {"steps": 100, "eta": eta, "end": end}
+    common = {"grid_size": 100, "eta": eta, "end": end}
     ours = purifier_of(net, t_large=0.2, t_small=0.1, order="paper", resampling="none", **common)
     plain = UniformPurifier(ToyDenoiser(), t=0.2, **common)
     found = ours.purify(x, draws, torch.ones_like(x))
@@ -110,7 +112,7 @@ def test_a_mask_of_zeros_is_plain_purification_from_below_t_small(
 ) -> None:
     """Grid 200, 190, .., 0: stage 1 takes its last step from the last point at or above t_small."""
     x, draws = images(2, dtype=torch.float64), rows(2)
-    common = {"steps": 100, "eta": eta, "end": end}
+    common = {"grid_size": 100, "eta": eta, "end": end}
     ours = purifier_of(net, t_large=0.2, t_small=t_small, order="paper", resampling="none", **common)
     plain = UniformPurifier(ToyDenoiser(), t=first_below, **common)
     found = ours.purify(x, draws, torch.zeros_like(x))
@@ -119,11 +121,11 @@ def test_a_mask_of_zeros_is_plain_purification_from_below_t_small(
 
 @pytest.mark.parametrize("order", ["paper", "released"])
 def test_outside_the_mask_stage_1_keeps_the_known_values(net: Classifier, order: str) -> None:
-    """In the paper's order x is composed at the timestep reached: outside, ``watch`` sees the noised input there."""
+    """In the paper's order x is composed at the timestep reached: outside, the callback sees the noised input there."""
     x0, mask, draws = signed(), half_mask(), rows(2)
     seen: dict[int, Tensor] = {}
-    purifier = purifier_of(net, steps=100, order=order, resampling="none")
-    purifier.denoise(x0, mask, draws, watch=lambda t, x: seen.update({t: x.clone()}))
+    purifier = purifier_of(net, grid_size=100, order=order, resampling="none")
+    purifier.denoise(x0, mask, draws, callback=lambda t, x: seen.update({t: x.clone()}))
     assert list(seen) == list(range(190, -1, -10))
     for s in range(190, 80, -10):
         known = diffuse(x0, s, draws.normal_like(x0, "diffuse", s))
@@ -213,15 +215,15 @@ def test_the_paper_preset_is_algorithm_1(net: Classifier) -> None:
 
 def test_the_presets_numbers() -> None:
     shared = {"normalization": "minmax", "p": 2, "selection": "threshold", "t_large": 0.2}
-    released, paper = preset("released"), preset("paper")
-    assert released == {
-        **shared, "t_small": 0.1, "steps": 500, "eta": 0.0, "end": "t0", "order": "released",
+    released, paper = (complete_settings({"name": "heterogeneous", "preset": name}) for name in ("released", "paper"))
+    assert released.items() >= {
+        **shared, "t_small": 0.1, "grid_size": 500, "eta": 0.0, "end": "t0", "order": "released",
         "resampling": "fused", "U": 3, "root": False, "tau": 0.9,
-    }  # fmt: skip
-    assert paper == {
-        **shared, "t_small": 0.05, "steps": 1000, "eta": 1.0, "end": "clean", "order": "paper",
+    }.items()  # fmt: skip
+    assert paper.items() >= {
+        **shared, "t_small": 0.05, "grid_size": 1000, "eta": 1.0, "end": "clean", "order": "paper",
         "resampling": "single", "U": 10, "root": True, "tau": 0.8,
-    }  # fmt: skip
+    }.items()  # fmt: skip
     assert HeterogeneousPurifier.ENSEMBLE_MODES == {"released": "vote", "paper": "mean_logits"}
 
 
@@ -237,7 +239,9 @@ def test_the_defaults_are_the_released_preset(net: Classifier) -> None:
 def one_stage_1_step(net: Classifier, mode: str, order: str, k: float, eta: float, U: int) -> HeterogeneousPurifier:
     """Grid 200, 100, 0 with one step in stage 1."""
     t_small = 0.15 if order == "paper" else 0.05
-    return purifier_of(net, LinearDenoiser(k), steps=10, t_small=t_small, order=order, resampling=mode, U=U, eta=eta)
+    return purifier_of(
+        net, LinearDenoiser(k), grid_size=10, t_small=t_small, order=order, resampling=mode, U=U, eta=eta
+    )
 
 
 def linear_step(k: float, t: int, s: int, eta: float) -> tuple[float, float]:
@@ -264,11 +268,11 @@ class Chain:
 
 
 def monte_carlo(purifier: HeterogeneousPurifier, mask_value: float, until: int) -> Tensor:
-    """(N,) values of one pixel of x0 = 0.5 over independent draws, at the timestep that ``watch`` reports."""
+    """(N,) values of one pixel of x0 = 0.5 over independent draws, at the timestep that the callback reports."""
     side = 400
     x0 = torch.full((1, 1, side, side), 0.5, dtype=torch.float64)
     seen: dict[int, Tensor] = {}
-    purifier.denoise(x0, torch.full_like(x0, mask_value), rows(1), watch=lambda t, x: seen.update({t: x}))
+    purifier.denoise(x0, torch.full_like(x0, mask_value), rows(1), callback=lambda t, x: seen.update({t: x}))
     return seen[until].flatten()
 
 
@@ -331,7 +335,7 @@ def test_repaint_has_the_moments_of_its_loop(net: Classifier, order: str) -> Non
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_repaint_of_one_round_is_no_resampling(net: Classifier, order: str, eta: float) -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
-    common = {"steps": 100, "order": order, "eta": eta, "tau": 0.5}
+    common = {"grid_size": 100, "order": order, "eta": eta, "tau": 0.5}
     once = purifier_of(net, resampling="repaint", U=1, **common)(x, draws)
     assert torch.equal(once, purifier_of(net, resampling="none", **common)(x, draws))
     assert not torch.equal(once, purifier_of(net, resampling="repaint", U=2, **common)(x, draws))
@@ -343,7 +347,7 @@ def test_repaint_of_one_round_is_no_resampling(net: Classifier, order: str, eta:
 def test_network_calls(net: Classifier, mode: str, calls_in_stage_1: int, order: str, end: str) -> None:
     """Grid 200, 180, .., 0. Steps of stage 1 start (paper) or end (released) at or above 100."""
     denoiser = ToyDenoiser()
-    purifier = purifier_of(net, denoiser, steps=50, resampling=mode, order=order, end=end, U=4)
+    purifier = purifier_of(net, denoiser, grid_size=50, resampling=mode, order=order, end=end, U=4)
     purifier(images(1, dtype=torch.float64), rows(1))
     stage_1 = 6 if order == "paper" else 5
     expected = 10 + (end == "clean") + stage_1 * (calls_in_stage_1 - 1)
@@ -353,7 +357,7 @@ def test_network_calls(net: Classifier, mode: str, calls_in_stage_1: int, order:
 def test_the_papers_counts_of_network_calls(net: Classifier) -> None:
     released = purifier_of(net, **preset("released"))
     assert released.network_calls == 100
-    assert purifier_of(net, **{**preset("released"), "steps": 10, "t_small": 0.1}).network_calls == 2
+    assert purifier_of(net, **{**preset("released"), "grid_size": 10, "t_small": 0.1}).network_calls == 2
     assert purifier_of(net, **preset("paper")).network_calls == 201 + 151
 
 
@@ -365,7 +369,7 @@ def test_the_papers_counts_of_network_calls(net: Classifier) -> None:
 def test_no_draw_is_used_twice(net: Classifier, mode: str, order: str, U: int) -> None:
     """Also where noising up lands on other points of the grid, whose stride is 10."""
     draws = RecordingDraws(rows(2))
-    purifier = purifier_of(net, steps=100, order=order, resampling=mode, U=U, eta=1.0, end="clean")
+    purifier = purifier_of(net, grid_size=100, order=order, resampling=mode, U=U, eta=1.0, end="clean")
     purifier.denoise(signed(), half_mask(), draws)  # pyright: ignore
     keys = draws.keys
     if order == "released":
@@ -386,7 +390,7 @@ def test_equal_draws_give_equal_results_and_others_do_not(net: Classifier) -> No
 
 def test_a_row_does_not_depend_on_its_neighbours(net: Classifier) -> None:
     x = images(4, dtype=torch.float64)
-    purifier = purifier_of(net, steps=50, tau=0.6)
+    purifier = purifier_of(net, grid_size=50, tau=0.6)
     together = purifier(x, rows(4))
     for i in range(4):
         torch.testing.assert_close(purifier(x[i : i + 1], rows(4).rows(slice(i, i + 1))), together[i : i + 1])
@@ -397,7 +401,7 @@ def test_a_row_does_not_depend_on_its_neighbours(net: Classifier) -> None:
 
 def test_the_mask_is_prepared_from_the_image_and_conditions_the_result(net: Classifier) -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
-    purifier = purifier_of(net, steps=50, tau=0.7)
+    purifier = purifier_of(net, grid_size=50, tau=0.7)
     (mask,) = purifier.prepare(x)
     assert mask.shape == (2, 1, 8, 8) and 0 < mask.mean() < 1
     assert torch.equal(mask, purifier.mask(x))
@@ -407,7 +411,7 @@ def test_the_mask_is_prepared_from_the_image_and_conditions_the_result(net: Clas
 
 def test_views_show_the_way(net: Classifier) -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
-    purifier = purifier_of(net, steps=50, tau=0.7)
+    purifier = purifier_of(net, grid_size=50, tau=0.7)
     views = purifier.views(x, draws)
     assert list(views) == ["attention map", "mask", "heterogeneous noise", "purified"]
     assert torch.equal(views["mask"], (views["attention map"] >= 0.7).double())
@@ -437,9 +441,9 @@ def _bad(**settings: object) -> dict:
         ("end", _bad(end="early")),
         ("U", _bad(U=0)),
         ("U", _bad(U=800)),
-        ("steps", _bad(steps=3)),
-        ("steps", _bad(steps=0)),
-        ("steps", _bad(steps=10, t_large=0.35, t_small=0.25)),  # released order: no grid point in [250, 300)
+        ("grid_size", _bad(grid_size=3)),
+        ("grid_size", _bad(grid_size=0)),
+        ("grid_size", _bad(grid_size=10, t_large=0.35, t_small=0.25)),  # released order: no grid point in [250, 300)
         ("tau", _bad(tau=1.2)),
         ("tau", _bad(tau=-0.2)),
         ("top_fraction", _bad(top_fraction=0.0)),
@@ -452,9 +456,25 @@ def test_impossible_arguments_are_refused_by_name(net: Classifier, name: str, se
         purifier_of(net, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "key", "related"),
+    [
+        ({"t_large": 0.2, "t_small": 0.3}, "t_small", ("t_large",)),
+        ({"t_large": 0.9, "U": 200}, "U", ("t_large",)),
+        ({"t_large": 0.08, "t_small": 0.05, "grid_size": 10}, "grid_size", ("t_large",)),
+        ({"t_large": 0.35, "t_small": 0.25, "grid_size": 10}, "grid_size", ("t_large", "t_small")),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_named(net: Classifier, settings: dict, key: str, related: tuple) -> None:
+    with pytest.raises(ConfigError) as caught:
+        purifier_of(net, **settings)
+    assert caught.value.key == key and caught.value.related == related
+    assert all(name in str(caught.value) for name in related) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("make", [lambda x: x.float(), lambda x: x])
 def test_the_result_is_of_the_images_own_kind(make: Callable[[Tensor], Tensor]) -> None:
     x = make(images(2, dtype=torch.float64))
     net = tiny_classifier(dtype=x.dtype)
-    out = purifier_of(net, steps=50, eta=1.0, end="clean", order="paper", resampling="single")(x, rows(2))
+    out = purifier_of(net, grid_size=50, eta=1.0, end="clean", order="paper", resampling="single")(x, rows(2))
     assert out.dtype == x.dtype and out.shape == x.shape and out.min() >= 0 and out.max() <= 1

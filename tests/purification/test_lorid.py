@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetpure.purification.lorid import LowRankIterativePurifier
-from hetpure.purification.lowrank import tucker
+from hetpure.purification.lorid import LowRankIterativePurifier, tucker
 from tests.toys import ToyDenoiser, abar, images, rows
 
 

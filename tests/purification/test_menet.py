@@ -1,8 +1,7 @@
 import numpy as np
 import torch
 
-from hetpure.purification.lorid import LowRankIterativePurifier
-from hetpure.purification.lowrank import leading_projector
+from hetpure.purification.lorid import LowRankIterativePurifier, leading_projector
 from hetpure.purification.menet import MENetPurifier
 from tests.toys import ToyDenoiser, images, rows
 

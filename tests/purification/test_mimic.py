@@ -43,7 +43,7 @@ def test_mimic_is_ddpm_with_two_guidances(upsampling: str, t: float) -> None:
 def test_signs_hide_the_image_from_gradients() -> None:
     """From noise alone the input enters by signs only: no gradient at softness 0, though the result depends on it."""
     x = images(2, 3).requires_grad_()
-    hard, soft = (MimicPurifier(ToyDenoiser(3), steps=10, softness=s) for s in (0.0, 0.05))
+    hard, soft = (MimicPurifier(ToyDenoiser(3), grid_size=10, softness=s) for s in (0.0, 0.05))
     assert torch.autograd.grad(hard(x, rows(2)).sum(), x)[0].abs().max() == 0.0
     assert torch.autograd.grad(soft(x, rows(2)).sum(), x)[0].abs().max() > 0.0
     assert not torch.allclose(hard(x, rows(2)), hard(1 - x, rows(2)), atol=0.01)
@@ -52,8 +52,9 @@ def test_signs_hide_the_image_from_gradients() -> None:
 def test_the_defaults_are_the_released_settings() -> None:
     """100 DDPM steps from 999; those of the 22nd to the 90th are guided; 3000 for a mean over 16 images."""
     purifier = MimicPurifier(ToyDenoiser(3))
-    assert purifier.timesteps == [*range(999, 0, -10), -1] and purifier.network_calls == 100 and purifier.eta == 1.0
-    guided = [n for n, t in enumerate(purifier.timesteps[:-1]) if purifier.low < (t + 1) / 1000 < purifier.high]
+    (grid,) = purifier.grids
+    assert grid == [*range(999, 0, -10), -1] and purifier.network_calls == 100 and purifier.eta == 1.0
+    guided = [n for n, t in enumerate(grid[:-1]) if purifier.low < (t + 1) / 1000 < purifier.high]
     assert guided == list(range(21, 90)) and purifier.short_range == purifier.long_range == 3000 / 16
 
 

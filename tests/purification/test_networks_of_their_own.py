@@ -30,7 +30,7 @@ def test_langevin_is_its_equation() -> None:
     y = 2 * x - 1
     for step in range(5):
         y = y - 0.7 * slope(y) + 0.3 * rows(3).normal_like(x, "step", step)
-    found = EnergyPurifier(energy, steps=5, step_size=0.7, noise=0.3)(x, rows(3))
+    found = EnergyPurifier(energy, langevin_steps=5, step_size=0.7, noise=0.3)(x, rows(3))
     torch.testing.assert_close(found, ((y + 1) / 2).clamp(0, 1), rtol=1e-9, atol=1e-9)
     assert bool((y.abs() > 1).any()), "nothing was clamped"
 
@@ -38,7 +38,7 @@ def test_langevin_is_its_equation() -> None:
 def test_langevin_gradients_need_no_graph_of_the_chain() -> None:
     """The same as autograd through all steps at once, to 1e-9; and it is there where gradients are switched off."""
     x = (0.3 + 0.4 * images(2, 3, dtype=torch.float64)).requires_grad_()
-    purifier = EnergyPurifier(ToyEnergy().requires_grad_(False), steps=4, noise=0.05)
+    purifier = EnergyPurifier(ToyEnergy().requires_grad_(False), langevin_steps=4, noise=0.05)
     (found,) = torch.autograd.grad(purifier(x, rows(2)).square().sum(), x)
     y = 2 * x - 1
     for step in range(4):
@@ -135,7 +135,7 @@ class Infinite(nn.Module):
 @pytest.mark.parametrize(
     "purifier",
     [
-        EnergyPurifier(Infinite(ToyEnergy()), steps=2),
+        EnergyPurifier(Infinite(ToyEnergy()), langevin_steps=2),
         TrainedPurifier(Infinite(ToyInpainter()), block=4, sigma=0.0, missing=0.0),
         PixelDefendPurifier(Infinite(ToyPixelCNN()), shape=[3, 8, 8], eps=0.0),
     ],
@@ -192,17 +192,23 @@ def test_network_keys_are_checked() -> None:
 @pytest.mark.parametrize(
     ("purifier", "message"),
     [
-        (EnergyPurifier(Constant(7)), "network.name: its network gives (7,) for 1 rows"),
-        (EnergyPurifier(Constant(1)), "network.name: does not take 3x8x8 images"),  # no gradient
-        (EnergyPurifier(nn.Conv2d(1, 1, 3)), "network.name: does not take 3x8x8 images: RuntimeError"),
-        (TrainedPurifier(Constant(1, 3, 4, 4), block=4), "network.name: its network gives (1, 3, 4, 4) where (1, 3, 8"),
-        (TrainedPurifier(ToyInpainter(), block=3), "block = 3 must divide the images' sides, 8 and 8"),
-        (PixelDefendPurifier(ToyPixelCNN()), "shape = [3, 32, 32] must be that of the data's images, [3, 8, 8]"),
-        (PixelDefendPurifier(Constant(1, 256, 3), shape=[3, 8, 8]), "network.name: its network gives (1, 256, 3)"),
+        (EnergyPurifier(Constant(7)), "network.name: the network returns (7,) for 1 rows"),
+        (EnergyPurifier(Constant(1)), "network.name: the network does not take 3x8x8 images"),  # no gradient
+        (EnergyPurifier(nn.Conv2d(1, 1, 3)), "network.name: the network does not take 3x8x8 images: RuntimeError"),
+        (
+            TrainedPurifier(Constant(1, 3, 4, 4), block=4),
+            "network.name: the network returns (1, 3, 4, 4), and (1, 3, 8",
+        ),
+        (TrainedPurifier(ToyInpainter(), block=3), "block is 3; accepted: a divisor of both sides of the 8x8 images"),
+        (
+            PixelDefendPurifier(ToyPixelCNN()),
+            "shape is [3, 32, 32]; accepted: the shape of the data's images, [3, 8, 8]",
+        ),
+        (PixelDefendPurifier(Constant(1, 256, 3), shape=[3, 8, 8]), "network.name: the network returns (1, 256, 3)"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
 def test_networks_that_do_not_fit_are_refused_at_once(purifier: Any, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ConfigError) as caught:
         purifier.check_images((3, 8, 8))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)

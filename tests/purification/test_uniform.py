@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from hetpure.errors import ConfigError
 from hetpure.noise import Draws
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
@@ -27,7 +28,7 @@ def by_hand(x: torch.Tensor, grid: list[int], eta: float, denoiser: ToyDenoiser,
 def test_purification_is_diffpure(eta: float, end: str) -> None:
     grid = [100, 80, 60, 40, 20, 0] + ([-1] if end == "clean" else [])
     denoiser = ToyDenoiser()
-    purifier = UniformPurifier(denoiser, t=0.1, steps=50, eta=eta, end=end)  # pyright: ignore
+    purifier = UniformPurifier(denoiser, t=0.1, grid_size=50, eta=eta, end=end)  # pyright: ignore
     x = images(3, dtype=torch.float64)
     found = purifier(x, QueueDraws(tuple(x.shape)))  # pyright: ignore
     assert denoiser.asked == grid[:-1]
@@ -37,11 +38,11 @@ def test_purification_is_diffpure(eta: float, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("t", "steps", "end", "calls"), [(0.2, 500, "t0", 100), (0.2, 10, "t0", 2), (0.1, 1000, "clean", 101)]
+    ("t", "grid_size", "end", "calls"), [(0.2, 500, "t0", 100), (0.2, 10, "t0", 2), (0.1, 1000, "clean", 101)]
 )
-def test_network_calls(t: float, steps: int, end: str, calls: int) -> None:
+def test_network_calls(t: float, grid_size: int, end: str, calls: int) -> None:
     denoiser = ToyDenoiser()
-    purifier = UniformPurifier(denoiser, t, steps, end=end)  # pyright: ignore
+    purifier = UniformPurifier(denoiser, t, grid_size, end=end)  # pyright: ignore
     purifier(images(1), rows(1))
     assert len(denoiser.asked) == purifier.network_calls == calls
 
@@ -84,16 +85,26 @@ def test_an_unseen_draw_of_the_step_is_not_spent_where_eta_is_0() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"t": 0.0}, {"t": 1.0}, {"t": -0.2}, {"steps": 7}, {"steps": 0}, {"end": "early"}, {"t": 0.05, "steps": 10}],
+    [
+        {"t": 0.0},
+        {"t": 1.0},
+        {"t": -0.2},
+        {"grid_size": 7},
+        {"grid_size": 0},
+        {"end": "early"},
+        {"grid_size": 10, "t": 0.05},
+    ],
 )
 def test_impossible_arguments_are_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))[0]):
+    with pytest.raises(ConfigError) as caught:
         UniformPurifier(ToyDenoiser(), **arguments)
+    key, *others = arguments
+    assert caught.value.key == key and list(caught.value.related) == others
 
 
 def test_eta_outside_0_1_is_refused() -> None:
     for eta in (-0.5, 1.5):
-        with pytest.raises(ValueError, match="eta"):
+        with pytest.raises(ConfigError, match=r"^eta is"):
             UniformPurifier(ToyDenoiser(), eta=eta)
 
 

@@ -361,7 +361,7 @@ def test_the_command_makes_the_same_page_again(
     write_page(folder)
 
 
-ROWS = {"bare": {"purifier": {"name": "none"}}, "noise": {"purifier": {"name": "uniform", "t": 0.1, "steps": 20}}}
+ROWS = {"bare": {"purifier": {"name": "none"}}, "noise": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 20}}}
 QUICK = (
     "data.subset=4",
     "attack.steps=2",

@@ -45,7 +45,7 @@ TABLE: dict[str, Any] = {
 ROWS: dict[str, Any] = {
     "plain": {"purifier": {"name": "none"}, "columns": ["pgd_eot"]},
     "uniform": {
-        "purifier": {"name": "uniform", "t": 0.02, "steps": 50},
+        "purifier": {"name": "uniform", "t": 0.02, "grid_size": 50},
         "columns": {"pgd_eot": {"attack": {"steps": 3}}},
     },
     "lost": {"classifier": {"weights": "nowhere.pt", "source": "https://example.org/a_b"}},
@@ -96,22 +96,22 @@ def test_each_method_is_a_row_for_each_column_that_is_evaluated() -> None:
 
 def test_a_column_meets_every_rows_purifier_as_a_row_does() -> None:
     """Another purifier's surrogate is dropped, the row's own holds in every column, and so does how its runs join."""
-    column = {"attack": {**QUICK, "name": "autoattack", "process": {"steps": 10}}}
+    column = {"attack": {**QUICK, "name": "autoattack", "process": {"grid_size": 10}}}
     for key in ("step_size",):
         del column["attack"][key]
     rows = {
         "none": {"purifier": {"name": "none"}},
-        "gns": {"purifier": {"name": "gns"}, "attack": {"process": {"t": [0.05], "steps": [1]}}},
+        "gns": {"purifier": {"name": "gns"}, "attack": {"process": {"t": [0.05], "network_calls": [1]}}},
         "heterogeneous": {},
     }
     config = raw({"columns": {"pgd": {}, "aa": column}}, rows, ensemble={"size": 2})
-    config["attack"] = {**QUICK, "process": {"steps": 5}}
+    config["attack"] = {**QUICK, "process": {"grid_size": 5}}
     found = row_configs(complete(config))
     process = {name: to_dict(row.attack.process) for name, row in found.items()}
     assert process == {
         "none/pgd": {}, "none/aa": {},
-        "gns/pgd": {"t": [0.05], "steps": [1]}, "gns/aa": {"t": [0.05], "steps": [1]},
-        "heterogeneous/pgd": {"steps": 5}, "heterogeneous/aa": {"steps": 10},
+        "gns/pgd": {"t": [0.05], "network_calls": [1]}, "gns/aa": {"t": [0.05], "network_calls": [1]},
+        "heterogeneous/pgd": {"grid_size": 5}, "heterogeneous/aa": {"grid_size": 10},
     }  # fmt: skip
     modes = {name: row.ensemble.mode for name, row in found.items()}
     assert (modes["none/aa"], modes["gns/aa"], modes["heterogeneous/aa"]) == ("mean_logits", "vote", "vote")

@@ -23,7 +23,7 @@ from tests.evaluation.jobs import evaluate
 from tests.reports.wandb_files import read_run
 
 TAUS = [0.5, 0.9]
-SMALL = ("data.subset=4", "attack.steps=2", "attack.eot=1", "ensemble.size=2", "purifier.steps=20")
+SMALL = ("data.subset=4", "attack.steps=2", "attack.eot=1", "ensemble.size=2", "purifier.grid_size=20")
 NAMES = sorted(file.stem for file in (CONFIG_DIR / "sweeps" / "wandb").glob("*.yaml"))
 
 
@@ -74,7 +74,7 @@ def test_the_figure_from_folders_of_single_runs(swept: Path, single: Path, tmp_p
     (point,) = sweep.folder_points([single], ["purifier.tau"])
     (row,) = json.loads((single / "results.json").read_text())["rows"]
     assert point.values == {"purifier.tau": 0.5} and point.result.robust.value == row["robust"]["value"]
-    assert [p.values["purifier.steps"] for p in sweep.folder_points([single], ["purifier.steps"])] == [20]
+    assert [p.values["purifier.grid_size"] for p in sweep.folder_points([single], ["purifier.grid_size"])] == [20]
     file = tmp_path / "tau.png"
     assert main(["report", str(single), "--over", "purifier.tau", "--output", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")

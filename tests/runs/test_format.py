@@ -12,9 +12,10 @@ import yaml
 
 from hetpure.cli import main
 from hetpure.errors import ConfigError
+from hetpure.reports.plots.sweep import draw_grid
 from hetpure.runs.claim import claim
 from hetpure.runs.files import FORMAT_VERSION, format_version
-from hetpure.runs.read import read_results, read_run
+from hetpure.runs.read import read_results, read_run, read_settings
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Report, TableRow, table_rows, write_results
 from tests.runs.schemas import check_folder, validator
@@ -83,6 +84,32 @@ def test_a_run_of_version_1_goes_on(old: Path, capsys: pytest.CaptureFixture[str
     assert "all 4 images are done already" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in old.glob("*/samples-*.jsonl")} == lines
     assert format_version(old) == FORMAT_VERSION
+
+
+def test_purifier_keys_of_version_1_are_upgraded(old: Path) -> None:
+    """A figure opens the folder again; showing it and going on with it are tested above."""
+    assert yaml.safe_load((old / "config.yaml").read_text())["purifier"]["steps"] == 50
+    config = read_settings(old)
+    assert "steps" not in config["purifier"] and config["purifier"]["grid_size"] == 50
+    assert config["rows"]["uniform"]["purifier"]["grid_size"] == 50
+    assert config["attack"]["steps"] == 2
+    assert main(["figures", "joint", str(old)]) == 0
+    (old / "run.json").write_text(json.dumps({"format_version": 2}))
+    assert read_settings(old)["purifier"]["steps"] == 50, "version 2 has no old keys"
+
+
+def test_a_sweep_of_version_1_is_drawn_by_its_old_rows(old: Path) -> None:
+    """Its rows are folders named after the key of that time."""
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    rows = {f"steps={steps}": {"purifier": {"name": "uniform", "steps": steps}} for steps in (20, 50)}
+    config |= {"rows": rows, "grid": {"purifier.steps": [20, 50]}}
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    (old / "results.json").unlink()
+    for name in rows:
+        shutil.copytree(old / "uniform", old / name)
+    run = read_run(old)
+    assert [method.settings["purifier"]["grid_size"] for method in run.methods] == [20, 50]
+    assert draw_grid(run) and (old / "sweep.png").is_file()
 
 
 def test_a_newer_version_is_refused_in_one_line(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

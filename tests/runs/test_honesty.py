@@ -200,7 +200,7 @@ def test_huge_is_eight_times_the_eps_and_at_least_64_levels(eps: float | str, hu
 
 
 def test_transfer_attacks_the_bare_classifier() -> None:
-    config = config_of("honesty.images=4", "purifier={name: uniform, t: 0.1, steps: 20}")
+    config = config_of("honesty.images=4", "purifier={name: uniform, t: 0.1, grid_size: 20}")
     (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
     other = row.variants["transfer"]
     assert other.gradient is not None and other.gradient.process.purifier.network_calls == 0
@@ -215,8 +215,8 @@ def test_a_purifier_without_derivative_has_its_variants() -> None:
     (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
     assert row.variants["random_noise"].settings["gradient"]["name"] == "bpda"
     assert row.variants["transfer"].settings["gradient"]["name"] == "surrogate"
-    surrogate = row_of("attack.process.steps=10")["random_noise"].attack
-    assert surrogate.gradient.name == "surrogate" and surrogate.process == {"steps": 10}
+    surrogate = row_of("attack.process.grid_size=10")["random_noise"].attack
+    assert surrogate.gradient.name == "surrogate" and surrogate.process == {"grid_size": 10}
 
 
 # ---- the whole, with an attack that is whole and with broken ones
@@ -265,7 +265,7 @@ def test_broken_attacks_fail_the_report(
         "data.subset=12", "attack.steps=8", "attack.step_size=0.05", "attack.eps=0.2", "attack.eot=2",
         "ensemble.size=1", "chunk_size=24", "honesty=true", "data.batch_size=12",
     ]  # fmt: skip
-    rows = {"only": {"purifier": {"name": "uniform", "t": 0.05, "steps": 20}}}
+    rows = {"only": {"purifier": {"name": "uniform", "t": 0.05, "grid_size": 20}}}
     assert jobs.evaluate(tmp_path / "run", rows, *overrides) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     found = {v["check"] for v in results["honesty"]["only"] if v["passed"] is False}

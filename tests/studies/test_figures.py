@@ -25,13 +25,13 @@ from hetpure.studies.finished import FinishedRun, _moved, purifications
 from hetpure.studies.make import file_stem
 from tests.evaluation.jobs import evaluate
 
-COARSE = {"steps": 10, "t_small": 0.05}  # 200 -> 100 -> 0: two network calls
+COARSE = {"grid_size": 10, "t_small": 0.05}  # 200 -> 100 -> 0: two network calls
 ROWS = {
     "undefended": {"purifier": {"name": "none"}},
-    "uniform": {"purifier": {"name": "uniform", "t": 0.2, "steps": 10}},
+    "uniform": {"purifier": {"name": "uniform", "t": 0.2, "grid_size": 10}},
     "heterogeneous": {"purifier": COARSE},
     "tau=0.5": {"purifier": {**COARSE, "tau": 0.5}},
-    "clean": {"purifier": {"name": "uniform", "t": 0.1, "steps": 10}, "attack": {"name": "none"}},
+    "clean": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 10}, "attack": {"name": "none"}},
 }
 
 

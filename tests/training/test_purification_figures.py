@@ -57,7 +57,7 @@ def test_predicting_no_noise_leaves_what_the_closed_form_says():
     expected = -10 * torch.log10(torch.tensor((1 - abar) / abar / 4)).item()
     assert found["psnr_one_step_t100"] == pytest.approx(expected, abs=0.2)
     assert found["psnr_ddim_t100"] == pytest.approx(expected, abs=0.2)
-    assert figures._purifiers[100].timesteps == [100, 50, 0, CLEAN]
+    assert figures._purifiers[100].grids == [[100, 50, 0, CLEAN]]
 
 
 def test_only_as_many_images_as_asked_for():
