@@ -1,15 +1,21 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# One process a core. A process that is done takes tests from the others; a module's fixtures are rarely made twice.
+PYTEST := -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+UV := 'uv>=0.13,<0.14'
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-lowest lint lock clean
 
 demo: .venv/installed
 	$(BIN)/python evaluate.py --config demo.yaml
 
-# One process a core. A process that is done takes tests from the others; a module's fixtures are rarely made twice.
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python $(PYTEST)
+
+# The same tests with the oldest direct dependencies that pyproject.toml admits (docs/versions.md). Python 3.11.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python $(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -19,7 +25,7 @@ lint: .venv/installed
 # requirements.lock: the versions that are installed here, with what they need and every file's hash. Linux, x86_64.
 lock: .venv/installed
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
-	$(BIN)/python -m pip install --quiet 'uv>=0.13,<0.14'
+	$(BIN)/python -m pip install --quiet $(UV)
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --constraint .venv/frozen.txt --python $(BIN)/python \
 		--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
 		--custom-compile-command 'make lock' --output-file requirements.lock
@@ -30,5 +36,12 @@ lock: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+.venv-lowest/installed: pyproject.toml
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet $(UV)
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest runs .pytest_cache .ruff_cache

@@ -15,7 +15,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-# It asks nobody anything by itself, and what a page asked for would find no name server.
+# The browser makes no requests of its own, and no host name that a page requests is resolved.
 FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
@@ -35,7 +35,7 @@ FLAGS = (
 
 def installed() -> str | None:
     """The browser's program, if there is one."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    return next((program for name in NAMES if (program := shutil.which(name))), None)
 
 
 class Browser:
@@ -88,17 +88,17 @@ class Browser:
             message["sessionId"] = self.session
         os.write(self.to, json.dumps(message).encode() + b"\0")
         while True:
-            found = self._receive()
-            if found.get("id") == self.number:
-                assert "error" not in found, found["error"]
-                return found["result"]
-            self.events.append(found)
+            answer = self._receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer["error"]
+                return answer["result"]
+            self.events.append(answer)
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:
-            assert select.select([self.back], [], [], 60)[0], "the browser says nothing"
+            assert select.select([self.back], [], [], 60)[0], "no answer from the browser in 60 s"
             part = os.read(self.back, 1 << 20)
-            assert part, "the browser has ended"
+            assert part, "the browser has exited"
             self.buffer += part
         message, self.buffer = self.buffer.split(b"\0", 1)
         return json.loads(message)
@@ -118,22 +118,22 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """An expression's value, in the page."""
-        found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def text(self, selector: str) -> str:
-        """What a person reads there: hidden text is none."""
+        """The text that is visible there."""
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def click(self, element: str) -> None:
         """A mouse click on the middle of an element that an expression finds."""
-        where = self.run(
+        x, y = self.run(
             f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self._settle()
 
     def press(self, key: str, code: int) -> None:
@@ -151,23 +151,23 @@ class Browser:
         """The whole page as a PNG."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-        file.write_bytes(base64.b64decode(found["data"]))
+        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(picture["data"]))
 
     @property
-    def complaints(self) -> list[str]:
-        """Errors that the page has met, in scripts, policies and the network."""
-        said = []
+    def errors(self) -> list[str]:
+        """The page's errors, of scripts, policies and the network."""
+        errors = []
         for event in self.events:
             if event.get("method") == "Runtime.exceptionThrown":
-                said.append(json.dumps(event["params"]["exceptionDetails"]))
+                errors.append(json.dumps(event["params"]["exceptionDetails"]))
             elif event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
-                said.append(event["params"]["entry"]["text"])
-        return said
+                errors.append(event["params"]["entry"]["text"])
+        return errors
 
     @property
     def requests(self) -> list[str]:
-        """Addresses that the page asked for, beside itself and its own data."""
+        """Addresses that the page requested, other than files and data URLs."""
         urls = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith(("file:", "data:"))]
 

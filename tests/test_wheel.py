@@ -18,9 +18,9 @@ BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, sy
 def build(kind: str, source: Path, target: Path) -> Path:
     """Builds an sdist or a wheel with the setuptools that is installed; no network."""
     command = [sys.executable, "-c", BUILD, f"build_{kind}", str(target)]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return target / done.stdout.splitlines()[-1]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return target / result.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,15 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def typed(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, elsewhere: its console script, importing nothing of this checkout."""
+def run_installed(site: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in another folder, with the installed package and nothing of this checkout."""
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, str(site / "bin" / "hetpure"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def hetpure_command(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the installed console script."""
+    return run_installed(site, folder, str(site / "bin" / "hetpure"), *arguments)
 
 
 def test_the_wheel_has_command_types_configs_and_checkpoints(wheel: Path) -> None:
@@ -75,29 +79,28 @@ def test_the_wheel_has_command_types_configs_and_checkpoints(wheel: Path) -> Non
 
 
 def test_the_installed_command_evaluates_the_demo_elsewhere(site: Path, tmp_path: Path) -> None:
-    quick = ["data.subset=4", "attack.steps=1", "wandb.mode=disabled", "pictures=1"]
-    done = typed(site, tmp_path, "evaluate", "--config", "demo.yaml", *quick)
-    assert done.returncode == 0, done.stderr
+    overrides = ["data.subset=4", "attack.steps=1", "wandb.mode=disabled", "pictures=1"]
+    result = hetpure_command(site, tmp_path, "evaluate", "--config", "demo.yaml", *overrides)
+    assert result.returncode == 0, result.stderr
     rows = read_config("demo.yaml", [])["rows"]
-    assert [row for row in rows if row not in done.stdout] == []
+    assert [row for row in rows if row not in result.stdout] == []
     assert (tmp_path / "runs" / "demo" / "results.json").is_file()
     assert (tmp_path / "runs" / "demo" / "report.html").is_file()
 
 
 def test_the_installed_command_knows_its_configs(site: Path, tmp_path: Path) -> None:
-    done = typed(site, tmp_path, "evaluate", "--config", "demmo.yaml")
-    assert done.returncode == 2 and "did you mean demo.yaml" in done.stderr
-    listed = typed(site, tmp_path, "configs").stdout
+    result = hetpure_command(site, tmp_path, "evaluate", "--config", "demmo.yaml")
+    assert result.returncode == 2 and "did you mean demo.yaml" in result.stderr
+    listed = hetpure_command(site, tmp_path, "configs").stdout
     assert str(site) in listed.splitlines()[0] and [name for name in config_names() if name not in listed] == []
-    shown = typed(site, tmp_path, "evaluate", "--config", "tables/lab.yaml", "--print-config")
-    assert shown.returncode == 0 and "cifar10_lab/denoiser" in shown.stdout
 
 
-def test_the_installed_lab_networks_are_found(site: Path, tmp_path: Path) -> None:
+def test_the_installed_configs_and_networks_are_read(site: Path, tmp_path: Path) -> None:
     code = (
-        "import hetpure; from hetpure.config import resolve_path as r; "
-        "print(hetpure.__file__, r('checkpoints/cifar10_lab/denoiser'), r('checkpoints/digits/classifier'))"
+        "import hetpure; from hetpure.config import read_config, resolve_path; lab = read_config('tables/lab.yaml', []); "
+        "print(hetpure.__file__, *map(resolve_path, ('checkpoints/digits/classifier', lab['denoiser']['path'])))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert all(Path(file).exists() and Path(file).is_relative_to(site) for file in done.stdout.split()), done.stderr
+    result = run_installed(site, tmp_path, "-c", code)
+    files = [Path(file) for file in result.stdout.split()]
+    assert len(files) == 3 and all(file.exists() and file.is_relative_to(site) for file in files), result.stderr
+    assert files[2].parts[-2:] == ("cifar10_lab", "denoiser")

@@ -34,14 +34,10 @@ def quiet_settings(mode: str) -> Any:
     """W&B's settings for a run that prints nothing and waits for no unreachable server."""
     import wandb
 
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        mode=mode,  # pyright: ignore[reportArgumentType]
-        # A server that cannot be reached must not hold a run up for long, at its start or its end.
-        init_timeout=30.0,
-        finish_timeout=120.0,
-    )
+    # A server that cannot be reached must not hold a run up for long, at its start or its end (wandb 0.27 and later).
+    timeouts = {"init_timeout": 30.0, "finish_timeout": 120.0}
+    known = {name: seconds for name, seconds in timeouts.items() if name in wandb.Settings.model_fields}
+    return wandb.Settings(silent=True, console="off", mode=mode, **known)  # pyright: ignore[reportArgumentType]
 
 
 def has_account() -> bool:

@@ -55,6 +55,9 @@ def allow_tf32(precision: Precision) -> None:
 
     Left alone, torch allows it in convolutions.
     """
+    if not hasattr(torch.backends, "fp32_precision"):  # before torch 2.9
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        return
     wanted = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = wanted
     torch.backends.cudnn.conv.fp32_precision = wanted  # pyright: ignore[reportAttributeAccessIssue]

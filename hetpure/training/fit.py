@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetpure.config.trainer import build_trainer as trainer_of
@@ -59,8 +60,9 @@ def fit(
     bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
     runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar, *callbacks], default_root_dir=str(output))
     checkpoint = str(resume.path) if resume.path.is_file() else None
+    runner.strategy.checkpoint_io = WeightsOnlyIO()
     with resume.listening():
-        runner.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        runner.fit(module, datamodule=data, ckpt_path=checkpoint)
     if resume.interrupted:
         raise KeyboardInterrupt
     figures = runner.validate(module, datamodule=data, verbose=False)
@@ -68,6 +70,16 @@ def fit(
     if runner.is_global_zero:
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+class WeightsOnlyIO(TorchCheckpointIO):
+    """Reads a resume file as data, never as code.
+
+    ``Trainer.fit(weights_only=True)`` says the same, but only since Lightning 2.6.
+    """
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:

@@ -31,10 +31,10 @@ def stand_ins(tmp_path: Path) -> list[str]:
         add_attention=False,  # 128x128 tokens would be most of the test's time
     )
     unet.save_pretrained(tmp_path / "denoiser")
-    save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "classifier.safetensors")
+    save_file(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "classifier.safetensors")
     return [
         f"data={{name: folder, root: {tmp_path}/pictures, test_split: val, subset: null}}",
-        "classifier.name=test_resnet",
+        "classifier.name=resnet10t",
         "classifier.arguments.num_classes=2",
         "classifier.image_size=224",
         f"classifier.weights={tmp_path}/classifier.safetensors",

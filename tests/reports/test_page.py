@@ -492,7 +492,7 @@ def test_a_person_browses_the_samples(folder: Path, window: browser.Browser) -> 
         assert said in opened
     assert "ours/Linf · best of 3: 0 of 3 right when attacked" in opened
     assert f'ours/Linf/adversarial/{subset[0]:06d}.npz["{subset[3]}"]' in opened
-    assert window.complaints == [] and window.requests == []
+    assert window.errors == [] and window.requests == []
 
 
 def test_a_hostile_name_is_a_name(folder: Path, window: browser.Browser) -> None:
@@ -503,7 +503,7 @@ def test_a_hostile_name_is_a_name(folder: Path, window: browser.Browser) -> None
     window.click(f"{CARDS}[0].querySelector('summary')")
     assert NAMES[3] in window.text(".sample[open]") and HOSTILE in window.text("#table")
     assert window.run("window.owned === undefined") and window.run("document.scripts.length") == 2
-    assert window.complaints == [] and window.requests == []
+    assert window.errors == [] and window.requests == []
 
 
 def test_a_view_has_an_address(folder: Path, window: browser.Browser) -> None:

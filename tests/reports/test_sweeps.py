@@ -145,7 +145,7 @@ def test_an_agents_run_read_back(single: Path) -> None:
 class Started:
     """In a process's place: what an agent would have started."""
 
-    def __init__(self, command: list[str], env: dict[str, str], forward_signals: bool) -> None:
+    def __init__(self, command: list[str], env: dict[str, str], forward_signals: bool = False) -> None:
         self.command = command
 
 
