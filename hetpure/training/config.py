@@ -4,14 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
+from hetpure.errors import require
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+EXPORT_DTYPES = ("float32", "float16")
 
 
 @dataclass
 class OptimizerConfig:
-    """Optimiser and learning rate; ``momentum`` is sgd's alone."""
+    """Optimiser and learning rate: ``constant`` or, to zero at the last step, ``cosine``, after a linear warm-up.
+
+    ``momentum`` is sgd's alone (Nesterov).
+    """
 
     name: str = "adam"
     lr: float = 2e-4
@@ -23,7 +31,11 @@ class OptimizerConfig:
 
 @dataclass
 class TimestepsConfig:
-    """Which noise levels are trained more than others, and how validation cuts them."""
+    """Which noise levels are trained more than others, and into which ranges validation sorts them.
+
+    A ``share`` of the training timesteps is drawn below ``focus`` (a fraction of T, where purification works); the rest
+    are uniform over all. ``levels`` are the bounds of the ranges by which the validation loss is shown.
+    """
 
     focus: float = 1.0
     share: float = 0.0
@@ -32,7 +44,7 @@ class TimestepsConfig:
 
 @dataclass
 class SamplesConfig:
-    """The sample grid: how many images, from how many DDIM steps."""
+    """The sample grid: how many images (0 for no grid), from how many DDIM steps."""
 
     count: int = 16
     steps: int = 50
@@ -42,7 +54,8 @@ class SamplesConfig:
 class FiguresConfig:
     """What validation measures of purification: on how many images, from which timesteps, for which classifier.
 
-    ``classifier`` takes the keys of ``hetpure.models.classifiers.build_classifier``; empty for none.
+    ``steps`` counts the grid points of all timesteps, as in ``UniformPurifier``. ``classifier`` takes the keys of
+    ``hetpure.models.classifiers.build_classifier``; empty for none.
     """
 
     images: int = 256
@@ -103,12 +116,19 @@ class TrainClassifierConfig:
 
 def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
     """Checks a raw config of ``train_classifier.py`` and fills in its defaults."""
-    return structure(TrainClassifierConfig, raw)
+    config = structure(TrainClassifierConfig, raw)
+    _check_values(config)
+    require(0.0 <= config.label_smoothing < 1.0, "label_smoothing", config.label_smoothing, "0 up to 1")
+    return config
 
 
 def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
     """Checks a raw config of ``train_diffusion.py`` and fills in its defaults."""
     config = structure(TrainDiffusionConfig, raw)
+    _check_values(config)
+    require(0.0 <= config.ema_decay <= 1.0, "ema_decay", config.ema_decay, "0..1")
+    require(0.0 < config.timesteps.focus <= 1.0, "timesteps.focus", config.timesteps.focus, "above 0 and up to 1")
+    require(0.0 <= config.timesteps.share <= 1.0, "timesteps.share", config.timesteps.share, "0..1")
     if config.figures.classifier:
         from hetpure.models.classifiers import build_classifier
 
@@ -116,3 +136,15 @@ def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
         target = structure(schema, to_dict(config.figures.classifier), "figures.classifier")
         config.figures.classifier = to_dict(target)
     return config
+
+
+def _check_values(config: DictConfig) -> None:
+    """Raises ConfigError for values that no training can use."""
+    choices = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "export_dtype": EXPORT_DTYPES}
+    for key, accepted in choices.items():
+        value = OmegaConf.select(config, key)
+        require(value in accepted, key, value, ", ".join(accepted))
+    least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1, "seed": 0}
+    for key, bound in least.items():
+        value = OmegaConf.select(config, key)
+        require(value >= bound, key, value, f"{bound} or more")
