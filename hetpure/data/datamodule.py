@@ -72,23 +72,17 @@ class ImageDataModule(LightningDataModule):
         exclude: Collection[int] = (),
     ):
         super().__init__()
-        bounds = {
-            "batch_size": (batch_size, 1),
-            "workers": (workers, 0),
-            "crop_padding": (crop_padding, 0),
-            "image_size": (image_size, 1),
-            "subset": (subset, 1),
-            "subset_seed": (subset_seed, 0),
-            "subset_skip": (subset_skip, 0),
-        }
-        for key, (value, least) in bounds.items():
-            require(value is None or value >= least, f"data.{key}", value, f"{least} or more")
         self.source, self.root, self.image_size = name, root, image_size
         self.train_split, self.test_split = train_split, test_split
         self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
         self.batch_size, self.workers = batch_size, workers
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.exclude = frozenset(exclude)
+        minima = dict.fromkeys(("batch_size", "image_size", "subset"), 1)
+        minima |= dict.fromkeys(("workers", "crop_padding", "subset_seed", "subset_skip"), 0)
+        for key, least in minima.items():
+            value = getattr(self, key)
+            require(value is None or value >= least, f"data.{key}", value, f"{least} or more")
         self.indices: list[int] = []
         self._test: Source | None = None
         self._train: Source | None = None
@@ -109,8 +103,17 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Opens the splits that a stage needs; small training data is decoded into memory once."""
         self.prepare()
-        if stage in (None, "fit") and self._train is None:
-            self._train = self._open_train()
+        if stage not in (None, "fit") or self._train is not None:
+            return
+        train = self._open("train_split")
+        if train.num_classes != self.num_classes or train.image_shape[0] != self.image_shape[0]:
+            raise ConfigError(
+                "data.train_split",
+                f"has {train.num_classes} classes of {train.image_shape[0]}-channel images, but data.test_split has "
+                f"{self.num_classes} of {self.image_shape[0]}",
+            )
+        small = len(train) * math.prod(train.image_shape) <= MEMORY_LIMIT
+        self._train = in_memory(train) if small else train
 
     @property
     def test_source(self) -> Source:
@@ -180,15 +183,3 @@ class ImageDataModule(LightningDataModule):
             if error.key == "split":
                 error.key = split
             raise error.within("data") from None
-
-    def _open_train(self) -> Source:
-        source = self._open("train_split")
-        if source.num_classes != self.num_classes or source.image_shape[0] != self.image_shape[0]:
-            raise ConfigError(
-                "data.train_split",
-                f"has {source.num_classes} classes of {source.image_shape[0]}-channel images, but data.test_split has "
-                f"{self.num_classes} of {self.image_shape[0]}",
-            )
-        if len(source) * math.prod(source.image_shape) > MEMORY_LIMIT:
-            return source
-        return in_memory(source)

@@ -2,28 +2,23 @@
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetsError
 
+from hetpure.data.sources import Files
 from hetpure.errors import AbsentError, ConfigError
 
-Opened = tuple[Callable[[int], bytes], list[int], int, list[str] | None]
 
-
-def open_hub(identifier: str, root: str | None, split: str) -> Opened:
+def open_hub(identifier: str, root: str | None, split: str) -> Files:
     """One split of a hub dataset.
 
     Args:
         identifier: hub id, with ``:CONFIG`` where the dataset has several configurations.
         root: a local folder in hub layout, which is then read instead of the hub; else where to cache downloads.
         split: name of the split.
-
-    Returns:
-        Reader of one image file's bytes, labels, number of classes, class names where known.
 
     Raises:
         ConfigError: for a folder without data, an unknown dataset, split or column.
@@ -59,7 +54,7 @@ def open_hub(identifier: str, root: str | None, split: str) -> Opened:
 
     labels = [int(label) for label in dataset[label_key]]
     names = getattr(dataset.features[label_key], "names", None)
-    return read, labels, len(names) if names else max(labels) + 1, names
+    return Files(read, labels, names)
 
 
 def _is_hub_layout(root: Path) -> bool:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -44,6 +44,22 @@ class Source:
         return len(self.labels)
 
 
+class Files(NamedTuple):
+    """One split as it is stored.
+
+    Attributes:
+        load: position in the split -> image, or the bytes of its file.
+        labels: class of each position.
+        class_names: names of the classes, where known.
+        mode: RGB, or L for one channel.
+    """
+
+    load: Callable[[int], Image.Image | bytes]
+    labels: list[int]
+    class_names: list[str] | None = None
+    mode: str = "RGB"
+
+
 def open_source(name: str, root: str | None = None, split: str = "test", image_size: int | None = None) -> Source:
     """Opens one split; decodes one image to learn the shape, no more.
 
@@ -64,13 +80,18 @@ def open_source(name: str, root: str | None = None, split: str = "test", image_s
     if kind == "hfds":
         from hetpure.data.hub import open_hub
 
-        return _from_items(*open_hub(rest, root, split), mode="RGB", image_size=image_size)
+        return _decoded(open_hub(rest, root, split), image_size)
     if kind == "folder" and not rest:
-        return _image_folder(_folder(name, root), split, image_size)
+        return _decoded(_image_folder(_folder(name, root), split), image_size)
     require(kind == "torch", "name", name, NAMES)
     require(rest in TORCH_NAMES, "name", name, ", ".join(f"torch/{known}" for known in TORCH_NAMES))
-    open_torch = _svhn if rest == "svhn" else _torchvision
-    return open_torch(rest, _folder(name, root), split, image_size)
+    if rest != "svhn":
+        return _decoded(_torchvision(rest, _folder(name, root), split), image_size)
+    from hetpure.data.svhn import open_svhn
+
+    images, labels = open_svhn(_folder(name, root), split)
+    digits = [str(digit) for digit in range(10)]
+    return _decoded(Files(lambda index: Image.fromarray(images[index]), labels, digits), image_size)
 
 
 def in_memory(source: Source) -> Source:
@@ -95,17 +116,7 @@ def _digits(split: str) -> Source:
     return Source(images.__getitem__, labels, (1, 8, 8), 10, [str(d) for d in range(10)], scale=16.0)
 
 
-def _svhn(name: str, root: Path, split: str, image_size: int | None) -> Source:
-    from hetpure.data.svhn import open_svhn
-
-    images, labels = open_svhn(root, split)
-    names = [str(digit) for digit in range(10)]
-    return _from_items(
-        lambda i: Image.fromarray(images[i]), labels, len(names), names, mode="RGB", image_size=image_size
-    )
-
-
-def _torchvision(name: str, root: Path, split: str, image_size: int | None) -> Source:
+def _torchvision(name: str, root: Path, split: str) -> Files:
     from timm.data.dataset_factory import create_dataset
     from torchvision import datasets
 
@@ -116,21 +127,17 @@ def _torchvision(name: str, root: Path, split: str, image_size: int | None) -> S
             else create_dataset(f"torch/{name}", str(root), split)
         )
     except ValueError as error:
-        raise ConfigError(
-            "split", f"is no split of torch/{name}: {' '.join(str(error).split())}", found=split
-        ) from None
+        raise ConfigError("split", f"is no split of torch/{name}: {_one_line(error)}", found=split) from None
     except (RuntimeError, OSError) as error:
-        raise AbsentError("root", f"torch/{name} is not in {root}: {' '.join(str(error).split())}") from None
+        raise AbsentError("root", f"torch/{name} is not in {root}: {_one_line(error)}") from None
     targets = getattr(dataset, "targets", None)
     labels = [int(label) for label in (dataset.labels if targets is None else targets)]
     names = getattr(dataset, "classes", None)
     names = [n if isinstance(n, str) else n[0] for n in names] if names else None
-    mode = "L" if dataset[0][0].mode == "L" else "RGB"
-    count = len(names) if names else max(labels) + 1
-    return _from_items(lambda i: dataset[i][0], labels, count, names, mode=mode, image_size=image_size)
+    return Files(lambda index: dataset[index][0], labels, names, "L" if dataset[0][0].mode == "L" else "RGB")
 
 
-def _image_folder(root: Path, split: str, image_size: int | None) -> Source:
+def _image_folder(root: Path, split: str) -> Files:
     from timm.data.dataset_factory import create_dataset
 
     splits = sorted(p.name for p in root.iterdir() if p.is_dir())
@@ -144,31 +151,30 @@ def _image_folder(root: Path, split: str, image_size: int | None) -> Source:
     labels = [int(label) for _, label in reader.samples]
     if not labels:
         raise ConfigError("root", f"{root / split} has no images in class subfolders")
-    return _from_items(lambda i: Image.open(reader[i][0]), labels, len(names), names, mode="RGB", image_size=image_size)
+    return Files(lambda index: Image.open(reader[index][0]), labels, names)
 
 
-def _from_items(
-    load: Callable[[int], Image.Image | bytes],
-    labels: list[int],
-    num_classes: int,
-    class_names: list[str] | None,
-    *,
-    mode: str,
-    image_size: int | None,
-) -> Source:
-    channels, height, width = _decode(load, mode, image_size, 0).shape
+def _decoded(files: Files, image_size: int | None) -> Source:
+    """The split with its images as tensors, all of the first one's shape."""
+
+    def decode(index: int) -> Tensor:
+        loaded = files.load(index)
+        image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(files.mode)
+        if image_size is not None:
+            image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
+        return transforms.functional.pil_to_tensor(image)
+
+    channels, height, width = decode(0).shape
 
     def image(index: int) -> Tensor:
-        decoded = _decode(load, mode, image_size, index)
+        decoded = decode(index)
         if decoded.shape != (channels, height, width):
-            raise ConfigError(
-                "data.image_size",
-                f"image {index} is {decoded.shape[1]}x{decoded.shape[2]}, but image 0 is {height}x{width}; "
-                "set data.image_size to bring all to one size",
-            )
+            problem = f"image {index} is {decoded.shape[1]}x{decoded.shape[2]}, but image 0 is {height}x{width}"
+            raise ConfigError("data.image_size", f"{problem}; set a size to which all are resized")
         return decoded
 
-    return Source(image, labels, (channels, height, width), num_classes, _readable(class_names))
+    names, labels = _readable(files.class_names), files.labels
+    return Source(image, labels, (channels, height, width), len(names) if names else max(labels) + 1, names)
 
 
 def _readable(names: Sequence[str] | None) -> list[str] | None:
@@ -181,15 +187,6 @@ def _readable(names: Sequence[str] | None) -> list[str] | None:
     return [words.get(name, name).split(",")[0] for name in names]
 
 
-def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:
-    """One image as (C, H, W) uint8."""
-    loaded = load(index)
-    image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(mode)
-    if image_size is not None:
-        image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
-    return transforms.functional.pil_to_tensor(image)
-
-
 def _folder(name: str, root: str | None) -> Path:
     if root is None:
         raise ConfigError("root", f"must be given: the folder of {name}")
@@ -197,3 +194,7 @@ def _folder(name: str, root: str | None) -> Path:
     if not path.is_dir():
         raise AbsentError("root", "which is no folder", found=root, accepted=f"a folder that holds {name}")
     return path
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

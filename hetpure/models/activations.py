@@ -1,8 +1,8 @@
 """A classifier's block activations A_m (eq. 2): timm's own feature interface where it has one, hooks elsewhere."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -72,29 +72,23 @@ def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]
                 features = forward(z, indices=order, intermediates_only=True, output_fmt="NCHW")
             return [features[order.index(i)].to(z.dtype) for i in indices]
         names, aspect = [info[i]["module"] for i in indices], None
-    with _recording(network, names) as outputs, classifier.autocast():
-        (network.forward if is_compiled(network) else network)(z)
+    outputs = _outputs(classifier, z, names)
     if unused := [name for name in names if name not in outputs]:
         raise ConfigError("blocks", f"{', '.join(unused)} took no part in the network's forward pass")
     declared = str(getattr(network, "output_fmt", "NCHW"))
     return [_as_map(outputs[name], name, aspect, declared).to(z.dtype) for name in names]
 
 
-@contextmanager
-def _recording(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Records the outputs of modules while it is open; its hooks are gone afterwards, whatever happens."""
-    outputs: dict[str, Any] = {}
-    modules = dict(network.named_modules())
-    handles = []
-    try:
+def _outputs(classifier: Classifier, z: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """What modules give in one forward pass, recorded by hooks that are removed afterwards, whatever happens."""
+    network, outputs = classifier.network, {}
+    with ExitStack() as stack, classifier.autocast():
         for name in set(names):
-            handles.append(
-                modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
-            )
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+            module = network.get_submodule(name)
+            handle = module.register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
+            stack.enter_context(handle)
+        (network.forward if is_compiled(network) else network)(z)
+    return outputs
 
 
 def _as_map(output: Any, name: str, aspect: float | None, declared: str) -> Tensor:

@@ -136,6 +136,8 @@ def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
 def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state dict whose names and shapes must all match, in the network's precision.
 
+    The weights of a 1x1 convolution may be those of a linear layer.
+
     Args:
         network: on the meta device, or with weights.
         state: its weights.
@@ -144,6 +146,8 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         CheckpointError: where names or shapes differ.
     """
     own = network.state_dict()
+    linear = {k for k, v in state.items() if k in own and own[k].ndim == 2 and v.shape[2:].numel() == 1 and v.ndim > 2}
+    state = {k: v.flatten(1) if k in linear else v for k, v in state.items()}
     differences = {
         "other shapes": [
             f"{k}: file {list(state[k].shape)}, network {list(own[k].shape)}"

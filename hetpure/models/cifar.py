@@ -39,10 +39,6 @@ class CifarNetwork(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """A fresh classifier for another number of classes."""
         self.num_classes = num_classes

@@ -51,11 +51,10 @@ def load_ddpm(path: str) -> DiffusersDenoiser:
     levels = len({name.split(".")[1] for name in state if name.startswith("down.")})
     blocks = len({name.split(".")[3] for name in state if name.startswith("down.0.block.")})
     attention = [f"down.{level}.attn.0.q.weight" in state for level in range(levels)]
-    channels = state["conv_in.weight"].shape[1]
     with torch.device("meta"):
         unet = UNet2DModel(
             sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
-            in_channels=channels,
+            in_channels=state["conv_in.weight"].shape[1],
             out_channels=state["conv_out.weight"].shape[0],
             block_out_channels=tuple(state[f"down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
@@ -78,7 +77,5 @@ def _to_diffusers(state: State, levels: int) -> State:
             # That project numbers the levels of the way up from the full resolution, diffusers in order of computation.
             _, level, rest = name.split(".", 2)
             name = f"up.{levels - 1 - int(level)}.{rest}"
-        name = rename(rename(name, _LAYERS), _BLOCKS)
-        # Attention's projections are 1x1 convolutions there, linear layers here.
-        renamed[name] = value.flatten(1) if ".attentions." in name and value.ndim == 4 else value
+        renamed[rename(rename(name, _LAYERS), _BLOCKS)] = value
     return renamed

@@ -30,6 +30,7 @@ _RESIDUAL = {
     "conv1": "conv2",
     "skip": "conv_shortcut",
 }
+_ATTENTION = {"norm2": "group_norm", "proj": "to_out.0"}
 
 
 def load_edm(path: str) -> ContinuousDenoiser:
@@ -143,13 +144,8 @@ def _to_own_names(state: State, network: DDPMpp) -> State:
         for key, value in module.items():
             layer, _, kind = key.rpartition(".")
             if layer == "qkv":  # channel 3 c + j is channel c of query, key or value
-                for j, letter in enumerate("qkv"):
-                    part = value[j::3]
-                    renamed[f"{own}.to_{letter}.{kind}"] = part.flatten(1) if part.ndim == 4 else part
-            elif layer == "proj":
-                renamed[f"{own}.to_out.0.{kind}"] = value.flatten(1) if value.ndim == 4 else value
-            elif layer == "norm2":
-                renamed[f"{own}.group_norm.{kind}"] = value
-            else:
-                renamed[f"{own}.{_RESIDUAL.get(layer, layer)}.{kind}" if layer else f"{own}.{kind}"] = value
+                renamed |= {f"{own}.to_{letter}.{kind}": value[j::3] for j, letter in enumerate("qkv")}
+                continue
+            names = _ATTENTION if "qkv.weight" in module else _RESIDUAL
+            renamed[f"{own}.{names.get(layer, layer)}.{kind}" if layer else f"{own}.{kind}"] = value
     return renamed

@@ -29,6 +29,7 @@ _RESIDUAL = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_LAYERS = {**_RESIDUAL, "norm": "group_norm", "proj_out": "to_out.0"}
 _ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -102,16 +103,13 @@ def _to_diffusers(state: State, blocks: int) -> State:
         if rest == "qkv":
             for letter, projection in zip("qkv", _split_heads(value), strict=True):
                 renamed[f"{target}.to_{letter}.{kind}"] = projection
-        elif rest == "proj_out":
-            renamed[f"{target}.to_out.0.{kind}"] = value.flatten(1) if value.ndim == 3 else value
         else:
-            renamed[f"{target}.{_RESIDUAL.get(rest, 'group_norm' if rest == 'norm' else rest)}.{kind}"] = value
+            renamed[f"{target}.{_LAYERS.get(rest, rest)}.{kind}"] = value
     return renamed
 
 
 def _split_heads(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a joint projection whose rows come head by head: (3 C, ..) to three (C, C)."""
-    rows = value.flatten(1) if value.ndim == 3 else value
-    heads = rows.reshape(-1, 3, min(HEAD_CHANNELS, len(rows) // 3), *rows.shape[1:])
+    """Queries, keys and values of a joint projection whose rows come head by head: (3 C, ..) to three (C, ..)."""
+    heads = value.reshape(-1, 3, min(HEAD_CHANNELS, len(value) // 3), *value.shape[1:])
     q, k, v = (heads[:, j].flatten(0, 1) for j in range(3))
     return q, k, v

@@ -47,11 +47,8 @@ class Inert:
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and buffers of this module and those inside, named as in a state dict."""
-        tensors = {}
-        for kind in ("_parameters", "_buffers"):
-            for name, value in (self.state.get(kind) or {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"{prefix}{name}"] = value
+        own = {**(self.state.get("_parameters") or {}), **(self.state.get("_buffers") or {})}
+        tensors = {f"{prefix}{name}": value for name, value in own.items() if isinstance(value, Tensor)}
         for name, child in self.children.items():
             tensors.update(child.tensors(f"{prefix}{name}."))
         return tensors

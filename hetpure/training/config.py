@@ -76,46 +76,44 @@ class NetworkConfig:
 
 
 @dataclass
-class TrainDiffusionConfig:
-    """``train_diffusion.py``."""
+class TrainingConfig:
+    """What both trainings take."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    denoiser: dict[str, Any] = field(default_factory=dict)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
-    ema_decay: float = 0.9999
-    samples: SamplesConfig = field(default_factory=SamplesConfig)
-    figures: FiguresConfig = field(default_factory=FiguresConfig)
     compile: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
     save_every: int = 500
     export_dtype: str = "float32"
-    output: str = "runs/train_diffusion"
+    output: str = "runs/training"
 
 
 @dataclass
-class TrainClassifierConfig:
-    """``train_classifier.py``."""
+class TrainDiffusionConfig(TrainingConfig):
+    """``hetpure train-diffusion``."""
 
-    data: DataConfig = field(default_factory=DataConfig)
+    denoiser: dict[str, Any] = field(default_factory=dict)
+    timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
+    ema_decay: float = 0.9999
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
+
+
+@dataclass
+class TrainClassifierConfig(TrainingConfig):
+    """``hetpure train-classifier``."""
+
     classifier: NetworkConfig = field(default_factory=NetworkConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, schedule="cosine")
     )
     label_smoothing: float = 0.0
-    compile: bool = False
-    trainer: dict[str, Any] = field(default_factory=dict)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    seed: int = 0
-    save_every: int = 500
-    export_dtype: str = "float32"
-    output: str = "runs/train_classifier"
 
 
 def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config of ``train_classifier.py`` and fills in its defaults."""
+    """Checks a raw config of ``hetpure train-classifier`` and fills in its defaults."""
     config = structure(TrainClassifierConfig, raw)
     _check_values(config)
     require(0.0 <= config.label_smoothing < 1.0, "label_smoothing", config.label_smoothing, "0 up to 1")
@@ -123,7 +121,7 @@ def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
 
 
 def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config of ``train_diffusion.py`` and fills in its defaults."""
+    """Checks a raw config of ``hetpure train-diffusion`` and fills in its defaults."""
     config = structure(TrainDiffusionConfig, raw)
     _check_values(config)
     require(0.0 <= config.ema_decay <= 1.0, "ema_decay", config.ema_decay, "0..1")

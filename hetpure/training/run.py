@@ -99,7 +99,7 @@ def _train(
 ) -> None:
     """Claims the output folder, trains the network in it, and exports it as ``<output>/<name>``."""
     plain, output = to_dict(config), Path(config.output)
-    rank_zero_print(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
+    rank_zero_only(print)(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
     claim(output, config, free=("save_every", "export_dtype"))
     if config.compile:
         network.compile()
@@ -117,9 +117,3 @@ def _train(
         export(output / name, dtype=getattr(torch, config.export_dtype))
         print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
         print(f"{name} written to {output / name}")
-
-
-@rank_zero_only
-def rank_zero_print(line: str) -> None:
-    """Prints on the first process alone."""
-    print(line)
