@@ -11,11 +11,12 @@ Network = TypeVar("Network", bound="CifarNetwork")
 
 
 class CifarNetwork(nn.Module):
-    """Base class; a subclass builds its layers, fills ``feature_info`` and calls ``finish``.
+    """Base class; a subclass builds its layers, fills ``feature_info`` and calls ``add_head``.
 
     Args:
         num_classes: number of classes; 0 for no classifier.
         in_chans: channels of the image.
+        global_pool: pooling before the classifier, as timm names it.
         drop_rate: dropout before the classifier.
 
     Attributes:
@@ -26,15 +27,18 @@ class CifarNetwork(nn.Module):
     layer2: nn.Module
     layer3: nn.Module
 
-    def __init__(self, num_classes: int, in_chans: int, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0
+    ) -> None:
         super().__init__()
+        self.pool_type = global_pool
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.feature_info: list[dict[str, Any]] = []
 
-    def finish(self, width: int, global_pool: str) -> None:
-        """Adds the head to a network of that many channels, and initialises the convolutions."""
+    def add_head(self, width: int) -> None:
+        """Adds pooling and classifier to layers that give ``width`` channels, and initialises the convolutions."""
         self.num_features = self.head_hidden_size = width
-        self.reset_classifier(self.num_classes, global_pool)
+        self.reset_classifier(self.num_classes, self.pool_type)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -24,24 +24,13 @@ class CifarResNet(CifarNetwork):
     Args:
         depth: blocks per stage; n in the paper's 6n + 2 layers.
         widths: channels of the three stages; the stem has the first's.
-        num_classes: number of classes; 0 for no classifier.
-        in_chans: channels of the image.
-        global_pool: pooling before the classifier, as timm names it.
-        drop_rate: dropout before the classifier.
+        **kwargs: see ``CifarNetwork``.
     """
 
-    def __init__(
-        self,
-        depth: int = 3,
-        widths: tuple[int, int, int] = (16, 32, 64),
-        num_classes: int = 10,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-    ):
-        super().__init__(num_classes, in_chans, drop_rate)
+    def __init__(self, depth: int = 3, widths: tuple[int, int, int] = (16, 32, 64), **kwargs: Any):
+        super().__init__(**kwargs)
         before = widths[0]
-        self.conv1 = nn.Conv2d(in_chans, before, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(self.in_chans, before, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(before)
         self.act1 = nn.ReLU(inplace=True)
         self.feature_info.append({"num_chs": before, "reduction": 1, "module": "act1"})
@@ -55,7 +44,7 @@ class CifarResNet(CifarNetwork):
             name = f"layer{stage + 1}"
             self.add_module(name, nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": width, "reduction": 2**stage, "module": name})
-        self.finish(before, global_pool)
+        self.add_head(before)
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.act1(self.bn1(self.conv1(x)))

@@ -78,29 +78,25 @@ class WideResNet(CifarNetwork):
     Args:
         depth: layers, 6 n + 4 for n blocks a group.
         width: factor on the groups' 16, 32, 64 channels.
-        num_classes: number of classes; 0 for no classifier.
-        in_chans: channels of the image.
-        global_pool: pooling before the classifier, as timm names it.
         drop_rate: dropout inside the blocks.
         act_layer: activation, as timm names it.
         pad_after: DeepMind's padding of strided convolutions.
+        **kwargs: see ``CifarNetwork``.
     """
 
     def __init__(
         self,
         depth: int = 28,
         width: int = 10,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        global_pool: str = "avg",
         drop_rate: float = 0.0,
         act_layer: str = "relu",
         pad_after: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, in_chans)
+        super().__init__(**kwargs)
         require(depth >= 10 and depth % 6 == 4, "depth", depth, "6 n + 4, from 10")
         blocks, before = (depth - 4) // 6, 16
-        self.conv1 = nn.Conv2d(in_chans, before, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(self.in_chans, before, 3, padding=1, bias=False)
         for group in range(3):
             after = 16 * 2**group * width
             layers = []
@@ -114,7 +110,7 @@ class WideResNet(CifarNetwork):
         self.bn = nn.BatchNorm2d(before)
         self.act = _activation(act_layer)
         self.feature_info.append({"num_chs": before, "reduction": 4, "module": "act"})
-        self.finish(before, global_pool)
+        self.add_head(before)
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))

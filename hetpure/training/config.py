@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
 from hetpure.errors import require
@@ -131,8 +132,8 @@ def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
         from hetpure.models.classifiers import build_classifier
 
         schema = signature_schema(build_classifier, ())
-        target = structure(schema, to_dict(config.figures.classifier), "figures.classifier")
-        config.figures.classifier = to_dict(target)
+        given = dict(config.figures.classifier)
+        config.figures.classifier = to_dict(structure(schema, given, "figures.classifier"))
     return config
 
 
@@ -140,9 +141,7 @@ def _check_values(config: DictConfig) -> None:
     """Raises ConfigError for values that no training can use."""
     choices = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "export_dtype": EXPORT_DTYPES}
     for key, accepted in choices.items():
-        value = OmegaConf.select(config, key)
-        require(value in accepted, key, value, ", ".join(accepted))
+        require(attrgetter(key)(config) in accepted, key, attrgetter(key)(config), ", ".join(accepted))
     least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1, "seed": 0}
     for key, bound in least.items():
-        value = OmegaConf.select(config, key)
-        require(value >= bound, key, value, f"{bound} or more")
+        require(attrgetter(key)(config) >= bound, key, attrgetter(key)(config), f"{bound} or more")

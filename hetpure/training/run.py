@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import Callback, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hetpure.config import to_dict
 from hetpure.data import ImageDataModule
@@ -16,7 +16,7 @@ from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
 from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
-from hetpure.training.config import TrainClassifierConfig, TrainDiffusionConfig
+from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
 from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
 from hetpure.training.fit import build_logger, check_trainer, fit
 from hetpure.training.module import TrainingModule
@@ -25,50 +25,44 @@ from hetpure.training.purification_figures import PurificationFigures
 
 def train_classifier(config: DictConfig) -> None:
     """Trains a classifier and writes it to ``<output>/classifier``."""
-    settings = cast(TrainClassifierConfig, OmegaConf.to_object(config))
-    data, chosen = _open(config), settings.classifier
+    settings, data = to_dict(config), _open(config)
+    chosen = settings["classifier"]
+    name, arguments = chosen.pop("name"), chosen.pop("arguments")
     seed_everything(config.seed, verbose=False)
     try:
-        network = build_network(chosen.name, arguments=chosen.arguments)
-        classifier = with_preprocessing(
-            network, data.image_shape[0], chosen.image_size, mean=chosen.mean, std=chosen.std
-        )
+        network = build_network(name, arguments=arguments)
+        classifier = with_preprocessing(network, data.image_shape[0], **chosen)
     except ConfigError as error:
         raise error.within("classifier") from None
     classifier.check_classes(data.image_shape, data.num_classes)
     classifier.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    module = ClassifierTrainer(
-        classifier,
-        data.num_classes,
-        settings.optimizer,
-        label_smoothing=settings.label_smoothing,
-        seed=settings.seed,
-    )
-    recipe = {"architecture": chosen.name, "arguments": chosen.arguments, "input_size": data.image_shape}
+    optimizer = OptimizerConfig(**settings["optimizer"])
+    smoothing = config.label_smoothing
+    module = ClassifierTrainer(classifier, data.num_classes, optimizer, label_smoothing=smoothing, seed=config.seed)
+    recipe = {"architecture": name, "arguments": arguments, "input_size": data.image_shape}
     _train(config, module, data, "classifier", network, partial(module.export, **recipe))
 
 
 def train_diffusion(config: DictConfig) -> None:
     """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
-    settings = cast(TrainDiffusionConfig, OmegaConf.to_object(config))
-    data, output = _open(config), Path(config.output)
-    target = _target(settings.figures.classifier, data)
+    settings, data = to_dict(config), _open(config)
+    figures = settings["figures"]
+    target = _target(figures.pop("classifier"), data)
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
-        unet_arguments(settings.denoiser, data.image_shape),
-        settings.optimizer,
-        timesteps=settings.timesteps,
-        ema_decay=settings.ema_decay,
-        samples=settings.samples,
-        sample_folder=output / "samples",
-        seed=settings.seed,
+        unet_arguments(settings["denoiser"], data.image_shape),
+        OptimizerConfig(**settings["optimizer"]),
+        timesteps=TimestepsConfig(**settings["timesteps"]),
+        ema_decay=config.ema_decay,
+        samples=SamplesConfig(**settings["samples"]),
+        sample_folder=Path(config.output) / "samples",
+        seed=config.seed,
     )
-    chosen = settings.figures
     try:
-        figures = PurificationFigures(module, chosen.levels, chosen.steps, chosen.images, target, settings.seed)
+        callback = PurificationFigures(module, **figures, classifier=target, seed=config.seed)
     except ConfigError as error:
         raise error.within("figures") from None
-    _train(config, module, data, "denoiser", module.trained, module.export, figures)
+    _train(config, module, data, "denoiser", module.trained, module.export, callback)
 
 
 def _open(config: DictConfig) -> ImageDataModule:
@@ -98,7 +92,7 @@ def _train(
     *callbacks: Callback,
 ) -> None:
     """Claims the output folder, trains the network in it, and exports it as ``<output>/<name>``."""
-    plain, output = to_dict(config), Path(config.output)
+    settings, output = to_dict(config), Path(config.output)
     rank_zero_only(print)(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
     claim(output, config, free=("save_every", "export_dtype"))
     if config.compile:
@@ -107,11 +101,11 @@ def _train(
         module,
         data,
         output,
-        trainer=plain["trainer"],
+        trainer=settings["trainer"],
         save_every=config.save_every,
         callbacks=callbacks,
         wandb=build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode),
-        config=plain,
+        config=settings,
     )
     if module.trainer.is_global_zero:
         export(output / name, dtype=getattr(torch, config.export_dtype))
