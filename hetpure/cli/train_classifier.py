@@ -17,6 +17,6 @@ def run(options: argparse.Namespace) -> None:
     from hetpure.training.config import complete_classifier
 
     if (config := resolve(options, raw, complete_classifier)) is not None:
-        from hetpure.training.train_classifier import run
+        from hetpure.training.run import train_classifier
 
-        run(config)
+        train_classifier(config)

@@ -17,6 +17,6 @@ def run(options: argparse.Namespace) -> None:
     from hetpure.training.config import complete_diffusion
 
     if (config := resolve(options, raw, complete_diffusion)) is not None:
-        from hetpure.training.train_diffusion import run
+        from hetpure.training.run import train_diffusion
 
-        run(config)
+        train_diffusion(config)

@@ -1,20 +1,18 @@
 """The one datamodule: any source, the fixed subset, each process's share, reproducible training order."""
 
 import math
-import sys
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from hetpure.data.items import AugmentedItems, Items
 from hetpure.data.sampling import BatchStream
 from hetpure.data.sources import Source, in_memory, open_source
 from hetpure.data.subset import shard, subset_indices
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 
 MEMORY_LIMIT = 2**30  # decoded training data above this many bytes stays on disk
 
@@ -51,7 +49,7 @@ class ImageDataModule(LightningDataModule):
         indices: positions of the test subset, in the order of its draw; filled by ``prepare``.
 
     Raises:
-        ConfigError: for arguments out of range; and, from ``prepare`` or ``setup``, for data that is not there.
+        ConfigError: for arguments out of range; and, from ``prepare`` or ``setup``, for data that is not available.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples left is no error
@@ -74,47 +72,48 @@ class ImageDataModule(LightningDataModule):
         exclude: Collection[int] = (),
     ):
         super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-            ("crop_padding", crop_padding, 0),
-            ("image_size", image_size, 1),
-            ("subset", subset, 1),
-            ("subset_seed", subset_seed, 0),
-            ("subset_skip", subset_skip, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"data.{key}: found {value}, accepted is {least} or more")
         self.source, self.root, self.image_size = name, root, image_size
         self.train_split, self.test_split = train_split, test_split
         self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
         self.batch_size, self.workers = batch_size, workers
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.exclude = frozenset(exclude)
+        minima = dict.fromkeys(("batch_size", "image_size", "subset"), 1)
+        minima |= dict.fromkeys(("workers", "crop_padding", "subset_seed", "subset_skip"), 0)
+        for key, least in minima.items():
+            value = getattr(self, key)
+            require(value is None or value >= least, f"data.{key}", value, f"{least} or more")
         self.indices: list[int] = []
         self._test: Source | None = None
         self._train: Source | None = None
 
     @classmethod
     def of(cls, source: Source, **settings: Any) -> "ImageDataModule":
-        """Images that are in hand, as the test split; ``settings`` are the constructor's arguments but ``name``."""
+        """A datamodule whose test split is ``source``; ``settings`` are the constructor's arguments but ``name``."""
         data = cls("python", **settings)
-        data._test = source
-        data.indices = subset_indices(len(source), data.subset, data.subset_seed, data.subset_skip)
+        data._use(source)
         return data
 
     def prepare(self) -> "ImageDataModule":
         """Opens the test split and draws the subset: after this the attributes are known. Cheap, and done once."""
         if self._test is None:
-            self._test = open_source(self.source, self.root, self.test_split, self.image_size)
-            self.indices = subset_indices(len(self._test), self.subset, self.subset_seed, self.subset_skip)
+            self._use(self._open("test_split"))
         return self
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the splits that a stage needs; small training data is decoded into memory once."""
         self.prepare()
-        if stage in (None, "fit") and self._train is None:
-            self._train = self._open_train()
+        if stage not in (None, "fit") or self._train is not None:
+            return
+        train = self._open("train_split")
+        if train.num_classes != self.num_classes or train.image_shape[0] != self.image_shape[0]:
+            raise ConfigError(
+                "data.train_split",
+                f"has {train.num_classes} classes of {train.image_shape[0]}-channel images, but data.test_split has "
+                f"{self.num_classes} of {self.image_shape[0]}",
+            )
+        small = len(train) * math.prod(train.image_shape) <= MEMORY_LIMIT
+        self._train = in_memory(train) if small else train
 
     @property
     def test_source(self) -> Source:
@@ -144,28 +143,19 @@ class ImageDataModule(LightningDataModule):
         assert self._train is not None
         trainer, (rank, world) = self.trainer, self._process()
         accumulate = trainer.accumulate_grad_batches if trainer else 1
-        per_epoch = len(self._train) // (self.batch_size * world)
-        if per_epoch == 0:
-            raise ConfigError(
-                f"data.batch_size: found {self.batch_size} on {world} processes, accepted is up to the "
-                f"{len(self._train)} training samples together"
-            )
-        length = trainer.max_steps * accumulate if trainer and trainer.max_steps > 0 else per_epoch
-        return DataLoader(
-            AugmentedItems(self._train, self.seed, self.flip, self.crop_padding),
-            batch_sampler=BatchStream(
-                len(self._train),
-                self.batch_size,
-                length,
-                # The optimiser's step alone says where a resumed run stands, however its last one was cut off.
-                start=lambda: trainer.global_step * accumulate if trainer else 0,
-                seed=self.seed,
-                rank=rank,
-                world=world,
-            ),
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
+        stream = BatchStream(
+            len(self._train),
+            self.batch_size,
+            trainer.max_steps * accumulate if trainer and trainer.max_steps > 0 else None,
+            # The optimiser's step alone says where a resumed run continues, however its last one was cut off.
+            start=lambda: trainer.global_step * accumulate if trainer else 0,
+            seed=self.seed,
+            rank=rank,
+            world=world,
         )
+        samples = AugmentedItems(self._train, self.seed, self.flip, self.crop_padding)
+        pin = torch.cuda.is_available()
+        return DataLoader(samples, batch_sampler=stream, num_workers=self.workers, pin_memory=pin)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """This process's share of the test subset."""
@@ -179,13 +169,17 @@ class ImageDataModule(LightningDataModule):
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _open_train(self) -> Source:
-        source = open_source(self.source, self.root, self.train_split, self.image_size, "data.train_split")
-        if source.num_classes != self.num_classes or source.image_shape[0] != self.image_shape[0]:
-            raise ConfigError(
-                f"data.train_split: {source.num_classes} classes of {source.image_shape[0]}-channel images, but "
-                f"data.test_split has {self.num_classes} of {self.image_shape[0]}"
-            )
-        if len(source) * math.prod(source.image_shape) > MEMORY_LIMIT:
-            return source
-        return in_memory(source, lambda items: tqdm(items, "decoding", leave=False, disable=not sys.stderr.isatty()))
+    def _use(self, test: Source) -> None:
+        try:
+            self.indices = subset_indices(len(test), self.subset, self.subset_seed, self.subset_skip)
+        except ConfigError as error:
+            raise error.within("data") from None
+        self._test = test
+
+    def _open(self, split: Literal["train_split", "test_split"]) -> Source:
+        try:
+            return open_source(self.source, self.root, getattr(self, split), self.image_size)
+        except ConfigError as error:
+            if error.key == "split":
+                error.key = split
+            raise error.within("data") from None

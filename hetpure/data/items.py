@@ -1,11 +1,13 @@
-"""Datasets of dicts over a source: what the loaders iterate."""
+"""Datasets of dicts over a source, which the loaders iterate, and training augmentation."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from hetpure.data.augment import augment
 from hetpure.data.sources import Source
 
 
@@ -41,3 +43,27 @@ class AugmentedItems(Dataset[dict[str, Any]]):
         sample = item(self.source, index)
         sample["image"] = augment(sample["image"], (self.seed, epoch, index), self.flip, self.crop_padding)
         return sample
+
+
+def augment(image: Tensor, key: tuple[int, int, int], flip: bool, crop_padding: int) -> Tensor:
+    """Random horizontal flip, and random crop of the image padded with zeros; a function of the key alone.
+
+    Args:
+        image: (C, H, W).
+        key: seed, epoch and index of the sample.
+        flip: flip half of the images.
+        crop_padding: padding on each side before the crop back to (H, W); 0 for no crop.
+
+    Returns:
+        (C, H, W).
+    """
+    if not flip and not crop_padding:
+        return image
+    draw = np.random.default_rng(key)
+    if flip and draw.random() < 0.5:
+        image = image.flip(-1)
+    if crop_padding:
+        height, width = image.shape[-2:]
+        top, left = draw.integers(0, 2 * crop_padding + 1, size=2).tolist()
+        image = pad(image, [crop_padding] * 4)[..., top : top + height, left : left + width]
+    return image

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from hetpure.errors import ConfigError
+
 
 class BatchStream(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index), a pure function of the seed and the batch's number.
@@ -16,28 +18,33 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
     Args:
         size: number of samples.
         batch_size: per process.
-        length: number of batches in the whole run.
-        start: number of the first batch, asked when iteration starts.
+        length: number of batches in the whole run; None for one epoch.
+        start: gives the number of the first batch when iteration starts.
         seed: of the permutations.
         rank: of this process.
         world: number of processes.
+
+    Raises:
+        ConfigError: where there are too few samples for a batch.
     """
 
     def __init__(
         self,
         size: int,
         batch_size: int,
-        length: int,
+        length: int | None = None,
         start: Callable[[], int] = lambda: 0,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ):
-        self.size, self.batch_size, self.length, self.start = size, batch_size, length, start
+        self.size, self.batch_size, self.start = size, batch_size, start
         self.seed, self.rank, self.world = seed, rank, world
         self.per_epoch = size // (batch_size * world)
         if self.per_epoch == 0:
-            raise ValueError(f"a batch of {batch_size} on each of {world} processes needs more than {size} samples")
+            problem = f"on each of {world} processes, but there are only {size} training samples"
+            raise ConfigError("data.batch_size", problem, found=batch_size)
+        self.length = self.per_epoch if length is None else length
 
     def __len__(self) -> int:
         return self.length

@@ -2,19 +2,19 @@
 
 import io
 import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
 from torch import Tensor, tensor, uint8, zeros
 from torchvision.transforms import v2 as transforms
+from tqdm import tqdm
 
-from hetpure.data.hub import open_hub
-from hetpure.data.svhn import open_svhn
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.errors import AbsentError, ConfigError, require
 
 NAMES = "digits, hfds/HUB_ID, torch/TORCHVISION_NAME or folder"
 TORCH_NAMES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "svhn", "stl10", "imagenet")
@@ -44,13 +44,23 @@ class Source:
         return len(self.labels)
 
 
-def open_source(
-    name: str,
-    root: str | None = None,
-    split: str = "test",
-    image_size: int | None = None,
-    split_key: str = "data.test_split",
-) -> Source:
+class Files(NamedTuple):
+    """One split as it is stored.
+
+    Attributes:
+        load: position in the split -> image, or the bytes of its file.
+        labels: class of each position.
+        class_names: names of the classes, where known.
+        mode: RGB, or L for one channel.
+    """
+
+    load: Callable[[int], Image.Image | bytes]
+    labels: list[int]
+    class_names: list[str] | None = None
+    mode: str = "RGB"
+
+
+def open_source(name: str, root: str | None = None, split: str = "test", image_size: int | None = None) -> Source:
     """Opens one split; decodes one image to learn the shape, no more.
 
     Args:
@@ -60,68 +70,53 @@ def open_source(
             download to.
         split: name of the split.
         image_size: resize the shorter side to this and cut the centre square; None leaves images as they are.
-        split_key: config key of the split, for messages.
 
     Raises:
-        ConfigError: for an unknown name or split, or data that is not there.
+        ConfigError: for an unknown name or split, or data that is not available.
     """
     kind, _, rest = name.partition("/")
     if kind == "digits" and not rest:
-        source = _digits(split, split_key)
-    elif kind == "hfds":
-        source = _from_items(*open_hub(rest, root, split, split_key), mode="RGB", image_size=image_size)
-    elif kind == "torch" and rest == "svhn":
-        source = _svhn(_folder(name, root), split, image_size, split_key)
-    elif kind == "torch" and rest in TORCH_NAMES:
-        source = _torchvision(rest, _folder(name, root), split, image_size, split_key)
-    elif kind == "torch":
-        raise ConfigError(f"data.name: found {name!r}, accepted after torch/ are {', '.join(TORCH_NAMES)}")
-    elif kind == "folder" and not rest:
-        source = _image_folder(_folder(name, root), split, image_size, split_key)
-    else:
-        raise ConfigError(f"data.name: found {name!r}, accepted are {NAMES}")
-    return source
+        return _digits(split)
+    if kind == "hfds":
+        from hetpure.data.hub import open_hub
+
+        return _decoded(open_hub(rest, root, split), image_size)
+    if kind == "folder" and not rest:
+        return _decoded(_image_folder(_folder(name, root), split), image_size)
+    require(kind == "torch", "name", name, NAMES)
+    require(rest in TORCH_NAMES, "name", name, ", ".join(f"torch/{known}" for known in TORCH_NAMES))
+    if rest != "svhn":
+        return _decoded(_torchvision(rest, _folder(name, root), split), image_size)
+    from hetpure.data.svhn import open_svhn
+
+    images, labels = open_svhn(_folder(name, root), split)
+    digits = [str(digit) for digit in range(10)]
+    return _decoded(Files(lambda index: Image.fromarray(images[index]), labels, digits), image_size)
 
 
-def in_memory(source: Source, progress: Callable[[range], Any] = lambda items: items) -> Source:
-    """The same split with every image decoded once, (N, C, H, W) uint8 in memory.
-
-    Args:
-        source: any split.
-        progress: wraps the range of positions, to show a bar.
-    """
+def in_memory(source: Source) -> Source:
+    """The same split with every image decoded once, (N, C, H, W) uint8 in memory."""
     images = zeros((len(source), *source.image_shape), dtype=uint8)
-    for index in progress(range(len(source))):
+    for index in tqdm(range(len(source)), "decoding", leave=False, disable=not sys.stderr.isatty()):
         images[index] = source.image(index)
-    return Source(
-        images.__getitem__, source.labels, source.image_shape, source.num_classes, source.class_names, source.scale
-    )
+    return replace(source, image=images.__getitem__)
 
 
-def _digits(split: str, split_key: str) -> Source:
+def _digits(split: str) -> Source:
     """Scikit-learn's 8x8 handwritten digits, a fixed stratified split: 1,297 to train on, 500 to test on."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     data: Any = load_digits()
     parts = train_test_split(np.arange(len(data.target)), test_size=500, random_state=0, stratify=data.target)
-    where = dict(zip(("train", "test"), parts, strict=True))
-    if split not in where:
-        raise ConfigError(f"{split_key}: digits has no split {split!r}, accepted are {', '.join(where)}")
-    images = tensor(data.images[where[split]], dtype=uint8)[:, None]
-    labels = data.target[where[split]].tolist()
+    splits: dict[str, Any] = dict(zip(("train", "test"), parts, strict=True))
+    require(split in splits, "split", split, f"{', '.join(splits)} of digits")
+    images = tensor(data.images[splits[split]], dtype=uint8)[:, None]
+    labels = data.target[splits[split]].tolist()
     return Source(images.__getitem__, labels, (1, 8, 8), 10, [str(d) for d in range(10)], scale=16.0)
 
 
-def _svhn(root: Path, split: str, image_size: int | None, split_key: str) -> Source:
-    images, labels = open_svhn(root, split, split_key)
-    names = [str(digit) for digit in range(10)]
-    return _from_items(
-        lambda i: Image.fromarray(images[i]), labels, len(names), names, mode="RGB", image_size=image_size
-    )
-
-
-def _torchvision(name: str, root: Path, split: str, image_size: int | None, split_key: str) -> Source:
+def _torchvision(name: str, root: Path, split: str) -> Files:
     from timm.data.dataset_factory import create_dataset
     from torchvision import datasets
 
@@ -132,62 +127,58 @@ def _torchvision(name: str, root: Path, split: str, image_size: int | None, spli
             else create_dataset(f"torch/{name}", str(root), split)
         )
     except ValueError as error:
-        raise ConfigError(f"{split_key}: torch/{name} has no split {split!r}: {' '.join(str(error).split())}") from None
+        raise ConfigError("split", f"is no split of torch/{name}: {_one_line(error)}", found=split) from None
     except (RuntimeError, OSError) as error:
-        raise AbsentError(f"data.root: torch/{name} is not in {root}: {' '.join(str(error).split())}") from None
+        raise AbsentError("root", f"torch/{name} is not in {root}: {_one_line(error)}") from None
     targets = getattr(dataset, "targets", None)
     labels = [int(label) for label in (dataset.labels if targets is None else targets)]
     names = getattr(dataset, "classes", None)
     names = [n if isinstance(n, str) else n[0] for n in names] if names else None
-    mode = "L" if dataset[0][0].mode == "L" else "RGB"
-    count = len(names) if names else max(labels) + 1
-    return _from_items(lambda i: dataset[i][0], labels, count, names, mode=mode, image_size=image_size)
+    return Files(lambda index: dataset[index][0], labels, names, "L" if dataset[0][0].mode == "L" else "RGB")
 
 
-def _image_folder(root: Path, split: str, image_size: int | None, split_key: str) -> Source:
+def _image_folder(root: Path, split: str) -> Files:
     from timm.data.dataset_factory import create_dataset
 
     splits = sorted(p.name for p in root.iterdir() if p.is_dir())
-    if split not in splits:
-        raise ConfigError(f"{split_key}: {root} has no subfolder {split!r}, found {', '.join(splits) or 'none'}")
+    require(split in splits, "split", split, f"{', '.join(splits) or 'none'}, the subfolders of {root}")
     # A split may lack some classes; numbering all splits' classes together keeps labels alike between splits.
     names = sorted({p.name for s in splits for p in (root / s).iterdir() if p.is_dir()})
-    reader: Any = create_dataset(
-        "", str(root / split), search_split=False, class_map={name: index for index, name in enumerate(names)}
-    )
-    reader = reader.reader
+    class_map = {name: index for index, name in enumerate(names)}
+    dataset: Any = create_dataset("", str(root / split), search_split=False, class_map=class_map)
+    reader = dataset.reader
     # Images are decoded here, not by timm's dataset: that one quietly puts the next image in a broken one's place.
     labels = [int(label) for _, label in reader.samples]
     if not labels:
-        raise ConfigError(f"data.root: {root / split} has no images in class subfolders")
-    return _from_items(lambda i: Image.open(reader[i][0]), labels, len(names), names, mode="RGB", image_size=image_size)
+        raise ConfigError("root", f"{root / split} has no images in class subfolders")
+    return Files(lambda index: Image.open(reader[index][0]), labels, names)
 
 
-def _from_items(
-    load: Callable[[int], Image.Image | bytes],
-    labels: list[int],
-    num_classes: int,
-    class_names: list[str] | None,
-    *,
-    mode: str,
-    image_size: int | None,
-) -> Source:
-    channels, height, width = _decode(load, mode, image_size, 0).shape
+def _decoded(files: Files, image_size: int | None) -> Source:
+    """The split with its images as tensors, all of the first one's shape."""
+
+    def decode(index: int) -> Tensor:
+        loaded = files.load(index)
+        image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(files.mode)
+        if image_size is not None:
+            image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
+        return transforms.functional.pil_to_tensor(image)
+
+    channels, height, width = decode(0).shape
 
     def image(index: int) -> Tensor:
-        found = _decode(load, mode, image_size, index)
-        if found.shape != (channels, height, width):
-            raise ConfigError(
-                f"data.image_size: image {index} is {found.shape[1]}x{found.shape[2]}, image 0 {height}x{width}; "
-                "set data.image_size to bring all to one size"
-            )
-        return found
+        decoded = decode(index)
+        if decoded.shape != (channels, height, width):
+            problem = f"image {index} is {decoded.shape[1]}x{decoded.shape[2]}, but image 0 is {height}x{width}"
+            raise ConfigError("data.image_size", f"{problem}; set a size to which all are resized")
+        return decoded
 
-    return Source(image, labels, (channels, height, width), num_classes, _readable(class_names))
+    names, labels = _readable(files.class_names), files.labels
+    return Source(image, labels, (channels, height, width), len(names) if names else max(labels) + 1, names)
 
 
 def _readable(names: Sequence[str] | None) -> list[str] | None:
-    """WordNet numbers, by which ImageNet's classes go (n02107142), as words; any other names as they are."""
+    """Words for ImageNet's class names, which are WordNet numbers (n02107142); any other names as they are."""
     if names is None or not all(re.fullmatch(r"n\d{8}", name) for name in names):
         return None if names is None else list(names)
     from timm.data.imagenet_info import ImageNetInfo
@@ -196,19 +187,14 @@ def _readable(names: Sequence[str] | None) -> list[str] | None:
     return [words.get(name, name).split(",")[0] for name in names]
 
 
-def _decode(load: Callable[[int], Image.Image | bytes], mode: str, image_size: int | None, index: int) -> Tensor:
-    """One image as (C, H, W) uint8."""
-    loaded = load(index)
-    image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(mode)
-    if image_size is not None:
-        image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
-    return transforms.functional.pil_to_tensor(image)
-
-
 def _folder(name: str, root: str | None) -> Path:
     if root is None:
-        raise ConfigError(f"data.root: {name} needs a folder, found none")
+        raise ConfigError("root", f"must be given: the folder of {name}")
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise AbsentError(f"data.root: found {root!r}, which is no folder; accepted is a folder that holds {name}")
+        raise AbsentError("root", "which is no folder", found=root, accepted=f"a folder that holds {name}")
     return path
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 
 
 def subset_indices(total: int, size: int | None, seed: int = 0, skip: int = 0) -> list[int]:
@@ -20,14 +20,15 @@ def subset_indices(total: int, size: int | None, seed: int = 0, skip: int = 0) -
         ``RandomState(seed).choice(total, size, replace=False)``, in the order of the draw (after ``skip`` of it).
 
     Raises:
-        ConfigError: where skip and size together are below 1 or above total.
+        ConfigError: about ``subset`` or ``subset_skip``, where together they are below 1 or above total.
     """
     if size is None:
-        if skip:
-            raise ConfigError(f"data.subset_skip: found {skip}, accepted is 0 where data.subset does not say how many")
+        require(not skip, "subset_skip", skip, "0 where subset is not set", "subset")
         return list(range(total))
     if not 1 <= size <= total - skip:
-        raise ConfigError(f"data.subset: found {size}, accepted is 1..{total - skip}, as many samples as there are")
+        left = f"{total - skip} samples{f' after subset_skip of {skip}' if skip else ''}"
+        problem = f"but the test split has only {left}" if size > 0 else ""
+        raise ConfigError("subset", problem, found=size, accepted=f"1..{total - skip}", related=("subset_skip",))
     # numpy draws without replacement by cutting a permutation: a shorter draw is the beginning of a longer one.
     return np.random.RandomState(seed).choice(total, skip + size, replace=False)[skip:].tolist()
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.errors import AbsentError, ConfigError, require
 
 SPLITS = ("train", "test", "extra")
 
 
-def open_svhn(root: Path, split: str, split_key: str) -> tuple[np.ndarray, list[int]]:
+def open_svhn(root: Path, split: str) -> tuple[np.ndarray, list[int]]:
     """One split, from ``root/SPLIT_32x32.mat``.
 
     The file holds X (32, 32, 3, N) uint8 and y, N labels 1..10, where 10 is the digit 0. torchvision's reader admits
@@ -19,7 +19,6 @@ def open_svhn(root: Path, split: str, split_key: str) -> tuple[np.ndarray, list[
     Args:
         root: folder of the files.
         split: ``train``, ``test`` or ``extra``.
-        split_key: config key of the split, for messages.
 
     Returns:
         Images (N, 32, 32, 3) uint8, and the digits 0..9.
@@ -27,34 +26,32 @@ def open_svhn(root: Path, split: str, split_key: str) -> tuple[np.ndarray, list[
     Raises:
         ConfigError: for an unknown split, a missing, cut or malformed file; one line that names it.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"{split_key}: torch/svhn has no split {split!r}, accepted are {', '.join(SPLITS)}")
+    require(split in SPLITS, "split", split, f"{', '.join(SPLITS)} of torch/svhn")
     path = root / f"{split}_32x32.mat"
     if not path.is_file():
-        raise AbsentError(f"data.root: {root} holds no {path.name}, the {split} split of torch/svhn")
+        raise AbsentError("root", f"{root} holds no {path.name}, the {split} split of torch/svhn")
     try:
-        found = loadmat(path, variable_names=["X", "y"])
+        content = loadmat(path, variable_names=["X", "y"])
     except Exception as error:  # a cut or foreign file ends in any of a dozen types, HDF5 in NotImplementedError
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"data.root: {path}: is no whole MATLAB file of version 7 or older: {reason}") from None
+        raise ConfigError("root", f"{path} is no whole MATLAB file of version 7 or older: {reason}") from None
     for key in ("X", "y"):
-        if key not in found:
-            raise ConfigError(f"data.root: {path}: holds no {key}; accepted are X (32, 32, 3, N) and y (N, 1)")
-    images, labels = np.asarray(found["X"]), np.asarray(found["y"])
+        if key not in content:
+            raise ConfigError("root", f"{path} holds no {key}", accepted="X (32, 32, 3, N) and y (N, 1)")
+    images, labels = np.asarray(content["X"]), np.asarray(content["y"])
     if images.ndim == 3:  # MATLAB drops a last dimension of 1
         images = images[..., None]
     if images.shape[:3] != (32, 32, 3) or images.ndim != 4 or images.dtype != np.uint8 or not images.size:
-        raise ConfigError(
-            f"data.root: {path}: X is {_shape(images)} {images.dtype}, accepted is (32, 32, 3, N) uint8, N at least 1"
-        )
+        problem = f"{path}: X is {_shape(images)} {images.dtype}"
+        raise ConfigError("root", problem, accepted="(32, 32, 3, N) uint8, N at least 1")
     count = images.shape[3]
     if labels.size != count or max(labels.shape, default=0) != count or labels.dtype.kind not in "uif":
-        found_y = f"{_shape(labels)} {labels.dtype}"
-        raise ConfigError(f"data.root: {path}: y is {found_y}, accepted are the {count} labels of X, ({count}, 1)")
+        problem = f"{path}: y is {_shape(labels)} {labels.dtype}"
+        raise ConfigError("root", problem, accepted=f"the {count} labels of X, ({count}, 1)")
     labels = labels.reshape(-1)
     # A file whose digit 0 is called 0 already says the same.
     if wrong := sorted(set(labels.tolist()) - set(range(11))):
-        raise ConfigError(f"data.root: {path}: y holds {wrong[0]}, accepted are 1..10, where 10 is the digit 0")
+        raise ConfigError("root", f"{path}: y holds {wrong[0]}", accepted="1..10, where 10 is the digit 0")
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), (labels.astype(np.int64) % 10).tolist()
 
 

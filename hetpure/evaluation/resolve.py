@@ -15,7 +15,7 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
 from hetpure.evaluation.config import in_row, row_configs
-from hetpure.models.checkpoints import check_there
+from hetpure.models.checkpoints import existing_path
 from hetpure.planning.chunks import recall, settle
 from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
@@ -142,7 +142,7 @@ def missing_files(config: DictConfig) -> dict[str, list[str]]:
         wanted = [("classifier.weights", row.classifier.weights, row.classifier.source)]
         if needs_denoiser(to_dict(row.purifier)) and row.denoiser.source is not None:
             wanted.append(("denoiser.path", row.denoiser.path, row.denoiser.source))
-        checks = [partial(check_there, path, key, source) for key, path, source in wanted if path is not None]
+        checks = [partial(existing_path, path, key, source) for key, path, source in wanted if path is not None]
         for check in (*checks, partial(check_network, to_dict(row.purifier))):
             try:
                 check()

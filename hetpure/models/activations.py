@@ -1,12 +1,13 @@
 """A classifier's block activations A_m (eq. 2): timm's own feature interface where it has one, hooks elsewhere."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
+from hetpure.errors import ConfigError, require
 from hetpure.models.classifiers import Classifier, is_compiled
 
 Block = int | str
@@ -19,100 +20,94 @@ def default_blocks(classifier: Classifier) -> list[Block]:
     """The blocks that are used where none are named.
 
     Raises:
-        ValueError: for a network without timm's feature interface, whose blocks must be named.
+        ConfigError: for a network without timm's feature interface, whose blocks must be named.
     """
     stages = len(_feature_info(classifier.network))
     if not stages:
-        raise ValueError(
-            f"blocks must be named for {type(classifier.network).__name__}, which has no timm feature interface; "
-            f"accepted are its modules: {_some_modules(classifier.network)}"
+        raise ConfigError(
+            "blocks",
+            f"must be named for {type(classifier.network).__name__}, which has no timm feature interface",
+            accepted=f"its modules {_some_modules(classifier.network)}",
         )
     return list(range(max(stages - DEFAULT_STAGES, 0), stages))
 
 
 def check_blocks(classifier: Classifier, blocks: Sequence[Block]) -> None:
-    """Raises ValueError for a block that the classifier does not have, or a mixture of indices and names."""
-    if not blocks:
-        raise ValueError("blocks must name at least one block")
-    if len({type(block) for block in blocks}) > 1:
-        raise ValueError(f"blocks = {list(blocks)} mixes stage indices and module names; use one kind")
+    """Raises ConfigError for a block that the classifier does not have, or a mixture of indices and names."""
+    kinds = {type(block) for block in blocks}
+    require(len(kinds) == 1, "blocks", list(blocks), "at least one block, either stage indices or module names")
     stages = len(_feature_info(classifier.network))
     modules = dict(classifier.network.named_modules())
     for block in blocks:
         if isinstance(block, int) and not -stages <= block < stages:
-            raise ValueError(f"blocks: stage {block} does not exist; the network has {stages} timm feature stages")
+            raise ConfigError("blocks", f"stage {block} does not exist; the network has {stages} timm feature stages")
         if isinstance(block, str) and block not in modules:
-            raise ValueError(
-                f"blocks: {block!r} is no module of the network; accepted are {_some_modules(classifier.network)}"
-            )
+            accepted = _some_modules(classifier.network)
+            raise ConfigError("blocks", f"{block!r} is no module of the network", accepted=accepted)
 
 
 def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     """Activations of the named blocks for images x.
 
     Args:
-        classifier: the classifier that is asked where it looks.
+        classifier: whose blocks.
         x: (B, C, H, W) in [0, 1].
         blocks: timm stage indices, or module names.
 
     Returns:
         One (B, C_m, H_m, W_m) tensor a block; transformer tokens are laid out on their grid, prefix tokens left out.
+
+    Raises:
+        ConfigError: for a block that gives no map.
     """
-    network = classifier.network
-    z = classifier.normalize(x)
-    names = [str(b) for b in blocks]
+    network, z = classifier.network, classifier.normalize(x)
+    names, aspect = [str(b) for b in blocks], z.shape[-2] / z.shape[-1]
     if isinstance(blocks[0], int):
         info = _feature_info(network)
         indices = [b % len(info) for b in blocks if isinstance(b, int)]
         forward = getattr(network, "forward_intermediates", None)
         if forward is not None:
-            found = forward(z, indices=sorted(set(indices)), intermediates_only=True, output_fmt="NCHW")
-            by_index = dict(zip(sorted(set(indices)), found, strict=True))
-            return [by_index[i] for i in indices]
-        names = [info[i]["module"] for i in indices]
-    with _recording(network, names) as outputs:
-        # What torch.compile made of the network does not know of hooks that came later.
-        (network.forward if is_compiled(network) else network)(z)
+            order = sorted(set(indices))
+            with classifier.autocast():
+                features = forward(z, indices=order, intermediates_only=True, output_fmt="NCHW")
+            return [features[order.index(i)].to(z.dtype) for i in indices]
+        names, aspect = [info[i]["module"] for i in indices], None
+    outputs = _outputs(classifier, z, names)
     if unused := [name for name in names if name not in outputs]:
-        raise ValueError(f"blocks: {', '.join(unused)} took no part in the network's forward pass")
-    aspect = z.shape[-2] / z.shape[-1]
+        raise ConfigError("blocks", f"{', '.join(unused)} took no part in the network's forward pass")
     declared = str(getattr(network, "output_fmt", "NCHW"))
     return [_as_map(outputs[name], name, aspect, declared).to(z.dtype) for name in names]
 
 
-@contextmanager
-def _recording(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Records the outputs of modules while it is open; its hooks are gone afterwards, whatever happens."""
-    outputs: dict[str, Any] = {}
-    modules = dict(network.named_modules())
-    handles = []
-    try:
+def _outputs(classifier: Classifier, z: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """What modules give in one forward pass, recorded by hooks that are removed afterwards, whatever happens."""
+    network, outputs = classifier.network, {}
+    with ExitStack() as stack, classifier.autocast():
         for name in set(names):
-            handles.append(
-                modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
-            )
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+            module = network.get_submodule(name)
+            handle = module.register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
+            stack.enter_context(handle)
+        (network.forward if is_compiled(network) else network)(z)
+    return outputs
 
 
-def _as_map(output: Any, name: str, aspect: float, declared: str) -> Tensor:
+def _as_map(output: Any, name: str, aspect: float | None, declared: str) -> Tensor:
     """A module's output as (B, C, H, W).
 
     Args:
-        output: what it gave.
+        output: the output.
         name: of the module, for messages.
-        aspect: height by width of the network's input.
+        aspect: height by width of the network's input; None for a stage, whose layout is the declared one.
         declared: ``NCHW``, or ``NHWC`` for a network that says so (timm's Swin and its relatives).
     """
     if isinstance(output, tuple | list):
         output = output[0]
     if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"blocks: {name!r} gives {found}; accepted are (B, C, H, W) maps and (B, N, C) tokens")
+        kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError("blocks", f"{name!r} gives {kind}", accepted="(B, C, H, W) maps and (B, N, C) tokens")
     if output.ndim == 4:
-        return output.movedim(-1, 1) if _channels_last(output, aspect, declared) else output
+        last = declared == "NHWC" if aspect is None else _channels_last(output, aspect, declared)
+        return output.movedim(-1, 1) if last else output
     tokens = output.shape[1]
     side = math.isqrt(tokens)  # a square grid behind a few prefix tokens (class, registers)
     grid = output[:, tokens - side * side :].transpose(1, 2)

@@ -5,16 +5,15 @@ Everything outside speaks images in [0, 1].
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import hetpure.models.resnet  # noqa: F401  registers its models with timm
-from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import check_there
+from hetpure.errors import ConfigError, require
+from hetpure.models.checkpoints import existing_path, one_line
 from hetpure.models.networks import import_network, load_weights
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -35,7 +34,16 @@ class Classifier(nn.Module):
         image_size: side of the square that the network sees; None leaves images as they are.
         crop_pct: share in (0, 1] of the shorter side that is kept; 1 resizes and, of a square image, cuts nothing.
         interpolation: of the resizing, antialiased; bicubic overshoots are clamped to [0, 1], as in 8-bit images.
+
+    Attributes:
+        autocast_dtype: in which the network's convolutions and matrix products run, forward and backward; None for the
+            dtype of the images.
+
+    Raises:
+        ConfigError: for arguments out of range.
     """
+
+    autocast_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -47,14 +55,10 @@ class Classifier(nn.Module):
         interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__()
-        if not all(value > 0.0 for value in std):
-            raise ConfigError(f"classifier.std: found {list(std)}, accepted are numbers above 0")
-        if image_size is not None and image_size < 1:
-            raise ConfigError(f"classifier.image_size: found {image_size}, accepted is 1 or more")
-        if not 0.0 < crop_pct <= 1.0:
-            raise ConfigError(f"classifier.crop_pct: found {crop_pct}, accepted is above 0 and up to 1")
-        if interpolation not in ("bilinear", "bicubic"):
-            raise ConfigError(f"classifier.interpolation: found {interpolation!r}, accepted are bilinear, bicubic")
+        require(all(value > 0.0 for value in std), "std", list(std), "numbers above 0")
+        require(image_size is None or image_size >= 1, "image_size", image_size, "1 or more")
+        require(0.0 < crop_pct <= 1.0, "crop_pct", crop_pct, "above 0 and up to 1")
+        require(interpolation in ("bilinear", "bicubic"), "interpolation", interpolation, "bilinear, bicubic")
         self.network = network
         self.image_size, self.crop_pct = image_size, crop_pct
         self.interpolation: Interpolation = interpolation
@@ -96,23 +100,29 @@ class Classifier(nn.Module):
             return shorter, int(shorter * width / height)
         return int(shorter * height / width), shorter
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which to call the network."""
+        dtype = self.autocast_dtype
+        return nullcontext() if dtype is None else torch.autocast(self.mean.device.type, dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
-        return self.network(self.normalize(x))
+        z = self.normalize(x)
+        with self.autocast():
+            return self.network(z).to(x.dtype)
 
     def check_classes(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """Raises ConfigError where the network does not give ``num_classes`` logits for such images."""
         try:
             with torch.no_grad():
-                found = tuple(self.eval()(torch.zeros(1, *image_shape)).shape)
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            shape = "x".join(map(str, image_shape))
-            reason = " ".join(str(error).split())[:200]
+                shape = tuple(self.eval()(torch.zeros(1, *image_shape)).shape)
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            images = f"{'x'.join(map(str, image_shape))} images"
             raise ConfigError(
-                f"classifier.name: the network does not take the data's {shape} images: {reason}"
+                "classifier.name", f"the network does not take the data's {images}: {one_line(error, 200)}"
             ) from None
-        if found != (1, num_classes):
-            raise ConfigError(f"classifier: gives {found[-1]} class scores, the data have {num_classes} classes")
+        if shape != (1, num_classes):
+            raise ConfigError("classifier", f"gives {shape[-1]} class scores, but the data have {num_classes} classes")
 
 
 def build_classifier(
@@ -140,60 +150,80 @@ def build_classifier(
         image_size: side of the square that the network sees; None leaves images as they are.
         crop_pct: see ``Classifier``; by default a timm model's own at its own size, else 1.
         interpolation: see ``Classifier``; by default a timm model's own, else bilinear.
-        source: where ``weights`` can be had, which the message says where they are missing.
+        source: where ``weights`` can be had, for the message where they are missing.
 
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
     """
-    if weights is not None:
-        check_there(weights, "classifier.weights", source)
-    network = build_network(name, pretrained=pretrained, arguments=arguments)
-    if weights is not None:
-        load_weights(network, weights, "classifier.weights")
-    default_mean, default_std = normalization_of(network, (arguments or {}).get("in_chans", 3))
-    classifier = Classifier(
-        network,
-        mean or default_mean,
-        std or default_std,
-        image_size,
-        crop_of(network, image_size) if crop_pct is None else crop_pct,
-        interpolation or interpolation_of(network),
-    )
+    try:
+        if weights is not None:
+            existing_path(weights, "weights", source)
+        network = build_network(name, pretrained=pretrained, arguments=arguments)
+        if weights is not None:
+            load_weights(network, weights)
+        channels = (arguments or {}).get("in_chans", 3)
+        preprocessing = {"mean": mean, "std": std, "crop_pct": crop_pct, "interpolation": interpolation}
+        classifier = with_preprocessing(network, channels, image_size, **preprocessing)
+    except ConfigError as error:
+        raise error.within("classifier") from None
     return classifier.eval().requires_grad_(False)
 
 
 def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """The bare network of ``build_classifier``, trainable."""
+    """The bare network of ``build_classifier``, trainable.
+
+    Raises:
+        ConfigError: for a name or arguments that cannot be used.
+    """
     kwargs = dict(arguments or {})
-    if ":" not in name:
-        if not timm.is_model(name):
-            close = timm.list_models(f"*{name.split('.')[0]}*")[:3]
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ConfigError(f"classifier.name: {name!r} is no timm model, and no package.module:Class{hint}")
-        try:
-            return timm.create_model(name, pretrained=pretrained, **kwargs)
-        except (TypeError, RuntimeError, ValueError, OSError) as error:
-            raise ConfigError(
-                f"classifier.name: timm cannot create {name}: {' '.join(str(error).split())[:300]}"
-            ) from None
-    if pretrained:
-        raise ConfigError("classifier.pretrained: only timm models can be; give classifier.weights")
-    return import_network(name, kwargs, "classifier")
+    if ":" in name:
+        require(not pretrained, "pretrained", pretrained, f"false for {name}, which is no timm model: give its weights")
+        return import_network(name, kwargs)
+    import timm
+
+    import hetpure.models.resnet
+    import hetpure.models.wide_resnet  # noqa: F401  both register their models with timm
+
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise ConfigError("name", f"{name!r} is no timm model, and no package.module:Class{hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except ConfigError as error:
+        raise error.within("arguments") from None
+    except (TypeError, RuntimeError, ValueError, OSError) as error:
+        raise ConfigError("name", f"timm cannot create {name}: {one_line(error)}") from None
 
 
-def normalization_of(network: nn.Module, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation that a timm model states for its channels; 0 and 1 for any other."""
+def with_preprocessing(
+    network: nn.Module, channels: int = 3, image_size: int | None = None, **given: Any
+) -> Classifier:
+    """A network behind its preprocessing: what is given, else what a timm model states, else none.
+
+    Args:
+        network: the network.
+        channels: of its images.
+        image_size: see ``Classifier``.
+        **given: ``mean``, ``std``, ``crop_pct`` and ``interpolation``, see ``Classifier``; None is not given.
+    """
     stated = getattr(network, "pretrained_cfg", None) or {}
     mean, std = stated.get("mean", ()), stated.get("std", ())
-    return (mean, std) if len(mean) == len(std) == channels else ((0.0,), (1.0,))
+    settings: dict[str, Any] = {
+        "mean": mean if len(mean) == len(std) == channels else (0.0,),
+        "std": std if len(mean) == len(std) == channels else (1.0,),
+        "crop_pct": _stated_crop(stated, image_size),
+        "interpolation": "bicubic" if stated.get("interpolation") == "bicubic" else "bilinear",
+    }
+    settings |= {key: value for key, value in given.items() if value is not None}
+    return Classifier(network, image_size=image_size, **settings)
 
 
-def crop_of(network: nn.Module, image_size: int | None) -> float:
+def _stated_crop(stated: Mapping[str, Any], image_size: int | None) -> float:
     """The ``crop_pct`` that a timm model states for this size; 1 for another size or model.
 
     Of timm's ways to cut, ``squash`` is the same for square images; ``border``, which pads, is not followed.
     """
-    stated = getattr(network, "pretrained_cfg", None) or {}
     if image_size is None or stated.get("crop_mode") == "border":
         return 1.0
     for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
@@ -202,14 +232,8 @@ def crop_of(network: nn.Module, image_size: int | None) -> float:
     return 1.0
 
 
-def interpolation_of(network: nn.Module) -> Interpolation:
-    """The interpolation that a timm model states; bilinear for any other."""
-    stated = getattr(network, "pretrained_cfg", None) or {}
-    return "bicubic" if stated.get("interpolation") == "bicubic" else "bilinear"
-
-
 def is_compiled(network: nn.Module) -> bool:
-    """Whether calls of a network go through ``torch.compile``."""
+    """Whether calls of a network go through ``torch.compile``, which knows no later hooks and no second derivative."""
     return getattr(network, "_compiled_call_impl", None) is not None
 
 

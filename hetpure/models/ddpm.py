@@ -8,8 +8,8 @@ with sines first, one attention head, downsampling padded on the right and below
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hetpure.config import resolve_path
-from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, rename, weights_in
+from hetpure.models.checkpoints import State, load_exactly, read_file, rename, sampling_weights
+from hetpure.models.denoisers import DiffusersDenoiser
 
 ATTENTION_SIZE = 16
 """Side of the feature maps with attention, in all of that project's configs; tells the image size from the weights."""
@@ -34,30 +34,27 @@ _BLOCKS = [
 ]
 
 
-@loader_of("DDPM network of ermongroup/ddim's layout")
-def load_ddpm(path: str) -> UNet2DModel:
+def load_ddpm(path: str) -> DiffusersDenoiser:
     """Loads such a checkpoint: a state dict, or the list that its training saves, whose moving average is then taken.
+
+    The number of levels, widths, blocks and attention are read off the weights.
 
     Args:
         path: the ``.pth``, ``.ckpt`` or ``.safetensors`` file.
 
-    Returns:
-        The network; its number of levels, widths, blocks and attention are read off the weights.
-
     Raises:
-        ConfigError: where the file cannot be read or holds another network.
+        CheckpointError: where the file cannot be read or its weights do not fit.
+        Exception: of any kind, where it holds another network.
     """
-    file = resolve_path(path)
-    state = weights_in(read_file(file), file)
+    state = sampling_weights(read_file(path))
     state.pop("logvar", None)  # that project's "bayesian" models learn a variance beside the network
     levels = len({name.split(".")[1] for name in state if name.startswith("down.")})
     blocks = len({name.split(".")[3] for name in state if name.startswith("down.0.block.")})
     attention = [f"down.{level}.attn.0.q.weight" in state for level in range(levels)]
-    channels = state["conv_in.weight"].shape[1]
     with torch.device("meta"):
         unet = UNet2DModel(
             sample_size=ATTENTION_SIZE << attention.index(True) if any(attention) else None,
-            in_channels=channels,
+            in_channels=state["conv_in.weight"].shape[1],
             out_channels=state["conv_out.weight"].shape[0],
             block_out_channels=tuple(state[f"down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
@@ -69,16 +66,16 @@ def load_ddpm(path: str) -> UNet2DModel:
             norm_eps=1e-6,
             attention_head_dim=None,
         )
-    load_exactly(unet, _to_diffusers(state, levels), file)
-    return unet
+    load_exactly(unet, _to_diffusers(state, levels))
+    return DiffusersDenoiser(unet)
 
 
 def _to_diffusers(state: State, levels: int) -> State:
-    # That project numbers the levels of the way up from the full resolution, diffusers in the order of computation.
-    state = {
-        f"up.{levels - 1 - int(name.split('.')[1])}.{name.split('.', 2)[2]}" if name.startswith("up.") else name: value
-        for name, value in state.items()
-    }
-    state = rename(rename(state, _LAYERS), _BLOCKS)
-    # Attention's projections are 1x1 convolutions there, linear layers here.
-    return {k: v.flatten(1) if ".attentions." in k and v.ndim == 4 else v for k, v in state.items()}
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith("up."):
+            # That project numbers the levels of the way up from the full resolution, diffusers in order of computation.
+            _, level, rest = name.split(".", 2)
+            name = f"up.{levels - 1 - int(level)}.{rest}"
+        renamed[rename(rename(name, _LAYERS), _BLOCKS)] = value
+    return renamed

@@ -7,9 +7,9 @@ a level), but its blocks can: this file only puts them together. ``edm.py`` and 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -20,21 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from hetpure.errors import AbsentError, ConfigError
-from hetpure.models.checkpoints import load_exactly
-from hetpure.schedule import Schedule
+from hetpure.models.checkpoints import CheckpointError, load_exactly, one_line
+from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
 
 SQRT2 = math.sqrt(2.0)
 FORMAT = "hetpure DDPM++ 1"
-
-
-class Conditioning(NamedTuple):
-    """How a network F predicts the noise at one timestep: ``skip`` x(t) + ``out`` F(``scale`` x(t); ``label``)."""
-
-    scale: float
-    label: float
-    skip: float
-    out: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +83,15 @@ def _attention(channels: int) -> Attention:
     )
 
 
+class Stage(nn.Module):
+    """The blocks of one resolution on the way down or up; ``resample`` leads to the next resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.attentions = nn.ModuleList(), nn.ModuleList()
+        self.resample: ResnetBlock2D | None = None
+
+
 class DDPMpp(nn.Module):
     """The network.
 
@@ -103,7 +102,7 @@ class DDPMpp(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
-        widths, levels = geometry.widths, len(geometry.widths)
+        levels = len(geometry.widths)
         self.multiple = 2 ** (levels - 1)
         embedding = 4 * geometry.channels
         self.linear_1 = nn.Linear(geometry.channels, embedding)
@@ -112,12 +111,11 @@ class DDPMpp(nn.Module):
         skips, width = [geometry.channels], geometry.channels
 
         self.down = nn.ModuleList()
-        for level in range(levels):
-            stage = nn.Module()
-            stage.blocks, stage.attentions = nn.ModuleList(), nn.ModuleList()
+        for level, after in enumerate(geometry.widths):
+            stage = Stage()
             for _ in range(geometry.blocks):
-                stage.blocks.append(_residual(width, widths[level], embedding))
-                width = widths[level]
+                stage.blocks.append(_residual(width, after, embedding))
+                width = after
                 if geometry.attention[level]:
                     stage.attentions.append(_attention(width))
                 skips.append(width)
@@ -131,12 +129,11 @@ class DDPMpp(nn.Module):
         )
 
         self.up = nn.ModuleList()
-        for level in reversed(range(levels)):
-            stage = nn.Module()
-            stage.blocks, stage.attentions = nn.ModuleList(), nn.ModuleList()
+        for level, after in reversed(list(enumerate(geometry.widths))):
+            stage = Stage()
             for _ in range(geometry.blocks + 1):
-                stage.blocks.append(_residual(width + skips.pop(), widths[level], embedding))
-                width = widths[level]
+                stage.blocks.append(_residual(width + skips.pop(), after, embedding))
+                width = after
             if geometry.attention[level]:
                 stage.attentions.append(_attention(width))
             if level > 0:
@@ -146,9 +143,8 @@ class DDPMpp(nn.Module):
         self.norm_out = nn.GroupNorm(_groups(width), width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, geometry.image_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, label: float | Tensor) -> Tensor:
-        """(B, C, H, W) and the noise level's label, one or (B,), to the network's output, (B, C, H, W)."""
-        labels = label if isinstance(label, Tensor) else torch.full((len(x),), label, device=x.device)
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W) and the labels of their noise levels, (B,), to the network's output, (B, C, H, W)."""
         embedding = get_timestep_embedding(labels, self.geometry.channels).to(x.dtype)
         embedding = self.linear_2(silu(self.linear_1(embedding)))
         x = self.conv_in(x)
@@ -159,7 +155,7 @@ class DDPMpp(nn.Module):
                 if len(stage.attentions):
                     x = stage.attentions[index](x)
                 skips.append(x)
-            if hasattr(stage, "resample"):
+            if stage.resample is not None:
                 x = stage.resample(x, embedding)
                 skips.append(x)
         first, attention, second = self.middle
@@ -169,65 +165,62 @@ class DDPMpp(nn.Module):
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding)
             for attention in stage.attentions:
                 x = attention(x)
-            if hasattr(stage, "resample"):
+            if stage.resample is not None:
                 x = stage.resample(x, embedding)
         return self.conv_out(silu(self.norm_out(x)))
 
     def in_order(self) -> Iterator[str]:
         """Names of the layers in the order of computation, which both public layouts share."""
         yield from ("linear_1", "linear_2", "conv_in")
-        for way in ("down", "middle", "up"):
-            if way == "middle":
-                yield from ("middle.0", "middle.1", "middle.2")
-                continue
-            for number, stage in enumerate(_stages(self.get_submodule(way))):
-                for index in range(len(stage.blocks)):
-                    yield f"{way}.{number}.blocks.{index}"
-                    if way == "down" and len(stage.attentions):
-                        yield f"{way}.{number}.attentions.{index}"
-                if way == "up" and len(stage.attentions):
-                    yield f"{way}.{number}.attentions.0"
-                if hasattr(stage, "resample"):
-                    yield f"{way}.{number}.resample"
+        for number, stage in enumerate(_stages(self.down)):
+            for index in range(len(stage.blocks)):
+                yield f"down.{number}.blocks.{index}"
+                if len(stage.attentions):
+                    yield f"down.{number}.attentions.{index}"
+            if stage.resample is not None:
+                yield f"down.{number}.resample"
+        yield from ("middle.0", "middle.1", "middle.2")
+        for number, stage in enumerate(_stages(self.up)):
+            yield from (f"up.{number}.blocks.{index}" for index in range(len(stage.blocks)))
+            yield from (f"up.{number}.attentions.{index}" for index in range(len(stage.attentions)))
+            if stage.resample is not None:
+                yield f"up.{number}.resample"
         yield from ("norm_out", "conv_out")
 
 
-def _stages(way: Any) -> Iterator[Any]:
-    # nn.Module's attributes are typed as tensors or modules; these are lists and an optional block.
-    yield from way
+def _stages(way: nn.ModuleList) -> Iterator[Stage]:
+    return cast(Iterator[Stage], iter(way))
 
 
-def save_converted(network: DDPMpp, conditioning: Sequence[Conditioning], file: Path) -> None:
+def save_converted(denoiser: ContinuousDenoiser, file: Path) -> None:
     """Writes safetensors: a network's weights, its geometry in the header, and ``conditioning``, (T, 4) doubles."""
+    network = denoiser.network
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    tensors["conditioning"] = torch.tensor(conditioning, dtype=torch.float64)
+    tensors["conditioning"] = torch.tensor(denoiser.conditioning, dtype=torch.float64)
     save_file(tensors, file, {"format": FORMAT, "geometry": json.dumps(dataclasses.asdict(network.geometry))})
 
 
-def load_converted(file: Path) -> tuple[DDPMpp, list[Conditioning]]:
+def load_converted(path: str | Path) -> ContinuousDenoiser:
     """Reads what ``save_converted`` wrote.
 
     Raises:
-        ConfigError: where the file is missing, damaged or something else.
+        CheckpointError: where the file is damaged or something else.
     """
-    if not file.is_file():
-        raise AbsentError(f"denoiser.path: {file}: no such file")
     try:
-        with safe_open(file, "pt") as opened:
+        with safe_open(path, "pt") as opened:
             header = opened.metadata() or {}
             if header.get("format") != FORMAT:
                 raise ValueError(f"its header does not say {FORMAT!r}")
             geometry: dict[str, Any] = json.loads(header["geometry"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
         conditioning = [Conditioning(*row) for row in weights.pop("conditioning").tolist()]
-        if len(conditioning) != Schedule().T:
+        if len(conditioning) != LINEAR_VP.T:
             raise ValueError(f"conditioning has {len(conditioning)} rows")
         with torch.device("meta"):
             network = DDPMpp(Geometry(**geometry))
     except Exception as error:  # a damaged file raises almost anything; each means: not loadable
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ConfigError(
-            f"denoiser.path: {file}: cannot be read; accepted is what `hetpure convert` wrote: {reason}"
+        raise CheckpointError(
+            f"cannot be read; accepted: what `hetpure convert` wrote: {one_line(error, 200)}"
         ) from None
-    load_exactly(network, weights, file)
-    return network, conditioning
+    load_exactly(network, weights)
+    return ContinuousDenoiser(network, conditioning)

@@ -1,28 +1,24 @@
 """Denoisers: networks that predict the noise in an image on the VP schedule, whatever checkpoint they come from."""
 
-import inspect
-import json
+import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import diffusers
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
-from hetpure.config import resolve_path
-from hetpure.errors import AbsentError, ConfigError
-from hetpure.models.checkpoints import check_there
-from hetpure.models.ddpm import load_ddpm
-from hetpure.models.ddpmpp import Conditioning, DDPMpp
-from hetpure.models.edm import load_edm
-from hetpure.models.guided_diffusion import load_guided_diffusion
-from hetpure.models.score_sde import load_score_sde
+from hetpure.errors import ConfigError
+from hetpure.models.checkpoints import existing_path, one_line, reading
 from hetpure.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    from hetpure.models.ddpmpp import DDPMpp
+
+LINEAR_VP = Schedule()
+"""The schedule of every checkpoint format that is supported."""
 
 
 class Denoiser(nn.Module, ABC):
@@ -38,7 +34,7 @@ class Denoiser(nn.Module, ABC):
     channels: int
     image_size: int | None = None
     multiple: int = 1
-    schedule: Schedule = Schedule()
+    schedule: Schedule = LINEAR_VP
 
     @abstractmethod
     def forward(self, x: Tensor, t: int) -> Tensor:
@@ -46,7 +42,7 @@ class Denoiser(nn.Module, ABC):
 
         Args:
             x: (B, C, H, W), the diffused image, on images scaled to [-1, 1].
-            t: timestep 0..T-1 of the VP schedule, the same for the batch.
+            t: timestep 0..T-1 of the schedule, the same for the batch.
 
         Returns:
             (B, C, H, W), contiguous.
@@ -55,26 +51,23 @@ class Denoiser(nn.Module, ABC):
     def check_image_shape(self, shape: tuple[int, int, int]) -> None:
         """Raises ConfigError where images of (C, H, W) cannot go through this denoiser."""
         channels, height, width = shape
-        sizes = (
-            f"{self.image_size}x{self.image_size}"
-            if self.image_size
-            else f"sides that are multiples of {self.multiple}"
-        )
-        fits = (height, width) == (self.image_size, self.image_size) if self.image_size else True
-        if channels != self.channels or not fits or height % self.multiple or width % self.multiple:
+        square, multiple = self.image_size, self.multiple
+        sizes = f"{square}x{square}" if square else f"sides that are multiples of {multiple}"
+        fits = (height, width) == (square, square) if square else True
+        if channels != self.channels or not fits or height % multiple or width % multiple:
             raise ConfigError(
-                f"denoiser: takes {self.channels} channels and {sizes}, the data's images are "
-                f"{channels}x{height}x{width}; set data.image_size or choose another denoiser.path"
+                "denoiser",
+                f"takes {self.channels} channels and {sizes}, but the data's images are {channels}x{height}x{width}; "
+                "set data.image_size or choose another denoiser.path",
             )
         try:
             with torch.no_grad():
                 out = self(torch.zeros(1, *shape), 0)
         except Exception as error:  # whatever a foreign network raises, it cannot be used
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"denoiser: cannot predict the noise of one image: {reason}") from None
+            raise ConfigError("denoiser", f"cannot predict the noise of one image: {one_line(error, 200)}") from None
         if out.shape != (1, *shape) or not bool(out.isfinite().all()):
             raise ConfigError(
-                f"denoiser: predicts {tuple(out.shape)} for one {tuple(shape)} image, or not finite values"
+                "denoiser", f"predicts {tuple(out.shape)} for one {tuple(shape)} image, or values that are not finite"
             )
 
 
@@ -83,53 +76,33 @@ class DiffusersDenoiser(Denoiser):
 
     Args:
         unet: the network.
+        schedule: that it was trained on.
     """
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: "UNet2DModel", schedule: Schedule = LINEAR_VP) -> None:
         super().__init__()
         # Channels-last convolutions are faster on CPUs and GPUs alike; everything outside stays contiguous.
         self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.schedule = schedule
         config: Any = unet.config
         self.channels = config.in_channels
         size = config.sample_size
         self.image_size = size if isinstance(size, int) or size is None else size[0]
         self.multiple = 2 ** (len(config.block_out_channels) - 1)
 
-    @classmethod
-    def from_pretrained(cls, path: str) -> "DiffusersDenoiser":
-        """Loads a diffusers folder (of a UNet2DModel, or of a pipeline with one in ``unet/``) or a hub id.
-
-        A checkpoint without a scheduler's config says nothing of its schedule; it is taken for the linear VP one.
-
-        Raises:
-            ConfigError: where it cannot be found or read, works on latents, or its scheduler is not the linear VP
-                schedule with noise prediction.
-        """
-        found = resolve_path(path)
-        source = str(found) if found.exists() else path
-        if not found.exists() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-            raise AbsentError(
-                f"denoiser.path: {path}: no such folder; accepted is a diffusers folder or a hub id OWNER/NAME"
-            )
-        folder = found if found.exists() else _hub_configs(path)
-        subfolder = "unet" if (folder / "unet" / "config.json").is_file() else None
-        if not (folder / (subfolder or "") / "config.json").is_file():
-            raise ConfigError(f"denoiser.path: {path}: holds no config.json; accepted is a folder that diffusers saved")
-        _check_pipeline(folder)
-        _check_scheduler(folder)
-        try:
-            unet = UNet2DModel.from_pretrained(
-                source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
-            )
-        except Exception as error:  # diffusers and the hub raise dozens of types; each means: not loadable
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"denoiser.path: {path}: cannot be loaded as a diffusers UNet2DModel: {reason}") from None
-        return cls(unet)  # pyright: ignore[reportArgumentType]
-
     def forward(self, x: Tensor, t: int) -> Tensor:
         timesteps = torch.full((len(x),), t, device=x.device, dtype=torch.long)
         out: Tensor = self.unet(x, timesteps, return_dict=False)[0]
         return out[:, : self.channels].contiguous()
+
+
+class Conditioning(NamedTuple):
+    """How a network F predicts the noise at one timestep: ``skip`` x(t) + ``out`` F(``scale`` x(t); ``label``)."""
+
+    scale: float
+    label: float
+    skip: float
+    out: float
 
 
 class ContinuousDenoiser(Denoiser):
@@ -138,12 +111,13 @@ class ContinuousDenoiser(Denoiser):
     Args:
         network: the network.
         conditioning: how it predicts the noise at each timestep.
+        schedule: of those timesteps.
     """
 
-    def __init__(self, network: DDPMpp, conditioning: Sequence[Conditioning]) -> None:
+    def __init__(self, network: "DDPMpp", conditioning: Sequence[Conditioning], schedule: Schedule = LINEAR_VP) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.conditioning = tuple(conditioning)
+        self.conditioning, self.schedule = tuple(conditioning), schedule
         self.channels, self.image_size = network.geometry.image_channels, network.geometry.image_size
         self.multiple = network.multiple
 
@@ -173,8 +147,8 @@ class DenoiserWrapper(Denoiser):
 class Recomputed(DenoiserWrapper):
     """The same denoiser, keeping no activations for the backward pass: each call is run again there.
 
-    Memory of a gradient through many steps is then that of one step plus one image per step. The images are kept apart
-    from the heap that activations come and go in: between them, they would keep freed memory from being used again
+    Memory of a gradient through many steps is then that of one step plus one image per step. The images are copied to
+    large blocks of their own. Between activations in the heap, they would keep freed memory from being used again
     (measured with 100 steps of a small UNet: 1.3 GB where 60 MB were alive).
 
     Args:
@@ -183,8 +157,9 @@ class Recomputed(DenoiserWrapper):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
-        self._shelf: Tensor | None = None
-        self._used = 0
+        self._block: Any = None
+        self._block_like: Any = None
+        self._free = 0
 
     def forward(self, x: Tensor, t: int) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
@@ -194,22 +169,13 @@ class Recomputed(DenoiserWrapper):
         return out
 
     def keep(self, x: Tensor) -> Tensor:
-        """A copy of x on a shelf of many; a shelf goes when the last copy on it is not needed any more."""
-        shelf = self._shelf
-        if (
-            shelf is None
-            or self._used == len(shelf)
-            or (shelf.shape[1:], shelf.dtype, shelf.device)
-            != (
-                x.shape,
-                x.dtype,
-                x.device,
-            )
-        ):
-            count = -(-SHELF_BYTES // (x.numel() * x.element_size()))
-            shelf, self._used = x.new_empty((count, *x.shape)), 0
-        self._shelf, self._used = shelf, self._used + 1
-        return shelf[self._used - 1].copy_(x.detach())
+        """A copy of x in a block of many; a block goes when no copy in it is needed any more."""
+        like = x.shape, x.dtype, x.device
+        if not self._free or self._block_like != like:
+            self._free = -(-SHELF_BYTES // x.nbytes)
+            self._block, self._block_like = x.new_empty((self._free, *x.shape)), like
+        self._free -= 1
+        return self._block[self._free].copy_(x.detach())
 
 
 SHELF_BYTES = 33 * 2**20
@@ -220,9 +186,9 @@ class _Recompute(torch.autograd.Function):
     """A network call whose backward pass makes its graph anew. It draws nothing at random, so it is the same call."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, t: int, owner: Recomputed) -> Tensor:
-        ctx.x, ctx.t, ctx.denoiser = owner.keep(x), t, owner.denoiser
-        return owner.denoiser(x, t)
+    def forward(ctx: Any, x: Tensor, t: int, recomputed: Recomputed) -> Tensor:
+        ctx.x, ctx.t, ctx.denoiser = recomputed.keep(x), t, recomputed.denoiser
+        return recomputed.denoiser(x, t)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -236,19 +202,35 @@ class _Recompute(torch.autograd.Function):
 
 def innermost(module: nn.Module) -> list[Denoiser]:
     """The denoisers inside a module that wrap no other: the networks themselves."""
-    found = [m for m in module.modules() if isinstance(m, Denoiser)]
-    return [m for m in found if not any(isinstance(child, Denoiser) for child in m.modules() if child is not m)]
+    denoisers = [m for m in module.modules() if isinstance(m, Denoiser)]
+    return [m for m in denoisers if not any(isinstance(child, Denoiser) for child in m.modules() if child is not m)]
 
 
-FORMATS: dict[str, Callable[[str], Denoiser]] = {
-    "diffusers": DiffusersDenoiser.from_pretrained,
-    "ddpm": lambda path: DiffusersDenoiser(load_ddpm(path)),
-    "edm": lambda path: ContinuousDenoiser(*load_edm(path)),
-    "guided_diffusion": lambda path: DiffusersDenoiser(load_guided_diffusion(path)),
-    "score_sde": lambda path: ContinuousDenoiser(*load_score_sde(path)),
-    "score_sde_matched": lambda path: ContinuousDenoiser(*load_score_sde(path, matched=True)),
+class Format(NamedTuple):
+    """A checkpoint format.
+
+    Attributes:
+        loader: ``module:function``, imported when it is used; takes a path and gives a Denoiser.
+        content: what such a file holds, for messages.
+    """
+
+    loader: str
+    content: str
+
+
+_SCORE_SDE = "DDPM++ network of score_sde_pytorch: NCSN++, BigGAN blocks, positional embedding, nothing progressive"
+
+FORMATS = {
+    "diffusers": Format("hetpure.models.diffusers_folder:load_diffusers", "diffusers UNet2DModel"),
+    "ddpm": Format("hetpure.models.ddpm:load_ddpm", "DDPM network of ermongroup/ddim's layout"),
+    "edm": Format("hetpure.models.edm:load_edm", "DDPM++ network (--arch=ddpmpp)"),
+    "guided_diffusion": Format(
+        "hetpure.models.guided_diffusion:load_guided_diffusion",
+        "unconditional guided-diffusion network with --resblock_updown True",
+    ),
+    "score_sde": Format("hetpure.models.score_sde:load_score_sde", _SCORE_SDE),
+    "score_sde_matched": Format("hetpure.models.score_sde:load_score_sde_matched", _SCORE_SDE),
 }
-"""Checkpoint formats by name: each loads a path (or hub id)."""
 
 
 def build_denoiser(path: str, format: str = "diffusers", source: str | None = None) -> Denoiser:
@@ -257,80 +239,16 @@ def build_denoiser(path: str, format: str = "diffusers", source: str | None = No
     Args:
         path: file, folder or hub id of the checkpoint.
         format: one of ``FORMATS``.
-        source: where the checkpoint can be had, for one that must lie here (no hub id); the message says it where it
-            is missing.
+        source: where a checkpoint that is a file can be had, for the message where it is missing.
 
     Raises:
         ConfigError: for an unknown format, or where the checkpoint cannot be loaded.
     """
     if format not in FORMATS:
-        raise ConfigError(f"denoiser.format: {format!r} is unknown; accepted are {', '.join(FORMATS)}")
-    if source is not None:
-        check_there(path, "denoiser.path", source)
-    return FORMATS[format](path)
-
-
-def _hub_configs(identifier: str) -> Path:
-    """A folder with a hub checkpoint's configs alone: what it is, before its weights are fetched."""
-    names = ("config.json", "model_index.json", "scheduler_config.json")
-    try:
-        patterns = [f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in names]
-        return Path(snapshot_download(identifier, allow_patterns=patterns))
-    except Exception as error:  # the hub raises dozens of types; each means: not there, or not to be had
-        reason = " ".join(str(error).split())[:300]
-        raise AbsentError(f"denoiser.path: {identifier}: cannot be had from the hub: {reason}") from None
-
-
-def _check_pipeline(folder: Path) -> None:
-    """A latent diffusion's UNet has three channels too: refuse it."""
-    file = folder / "model_index.json"
-    if file.is_file() and (latent := {"vae", "vqvae"} & _read_json(file).keys()):
-        raise ConfigError(f"denoiser.path: {file}: has a {latent.pop()}, accepted are denoisers of images, not latents")
-
-
-def _check_scheduler(folder: Path) -> None:
-    """A checkpoint of another schedule would denoise, but wrongly: refuse it.
-
-    What a config leaves out has the default of the scheduler's class, as in diffusers.
-    """
-    files = [
-        f for f in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json") if f.is_file()
-    ]
-    if not files:
-        return
-    given = _read_json(files[0])
-    name = str(given.get("_class_name", "DDPMScheduler"))
-    cls = getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise ConfigError(f"denoiser.path: {files[0]}: _class_name is {name!r}, which is no scheduler of diffusers")
-    defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()}
-    found = {**defaults, **given}
-    ours = Schedule()
-    required = {
-        "beta_schedule": "linear",
-        "beta_start": ours.beta_start,
-        "beta_end": ours.beta_end,
-        "num_train_timesteps": ours.T,
-    }
-    accepted = {
-        **required,
-        "prediction_type": "epsilon",
-        "trained_betas": None,
-        "rescale_betas_zero_snr": False,
-        "use_flow_sigmas": False,
-    }
-    for key, value in accepted.items():
-        if key not in found and key in required:
-            raise ConfigError(f"denoiser.path: {files[0]}: {name} has no {key}, accepted is {value!r}")
-        if found.get(key, value) != value:
-            raise ConfigError(f"denoiser.path: {files[0]}: {key} is {found[key]!r}, accepted is {value!r}")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"denoiser.path: {file}: cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"denoiser.path: {file}: cannot be read as JSON: holds no keys")
-    return found
+        raise ConfigError("denoiser.format", found=format, accepted=", ".join(FORMATS))
+    if source is not None or format != "diffusers":  # else it may be a hub id
+        resolved = str(existing_path(path, "denoiser.path", source))
+    else:
+        resolved = path
+    with reading(path, "denoiser.path", FORMATS[format].content):
+        return pkgutil.resolve_name(FORMATS[format].loader)(resolved)

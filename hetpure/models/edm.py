@@ -17,12 +17,10 @@ from typing import Any
 
 import torch
 
-from hetpure.config import resolve_path
-from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import State, load_exactly, loader_of
-from hetpure.models.ddpmpp import Conditioning, DDPMpp, Geometry, load_converted
+from hetpure.models.checkpoints import CheckpointError, State, load_exactly
+from hetpure.models.ddpmpp import DDPMpp, Geometry, load_converted
+from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
 from hetpure.models.inert_pickle import Inert, read_inert
-from hetpure.schedule import Schedule
 
 _RESIDUAL = {
     "norm0": "norm1",
@@ -32,46 +30,46 @@ _RESIDUAL = {
     "conv1": "conv2",
     "skip": "conv_shortcut",
 }
+_ATTENTION = {"norm2": "group_norm", "proj": "to_out.0"}
 
 
-@loader_of("DDPM++ network (--arch=ddpmpp)")
-def load_edm(path: str) -> tuple[DDPMpp, list[Conditioning]]:
+def load_edm(path: str) -> ContinuousDenoiser:
     """Loads such a pickle as data (see ``inert_pickle``), or what ``hetpure convert`` made of it.
+
+    The geometry of the network F is read off the names and shapes of its weights.
 
     Args:
         path: the ``.pkl`` file, or the converted ``.safetensors``.
 
-    Returns:
-        The network F, its geometry read off the names and shapes of its weights, and how to ask it at each timestep.
-
     Raises:
-        ConfigError: where the file cannot be read, holds code, or another network.
+        CheckpointError: where the file cannot be read, holds code, or another network.
+        Exception: of any kind, for a network of an unknown layout.
     """
-    file = resolve_path(path)
-    if file.suffix == ".safetensors":
-        return load_converted(file)
-    content = read_inert(file)
+    if Path(path).suffix == ".safetensors":
+        return load_converted(path)
+    content = read_inert(path)
     outer = content.get("ema") if isinstance(content, dict) else content
     model = outer.children.get("model") if isinstance(outer, Inert) else None
     if not isinstance(outer, Inert) or model is None or model.class_name != "SongUNet":
-        found = [module.class_name for module in (outer, model) if isinstance(module, Inert)]
-        found = " with ".join(found) or "no network"
-        raise ConfigError(f"denoiser.path: {file}: found {found}; accepted is a SongUNet in VPPrecond or EDMPrecond")
-    conditioning = precondition(outer.class_name, outer.state, file)
+        classes = [module.class_name for module in (outer, model) if isinstance(module, Inert)]
+        raise CheckpointError(
+            f"holds {' with '.join(classes) or 'no network'}; accepted: a SongUNet in VPPrecond or EDMPrecond"
+        )
+    conditioning = precondition(outer.class_name, outer.state)
     state = model.tensors()
     if outer.state.get("label_dim") or any(name.startswith("map_label.") for name in state):
-        raise ConfigError(f"denoiser.path: {file}: is class-conditional; accepted are unconditional networks")
+        raise CheckpointError("is class-conditional; accepted: unconditional networks")
     if any("_aux_" in name and "_aux_norm" not in name and "_aux_conv" not in name for name in state) or any(
         name.endswith("resample_filter") and value.shape[-1] != 2 for name, value in state.items()
     ):
-        raise ConfigError(f"denoiser.path: {file}: is an NCSN++ network; accepted is DDPM++ (--arch=ddpmpp)")
+        raise CheckpointError("is an NCSN++ network; accepted: DDPM++ (--arch=ddpmpp)")
     with torch.device("meta"):
         network = DDPMpp(_geometry(state))
-    load_exactly(network, _to_own_names(state, network), file)
-    return network, conditioning
+    load_exactly(network, _to_own_names(state, network))
+    return ContinuousDenoiser(network, conditioning)
 
 
-def precondition(name: str, settings: Mapping[str, Any], file: Path) -> list[Conditioning]:
+def precondition(name: str, settings: Mapping[str, Any]) -> list[Conditioning]:
     """How the noise in x(t) follows from F, for each timestep t.
 
     VPPrecond: D = y - sigma F(x(t); 999 u), u the continuous time of noise level sigma, so the noise is F itself.
@@ -81,44 +79,42 @@ def precondition(name: str, settings: Mapping[str, Any], file: Path) -> list[Con
     Args:
         name: VPPrecond or EDMPrecond.
         settings: its attributes ``beta_d``, ``beta_min``, ``M`` or ``sigma_data``.
-        file: for messages.
 
     Raises:
-        ConfigError: for another name, or missing attributes.
+        CheckpointError: for another name, or missing attributes.
     """
-    schedule = Schedule()
-    table = []
+    if name not in _CONDITIONING:
+        raise CheckpointError(f"holds {name}; accepted: VPPrecond and EDMPrecond")
     try:
-        for t in range(schedule.T):
-            abar = schedule.alpha_bar(t)
-            sigma = math.sqrt((1.0 - abar) / abar)
-            if name == "VPPrecond":
-                beta_d, beta_min = float(settings["beta_d"]), float(settings["beta_min"])
-                # In single precision, as there: near t = 0 that moves labels by up to 3e-4, and outputs by up to 1e-4.
-                level = torch.tensor(sigma, dtype=torch.float32)
-                time = ((beta_min**2 + 2.0 * beta_d * (1.0 + level**2).log()).sqrt() - beta_min) / beta_d
-                label = float((float(settings["M"]) - 1.0) * time)
-                table.append(Conditioning(scale=1.0, label=label, skip=0.0, out=1.0))
-            elif name == "EDMPrecond":
-                data = float(settings["sigma_data"])
-                spread = math.sqrt(sigma**2 + data**2)
-                table.append(
-                    Conditioning(
-                        scale=1.0 / (spread * math.sqrt(abar)),
-                        label=math.log(sigma) / 4.0,
-                        skip=sigma / (spread**2 * math.sqrt(abar)),
-                        out=-data / spread,
-                    )
-                )
-            else:
-                raise ConfigError(f"denoiser.path: {file}: found {name}; accepted are VPPrecond and EDMPrecond")
+        return [_CONDITIONING[name](LINEAR_VP.alpha_bar(t), settings) for t in range(LINEAR_VP.T)]
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"denoiser.path: {file}: {name} without {error}") from None
-    return table
+        raise CheckpointError(f"holds {name} without {error}") from None
+
+
+def _vp_conditioning(abar: float, settings: Mapping[str, Any]) -> Conditioning:
+    beta_d, beta_min = float(settings["beta_d"]), float(settings["beta_min"])
+    # In single precision, as there: near t = 0 that moves labels by up to 3e-4, and outputs by up to 1e-4.
+    sigma = torch.tensor(math.sqrt((1.0 - abar) / abar), dtype=torch.float32)
+    time = ((beta_min**2 + 2.0 * beta_d * (1.0 + sigma**2).log()).sqrt() - beta_min) / beta_d
+    return Conditioning(scale=1.0, label=float((float(settings["M"]) - 1.0) * time), skip=0.0, out=1.0)
+
+
+def _edm_conditioning(abar: float, settings: Mapping[str, Any]) -> Conditioning:
+    sigma, data = math.sqrt((1.0 - abar) / abar), float(settings["sigma_data"])
+    spread = math.sqrt(sigma**2 + data**2)
+    return Conditioning(
+        scale=1.0 / (spread * math.sqrt(abar)),
+        label=math.log(sigma) / 4.0,
+        skip=sigma / (spread**2 * math.sqrt(abar)),
+        out=-data / spread,
+    )
+
+
+_CONDITIONING = {"VPPrecond": _vp_conditioning, "EDMPrecond": _edm_conditioning}
 
 
 def _geometry(state: State) -> Geometry:
-    sizes = sorted({int(found[1]) for name in state if (found := re.match(r"enc\.(\d+)x", name))}, reverse=True)
+    sizes = sorted({int(size[1]) for name in state if (size := re.match(r"enc\.(\d+)x", name))}, reverse=True)
     first = state[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"]
     blocks = len({name.split(".")[1] for name in state if name.startswith(f"enc.{sizes[0]}x{sizes[0]}_block")})
     return Geometry(
@@ -148,13 +144,8 @@ def _to_own_names(state: State, network: DDPMpp) -> State:
         for key, value in module.items():
             layer, _, kind = key.rpartition(".")
             if layer == "qkv":  # channel 3 c + j is channel c of query, key or value
-                for j, letter in enumerate("qkv"):
-                    part = value[j::3]
-                    renamed[f"{own}.to_{letter}.{kind}"] = part.flatten(1) if part.ndim == 4 else part
-            elif layer == "proj":
-                renamed[f"{own}.to_out.0.{kind}"] = value.flatten(1) if value.ndim == 4 else value
-            elif layer == "norm2":
-                renamed[f"{own}.group_norm.{kind}"] = value
-            else:
-                renamed[f"{own}.{_RESIDUAL.get(layer, layer)}.{kind}" if layer else f"{own}.{kind}"] = value
+                renamed |= {f"{own}.to_{letter}.{kind}": value[j::3] for j, letter in enumerate("qkv")}
+                continue
+            names = _ATTENTION if "qkv.weight" in module else _RESIDUAL
+            renamed[f"{own}.{names.get(layer, layer)}.{kind}" if layer else f"{own}.{kind}"] = value
     return renamed

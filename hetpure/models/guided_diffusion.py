@@ -12,9 +12,8 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
-from hetpure.config import resolve_path
-from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, weights_in
+from hetpure.models.checkpoints import CheckpointError, State, load_exactly, read_file, sampling_weights
+from hetpure.models.denoisers import DiffusersDenoiser
 
 HEAD_CHANNELS = 64
 """Of that project's unconditional networks (``--num_head_channels 64``); the weights do not tell."""
@@ -30,6 +29,7 @@ _RESIDUAL = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_LAYERS = {**_RESIDUAL, "norm": "group_norm", "proj_out": "to_out.0"}
 _ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -39,23 +39,19 @@ _ENDS = {
 }
 
 
-@loader_of("unconditional guided-diffusion network with --resblock_updown True")
-def load_guided_diffusion(path: str) -> UNet2DModel:
-    """Loads such a state dict.
+def load_guided_diffusion(path: str) -> DiffusersDenoiser:
+    """Loads such a state dict; the network's widths, blocks and attention are read off the weights.
 
     Args:
         path: the ``.pt`` file.
 
-    Returns:
-        The network, with mean and variance as output; its widths, blocks and attention are read off the weights.
-
     Raises:
-        ConfigError: where the file cannot be read or holds another network.
+        CheckpointError: where the file cannot be read or its weights do not fit.
+        Exception: of any kind, where it holds another network.
     """
-    file = resolve_path(path)
-    state = weights_in(read_file(file), file)
+    state = sampling_weights(read_file(path))
     if "label_emb.weight" in state:
-        raise ConfigError(f"denoiser.path: {file}: is class-conditional; accepted are unconditional networks")
+        raise CheckpointError("is class-conditional; accepted: unconditional networks")
     # The last block of each level of the way up but the top one ends with a residual block that upsamples.
     outputs = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
     ups = {name.split(".")[1] for name in state if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)}
@@ -80,43 +76,40 @@ def load_guided_diffusion(path: str) -> UNet2DModel:
             attn_norm_num_groups=32,
             attention_head_dim=HEAD_CHANNELS,
         )
-    load_exactly(unet, _to_diffusers(state, blocks), file)
-    return unet
+    load_exactly(unet, _to_diffusers(state, blocks))
+    return DiffusersDenoiser(unet)
 
 
 def _to_diffusers(state: State, blocks: int) -> State:
     renamed: State = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
-        found = re.fullmatch(r"(input|middle|output)_blocks?\.(?:(\d+)\.)?(\d)\.(.+)", module)
-        if module in _ENDS or not found:
+        block_name = re.fullmatch(r"(input|middle|output)_blocks?\.(?:(\d+)\.)?(\d)\.(.+)", module)
+        if module in _ENDS or not block_name:
             renamed[f"{_ENDS.get(module, module)}.{kind}"] = value
             continue
-        part, number, layer, rest = found[1], int(found[2] or 0), int(found[3]), found[4]
+        part, number, layer, rest = block_name[1], int(block_name[2] or 0), int(block_name[3]), block_name[4]
         list_name = "resnets" if rest in _RESIDUAL else "attentions"
         # On both ways a level has blocks + 1 entries: down, the last downsamples; up, the last may end with upsampling.
         level, block = divmod(number - (part == "input"), blocks + 1)
         if part == "middle":
-            place = f"mid_block.{list_name}.{layer // 2}"
+            target = f"mid_block.{list_name}.{layer // 2}"
         elif part == "input":
-            place = f"down_blocks.{level}.{'downsamplers.0' if block == blocks else f'{list_name}.{block}'}"
+            target = f"down_blocks.{level}.{'downsamplers.0' if block == blocks else f'{list_name}.{block}'}"
         elif rest in _RESIDUAL and layer > 0:
-            place = f"up_blocks.{level}.upsamplers.0"
+            target = f"up_blocks.{level}.upsamplers.0"
         else:
-            place = f"up_blocks.{level}.{list_name}.{block}"
+            target = f"up_blocks.{level}.{list_name}.{block}"
         if rest == "qkv":
             for letter, projection in zip("qkv", _split_heads(value), strict=True):
-                renamed[f"{place}.to_{letter}.{kind}"] = projection
-        elif rest == "proj_out":
-            renamed[f"{place}.to_out.0.{kind}"] = value.flatten(1) if value.ndim == 3 else value
+                renamed[f"{target}.to_{letter}.{kind}"] = projection
         else:
-            renamed[f"{place}.{_RESIDUAL.get(rest, 'group_norm' if rest == 'norm' else rest)}.{kind}"] = value
+            renamed[f"{target}.{_LAYERS.get(rest, rest)}.{kind}"] = value
     return renamed
 
 
 def _split_heads(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a joint projection whose rows come head by head: (3 C, ..) to three (C, C)."""
-    rows = value.flatten(1) if value.ndim == 3 else value
-    heads = rows.reshape(-1, 3, min(HEAD_CHANNELS, len(rows) // 3), *rows.shape[1:])
+    """Queries, keys and values of a joint projection whose rows come head by head: (3 C, ..) to three (C, ..)."""
+    heads = value.reshape(-1, 3, min(HEAD_CHANNELS, len(value) // 3), *value.shape[1:])
     q, k, v = (heads[:, j].flatten(0, 1) for j in range(3))
     return q, k, v

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.models.checkpoints import CheckpointError, one_line
 
 _SCALARS = {"f8": np.float64, "f4": np.float32, "i8": np.int64, "i4": np.int32, "b1": np.bool_}
 
@@ -42,43 +42,33 @@ class Inert:
     @property
     def children(self) -> dict[str, "Inert"]:
         """Modules inside, by name."""
-        found = self.state.get("_modules") or {}
-        return {str(name): child for name, child in found.items() if isinstance(child, Inert)}
+        modules = self.state.get("_modules") or {}
+        return {str(name): child for name, child in modules.items() if isinstance(child, Inert)}
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and buffers of this module and those inside, named as in a state dict."""
-        found = {}
-        for kind in ("_parameters", "_buffers"):
-            for name, value in (self.state.get(kind) or {}).items():
-                if isinstance(value, Tensor):
-                    found[f"{prefix}{name}"] = value
+        own = {**(self.state.get("_parameters") or {}), **(self.state.get("_buffers") or {})}
+        tensors = {f"{prefix}{name}": value for name, value in own.items() if isinstance(value, Tensor)}
         for name, child in self.children.items():
-            found.update(child.tensors(f"{prefix}{name}."))
-        return found
+            tensors.update(child.tensors(f"{prefix}{name}."))
+        return tensors
 
 
-def read_inert(path: Path, key: str = "denoiser.path") -> Any:
+def read_inert(path: str | Path) -> Any:
     """What a network pickle holds, with an ``Inert`` for each object.
 
-    Args:
-        path: the ``.pkl`` file.
-        key: config key for messages.
-
     Raises:
-        ConfigError: where the file is missing or damaged, or names anything that is not on this module's short list.
+        CheckpointError: where the file is damaged, or names anything that is not on this module's short list.
     """
-    if not path.is_file():
-        raise AbsentError(f"{key}: {path}: no such file")
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return _InertUnpickler(file).load()
     except _RefusedError as error:
-        raise ConfigError(
-            f"{key}: {path}: refused, it holds code ({error}); accepted are networks that NVlabs' persistence saved"
+        raise CheckpointError(
+            f"refused, it holds code ({error}); accepted: networks that NVlabs' persistence saved"
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything; each means: not loadable
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ConfigError(f"{key}: {path}: cannot be read as a network pickle: {reason}") from None
+        raise CheckpointError(f"cannot be read as a network pickle: {one_line(error, 200)}") from None
 
 
 class _RefusedError(Exception):
@@ -87,13 +77,13 @@ class _RefusedError(Exception):
 
 class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = _ADMITTED.get((module, name))
-        if found is None:
+        admitted = _ADMITTED.get((module, name))
+        if admitted is None:
             raise _RefusedError(f"{module}.{name}")
         # A pickle can set attributes of what it is given: it gets its own copy of anything that is not built in.
-        if found in (Inert, _DType):
-            return type(name, (found,), {"class_name": name})
-        return found if isinstance(found, type) else functools.partial(found)
+        if admitted in (Inert, _DType):
+            return type(name, (admitted,), {"class_name": name})
+        return admitted if isinstance(admitted, type) else functools.partial(admitted)
 
     def persistent_load(self, pid: Any) -> Any:
         raise _RefusedError("a reference outside the file")

@@ -7,37 +7,35 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
-from hetpure.models.checkpoints import load_exactly, read_file
-from hetpure.models.wide_resnet import WideResNet
+from hetpure.models.checkpoints import as_state, existing_path, load_exactly, one_line, read_file, reading
 
 
-def import_network(name: str, arguments: Mapping[str, Any], section: str) -> nn.Module:
+def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A network by the name of its class, trainable.
 
     Args:
         name: ``package.module:Class``, ``path/to/file.py:Class``, or a function that builds it.
         arguments: for the constructor.
-        section: of the config, for messages.
 
     Raises:
         ConfigError: where it cannot be imported or built, or is no nn.Module.
     """
-    kwargs = dict(arguments)
+    build = _import_builder(name)
     try:
-        network = _import_builder(name, section)(**kwargs)
-    except ConfigError:
-        raise
+        network = build(**arguments)
+    except ConfigError as error:
+        raise error.within("arguments") from None
     except Exception as error:  # a user's class may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"{section}.arguments: {name} cannot be built from {kwargs}: {reason}") from None
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise ConfigError("arguments", f"{name} cannot be built from {dict(arguments)}: {reason}") from None
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"{section}.name: {name} gives a {type(network).__name__}, accepted is an nn.Module")
+        raise ConfigError("name", f"{name} gives a {type(network).__name__}", accepted="an nn.Module")
     return network
 
 
@@ -53,58 +51,46 @@ def load_network(name: str, weights: str, arguments: Mapping[str, Any], section:
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
     """
-    if ":" not in name:
-        raise ConfigError(f"{section}.name: found {name!r}, accepted is package.module:Class or path/to/file.py:Class")
-    network = import_network(name, arguments, section)
-    load_weights(network, weights, f"{section}.weights")
+    try:
+        if ":" not in name:
+            raise ConfigError("name", found=name, accepted="package.module:Class or path/to/file.py:Class")
+        network = import_network(name, arguments)
+        load_weights(network, weights)
+    except ConfigError as error:
+        raise error.within(section) from None
     return network.eval().requires_grad_(False)
 
 
-def load_weights(network: nn.Module, path: str, key: str) -> None:
-    """Loads a state dict into a network, every key matching.
+def load_weights(network: nn.Module, path: str) -> None:
+    """Loads a state dict into a network, every name matching.
 
     What wrappers put before every name is taken off: DataParallel's ``module.``, and the ``model.`` or ``0.`` of a
-    network that was saved behind its normalisation.
+    network that was saved behind its normalisation. A network with a method ``from_public_layout`` renames the rest.
 
     Args:
         network: the network.
-        path: the file.
-        key: config key for messages.
+        path: a ``.safetensors`` or ``torch.save`` file; no code in it is run.
 
     Raises:
-        ConfigError: where the file is missing or unreadable, or keys or shapes differ.
+        ConfigError: about ``weights``, where the file is missing or unreadable, or names or shapes differ.
     """
-    state = read_state_dict(resolve_path(path), key=key)
-    state = {k.removeprefix("module."): v for k, v in state.items()}
-    own = network.state_dict()
-    for prefix in ("model.", "0."):
-        if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in own):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    if isinstance(network, WideResNet):
-        state = network.from_public_layout(state)
-    load_exactly(network, state, path, key=key)
+    file = existing_path(path, "weights")
+    with reading(path, "weights", "state dict"):
+        content = read_file(file)
+        for wrapper in ("state_dict", "model_state_dict", "model", "params"):
+            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+        state, own = as_state(content), network.state_dict()
+        for prefix in ("model.", "0."):
+            if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in own):
+                state = {k.removeprefix(prefix): v for k, v in state.items()}
+        if (from_public_layout := getattr(network, "from_public_layout", None)) is not None:
+            state = from_public_layout(state)
+        load_exactly(network, state)
 
 
-def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or ``torch.save`` file; no code in it is run.
-
-    Args:
-        path: the file.
-        key: config key for messages.
-
-    Raises:
-        ConfigError: where the file is missing or is no state dict.
-    """
-    state = read_file(path, key)
-    for wrapper in ("state_dict", "model_state_dict", "model", "params"):
-        state = state[wrapper] if isinstance(state, dict) and isinstance(state.get(wrapper), dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(f"{key}: {path}: holds no state dict")
-    return state
-
-
-def _import_builder(name: str, section: str) -> Callable[..., Any]:
-    module_name, _, class_name = name.rpartition(":")
+def _import_builder(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.rpartition(":")
     try:
         if module_name.endswith(".py"):
             path = resolve_path(module_name)
@@ -120,10 +106,9 @@ def _import_builder(name: str, section: str) -> Callable[..., Any]:
                 sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(module_name)
     except Exception as error:  # a user's file may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConfigError(f"{section}.name: {name}: cannot import {module_name}: {reason}") from None
-    found = getattr(module, class_name, None)
-    is_class = isinstance(found, type) and issubclass(found, nn.Module)
-    if not (is_class or inspect.isfunction(found)):
-        raise ConfigError(f"{section}.name: {name}: {module_name} has no nn.Module class or function {class_name}")
-    return cast(Callable[..., Any], found)
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise ConfigError("name", f"{name}: cannot import {module_name}: {reason}") from None
+    builder = getattr(module, attribute, None)
+    if inspect.isfunction(builder) or (isinstance(builder, type) and issubclass(builder, nn.Module)):
+        return builder
+    raise ConfigError("name", f"{name}: {module_name} has no nn.Module class or function {attribute}")

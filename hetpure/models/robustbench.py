@@ -4,8 +4,7 @@
       name: hetpure.models.robustbench:zoo_entry
       arguments: {model: Standard, dataset: cifar10, threat_model: Linf}
 
-The layouts that the paper's tables need load without the package (``wrn28_10``, ``dm_wrn70_16``, ...): those are frozen
-files, this is all the rest.
+The layouts that the paper's tables need load without the package (``wrn28_10``, ``dm_wrn70_16``, ...).
 """
 
 import importlib
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.errors import AbsentError, require
 
 
 def zoo_entry(
@@ -26,10 +25,11 @@ def zoo_entry(
         model: name of the entry.
         dataset: ``cifar10``, ``cifar100`` or ``imagenet``.
         threat_model: ``Linf``, ``L2`` or ``corruptions``.
-        model_dir: where its file lies as ``DATASET/THREAT/MODEL.pt``, or is downloaded to.
+        model_dir: folder of its file, ``DATASET/THREAT/MODEL.pt``, and of downloads.
 
     Raises:
-        ConfigError: without the package, or for what it does not know.
+        AbsentError: without the package.
+        ConfigError: for an entry that it does not know.
     """
     try:
         # RobustBench's release asks for the package pyautoattack and imports it by its old name.
@@ -38,7 +38,7 @@ def zoo_entry(
         models: Any = importlib.import_module("robustbench.model_zoo").model_dicts
     except ImportError as error:
         raise AbsentError(
-            f"classifier.name: RobustBench's entries need the package: pip install 'hetpure[robustbench]' ({error})"
+            "model", f"{model} needs the package robustbench: pip install 'hetpure[robustbench]' ({error})"
         ) from None
     known = {d.value: {t.value: zoo for t, zoo in threats.items()} for d, threats in models.items()}
     for key, value, accepted in (
@@ -46,6 +46,5 @@ def zoo_entry(
         ("threat_model", threat_model, known.get(dataset, {})),
         ("model", model, known.get(dataset, {}).get(threat_model, {})),
     ):
-        if value not in accepted:
-            raise ConfigError(f"classifier.arguments.{key}: found {value!r}, accepted are {', '.join(accepted)}")
+        require(value in accepted, key, value, ", ".join(accepted))
     return utils.load_model(model_name=model, model_dir=model_dir, dataset=dataset, threat_model=threat_model)

@@ -12,14 +12,15 @@ Facts: ``models/ncsnpp.py``, ``models/layerspp.py``, ``models/ema.py`` of https:
 
 import math
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hetpure.config import resolve_path
-from hetpure.models.checkpoints import State, load_exactly, loader_of, read_file, weights_in
-from hetpure.models.ddpmpp import Conditioning, DDPMpp, Geometry, load_converted
-from hetpure.schedule import Schedule
+from hetpure.models.checkpoints import State, load_exactly, read_file, sampling_weights
+from hetpure.models.ddpmpp import DDPMpp, Geometry, load_converted
+from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
 
 ATTENTION_SIZE = 16
 """Side of the feature maps with attention, in that project's CIFAR-10 configs; tells the image size."""
@@ -35,31 +36,45 @@ _RESIDUAL = {
 _ATTENTION = {"GroupNorm_0": "group_norm", "NIN_0": "to_q", "NIN_1": "to_k", "NIN_2": "to_v", "NIN_3": "to_out.0"}
 
 
-@loader_of("DDPM++ network of score_sde_pytorch: NCSN++, BigGAN blocks, positional embedding, nothing progressive")
-def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Conditioning]]:
-    """Loads such a checkpoint's moving average (its plain weights where it holds none).
+def load_score_sde(path: str) -> ContinuousDenoiser:
+    """Loads such a checkpoint's moving average (its plain weights where it holds none), timesteps labelled by number.
+
+    Widths, blocks and attention are read off the weights.
 
     Args:
         path: the ``.pth`` file, or what ``hetpure convert`` made of it (which keeps its labels).
-        matched: label timesteps by their noise level rather than by their number.
-
-    Returns:
-        The network, its widths, blocks and attention read off the weights, and how to ask it at each timestep.
 
     Raises:
-        ConfigError: where the file cannot be read or holds another network.
+        CheckpointError: where the file cannot be read or its weights do not fit.
+        Exception: of any kind, where it holds another network.
     """
-    file = resolve_path(path)
-    if file.suffix == ".safetensors":
-        return load_converted(file)
-    state = weights_in(read_file(file), file, buffers=("sigmas",))
+    return _load(path, map(float, range(LINEAR_VP.T)))
+
+
+def load_score_sde_matched(path: str) -> ContinuousDenoiser:
+    """Like ``load_score_sde``, timesteps labelled by their noise level."""
+    return _load(path, map(matched_label, range(LINEAR_VP.T)))
+
+
+def matched_label(t: int) -> float:
+    """999 u, with u in [0, 1] the continuous time whose noise level is timestep t's.
+
+    The continuous process has beta(u) = 0.1 + 19.9 u, so its abar(u) is exp(-0.1 u - 19.9 u^2 / 2).
+    """
+    return 999.0 * (math.sqrt(0.1**2 - 2.0 * 19.9 * math.log(LINEAR_VP.alpha_bar(t))) - 0.1) / 19.9
+
+
+def _load(path: str, labels: Iterable[float]) -> ContinuousDenoiser:
+    if Path(path).suffix == ".safetensors":
+        return load_converted(path)
+    state = sampling_weights(read_file(path), buffers=("sigmas",))
     state.pop("sigmas", None)
     modules: dict[int, State] = {}
     for name, value in state.items():
-        found = re.fullmatch(r"all_modules\.(\d+)\.(.+)", name)
-        if not found:
+        numbered = re.fullmatch(r"all_modules\.(\d+)\.(.+)", name)
+        if not numbered:
             raise ValueError(f"{name} is unknown")
-        modules.setdefault(int(found[1]), {})[found[2]] = value
+        modules.setdefault(int(numbered[1]), {})[numbered[2]] = value
     geometry = _geometry(modules)
     with torch.device("meta"):
         network = DDPMpp(geometry)
@@ -70,17 +85,8 @@ def load_score_sde(path: str, matched: bool = False) -> tuple[DDPMpp, list[Condi
             names = _ATTENTION if "NIN_3.W" in module else _RESIDUAL
             kind, value = _nin(kind, value)
             renamed[f"{name}.{names.get(layer, layer)}.{kind}" if layer else f"{name}.{kind}"] = value
-    load_exactly(network, renamed, file)
-    labels = [matched_label(t) if matched else float(t) for t in range(Schedule().T)]
-    return network, [Conditioning(scale=1.0, label=label, skip=0.0, out=1.0) for label in labels]
-
-
-def matched_label(t: int) -> float:
-    """999 u, with u in [0, 1] the continuous time whose noise level is timestep t's.
-
-    The continuous process has beta(u) = 0.1 + 19.9 u, so its abar(u) is exp(-0.1 u - 19.9 u^2 / 2).
-    """
-    return 999.0 * (math.sqrt(0.1**2 - 2.0 * 19.9 * math.log(Schedule().alpha_bar(t))) - 0.1) / 19.9
+    load_exactly(network, renamed)
+    return ContinuousDenoiser(network, [Conditioning(1.0, label, 0.0, 1.0) for label in labels])
 
 
 def _nin(kind: str, value: Tensor) -> tuple[str, Tensor]:

@@ -16,13 +16,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.layers.create_act import get_act_layer
-from timm.models._builder import build_model_with_cfg
-from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
+
+from hetpure.errors import ConfigError, require
+from hetpure.models.checkpoints import rename
+from hetpure.models.cifar import CifarNetwork, create, default_cfg
 
 __all__ = ["WideResNet"]
 
@@ -30,7 +31,7 @@ __all__ = ["WideResNet"]
 def _activation(name: str) -> nn.Module:
     layer = get_act_layer(name)
     if layer is None:
-        raise ValueError(f"act_layer = {name!r} is unknown to timm")
+        raise ConfigError("act_layer", found=name, accepted="timm's activations")
     return layer()
 
 
@@ -60,22 +61,15 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(before, width, 1, stride, bias=False) if before != width else None
 
-    def activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's second activation, and its shortcut."""
-        first = self.act1(self.bn1(x))
-        second = self.act2(self.bn2(self.conv1(pad(first, self.padding))))
-        return second, x if self.shortcut is None else self.shortcut(first)
-
-    def finish(self, second: Tensor, shortcut: Tensor) -> Tensor:
-        """The block's output from ``activations``."""
-        return shortcut + self.conv2(dropout(second, self.drop_rate, self.training))
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) to (B, width, H / stride, W / stride)."""
-        return self.finish(*self.activations(x))
+        first = self.act1(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(first)
+        second = self.act2(self.bn2(self.conv1(pad(first, self.padding))))
+        return shortcut + self.conv2(dropout(second, self.drop_rate, self.training))
 
 
-class WideResNet(nn.Module):
+class WideResNet(CifarNetwork):
     """3x3 stem, three groups of blocks at full, half and quarter resolution, global average pooling.
 
     Features are the paper's four blocks (its appendix on table 7): the last activation inside each group, and the one
@@ -84,38 +78,31 @@ class WideResNet(nn.Module):
     Args:
         depth: layers, 6 n + 4 for n blocks a group.
         width: factor on the groups' 16, 32, 64 channels.
-        num_classes: number of classes; 0 for no classifier.
-        in_chans: channels of the image.
-        global_pool: pooling before the classifier, as timm names it.
         drop_rate: dropout inside the blocks.
         act_layer: activation, as timm names it.
         pad_after: DeepMind's padding of strided convolutions.
+        **kwargs: see ``CifarNetwork``.
     """
 
     def __init__(
         self,
         depth: int = 28,
         width: int = 10,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        global_pool: str = "avg",
         drop_rate: float = 0.0,
         act_layer: str = "relu",
         pad_after: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth = {depth} must be 6 n + 4")
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        super().__init__(**kwargs)
+        require(depth >= 10 and depth % 6 == 4, "depth", depth, "6 n + 4, from 10")
         blocks, before = (depth - 4) // 6, 16
-        self.conv1 = nn.Conv2d(in_chans, before, 3, padding=1, bias=False)
-        self.feature_info = []
+        self.conv1 = nn.Conv2d(self.in_chans, before, 3, padding=1, bias=False)
         for group in range(3):
             after = 16 * 2**group * width
-            stride = 2 if group else 1
             layers = []
             for block in range(blocks):
-                layers.append(Block(before, after, 1 if block else stride, act_layer, pad_after, drop_rate))
+                stride = 2 if group > 0 and block == 0 else 1
+                layers.append(Block(before, after, stride, act_layer, pad_after, drop_rate))
                 before = after
             self.add_module(f"layer{group + 1}", nn.Sequential(*layers))
             last = f"layer{group + 1}.{blocks - 1}.act2"
@@ -123,93 +110,11 @@ class WideResNet(nn.Module):
         self.bn = nn.BatchNorm2d(before)
         self.act = _activation(act_layer)
         self.feature_info.append({"num_chs": before, "reduction": 4, "module": "act"})
-        self.num_features = self.head_hidden_size = before
-        self.reset_classifier(num_classes, global_pool)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Parameter groups, for timm's layer-wise tools."""
-        return {"stem": r"^conv1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """A fresh classifier for another number of classes."""
-        self.num_classes = num_classes
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The four features, as every timm model gives them.
-
-        Args:
-            x: normalised images, (B, in_chans, H, W).
-            indices: the last n features if int, all four if None, else the ones named.
-            norm: of no effect: the features are normalised.
-            stop_early: compute nothing beyond the last feature wanted.
-            output_fmt: NCHW.
-            intermediates_only: return the features without the final one.
-
-        Returns:
-            Features (B, C, H, W), or the final feature map and them.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt = {output_fmt!r} must be NCHW")
-        taken, last = feature_take_indices(len(self.feature_info), indices)
-        x = self.conv1(x)
-        intermediates = []
-        for group in range(3):
-            if stop_early and group > last:
-                return intermediates if intermediates_only else (x, intermediates)
-            *blocks, final = self.get_submodule(f"layer{group + 1}").children()
-            for block in blocks:
-                x = block(x)
-            assert isinstance(final, Block)
-            second, shortcut = final.activations(x)
-            if group in taken:
-                intermediates.append(second)
-            x = final.finish(second, shortcut)
-        x = self.act(self.bn(x))
-        if 3 in taken:
-            intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drops the classifier; every group is needed by the last feature, so none is dropped."""
-        taken, _ = feature_take_indices(len(self.feature_info), indices)
-        if prune_head:
-            self.reset_classifier(0, "")
-        return taken
+        self.add_head(before)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to the last activation, (B, C, H / 4, W / 4)."""
-        x = self.conv1(x)
-        for group in range(3):
-            x = self.get_submodule(f"layer{group + 1}")(x)
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return self.act(self.bn(x))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map to logits (B, num_classes), or to pooled features."""
-        x = self.global_pool(x)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, in_chans, H, W) to logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
 
     @staticmethod
     def from_public_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -238,71 +143,45 @@ _NAMES = [
 def _own_name(name: str) -> str:
     for prefix in ("module.", "model."):
         name = name.removeprefix(prefix)
-    if found := re.fullmatch(r"layer\.(\d)\.block\.(\d+)\.(.*)", name):  # DeepMind's
-        layer = re.sub(r"^batchnorm_", "bn_", found[3])
+    if deepmind := re.fullmatch(r"layer\.(\d)\.block\.(\d+)\.(.*)", name):
+        layer = re.sub(r"^batchnorm_", "bn_", deepmind[3])
         layer = re.sub(r"^(bn|conv)_(\d)", lambda part: f"{part[1]}{int(part[2]) + 1}", layer)
-        return f"layer{int(found[1]) + 1}.{found[2]}.{layer}"
-    if found := re.fullmatch(r"group(\d)\.block(\d+)\.(bn|conv)(\d|dim)(.*)", name):  # szagoruyko's
-        layer = "shortcut" if found[4] == "dim" else f"{found[3]}{int(found[4]) + 1}"
-        return f"layer{int(found[1]) + 1}.{found[2]}.{layer}{found[5] or '.weight'}"
-    for pattern, replacement in _NAMES:
-        name, count = re.subn(f"^{pattern}", replacement, name)
-        if count:
-            break
-    return name
+        return f"layer{int(deepmind[1]) + 1}.{deepmind[2]}.{layer}"
+    if szagoruyko := re.fullmatch(r"group(\d)\.block(\d+)\.(bn|conv)(\d|dim)(.*)", name):
+        group, block, kind, number, suffix = szagoruyko.groups()
+        layer = "shortcut" if number == "dim" else f"{kind}{int(number) + 1}"
+        return f"layer{int(group) + 1}.{block}.{layer}{suffix or '.weight'}"
+    return rename(name, _NAMES)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "pool_size": (8, 8),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **kwargs,
-    }
-
-
-_DEEPMIND = _cfg(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+_CFG = default_cfg(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+_DEEPMIND_CFG = default_cfg(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+_DEEPMIND = {"act_layer": "silu", "pad_after": True}
 
 default_cfgs = generate_default_cfgs(
-    {"wrn28_10": _cfg(), "wrn70_16": _cfg(), "dm_wrn28_10": _DEEPMIND, "dm_wrn70_16": _DEEPMIND}
+    {"wrn28_10": _CFG, "wrn70_16": _CFG, "dm_wrn28_10": _DEEPMIND_CFG, "dm_wrn70_16": _DEEPMIND_CFG}
 )
-
-
-def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    return build_model_with_cfg(
-        WideResNet, variant, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}, **kwargs
-    )
 
 
 @register_model
 def wrn28_10(pretrained: bool = False, **kwargs: Any) -> WideResNet:
     """RobustBench's ``Standard`` network, and SVHN's; 36.5 M parameters."""
-    return _create("wrn28_10", pretrained, **{"depth": 28, "width": 10, **kwargs})
+    return create(WideResNet, "wrn28_10", pretrained, **{"depth": 28, "width": 10, **kwargs})
 
 
 @register_model
 def wrn70_16(pretrained: bool = False, **kwargs: Any) -> WideResNet:
     """The same family, deeper and wider; 267 M parameters."""
-    return _create("wrn70_16", pretrained, **{"depth": 70, "width": 16, **kwargs})
+    return create(WideResNet, "wrn70_16", pretrained, **{"depth": 70, "width": 16, **kwargs})
 
 
 @register_model
 def dm_wrn28_10(pretrained: bool = False, **kwargs: Any) -> WideResNet:
     """DeepMind's 28-10 with SiLU, as RobustBench's Gowal2020, Rebuffi2021, Gowal2021 and Pang2022 entries have it."""
-    return _create("dm_wrn28_10", pretrained, **{"depth": 28, "width": 10, **_DM, **kwargs})
+    return create(WideResNet, "dm_wrn28_10", pretrained, **{"depth": 28, "width": 10, **_DEEPMIND, **kwargs})
 
 
 @register_model
 def dm_wrn70_16(pretrained: bool = False, **kwargs: Any) -> WideResNet:
     """DeepMind's 70-16 with SiLU, of the same entries, and DiffPure's standard 70-16 for CIFAR-10."""
-    return _create("dm_wrn70_16", pretrained, **{"depth": 70, "width": 16, **_DM, **kwargs})
-
-
-_DM = {"act_layer": "silu", "pad_after": True}
+    return create(WideResNet, "dm_wrn70_16", pretrained, **{"depth": 70, "width": 16, **_DEEPMIND, **kwargs})

@@ -102,8 +102,11 @@ class ContrastivePurifier(SamplingPurifier):
 
     def _embed(self, x: Tensor) -> Tensor:
         x, network = (x + 1.0) / 2.0, self.classifier.network
-        # A network compiled by torch.compile has no second derivative.
-        return network.forward(self.classifier.normalize(x)) if is_compiled(network) else self.classifier(x)
+        if not is_compiled(network):
+            return self.classifier(x)
+        # What torch.compile made of the network has no second derivative.
+        with self.classifier.autocast():
+            return network.forward(self.classifier.normalize(x)).to(x.dtype)
 
     def _gradient(self, x: Tensor, before: Tensor, negatives: Tensor) -> Tensor:
         """Of each image's loss at x, differentiable in all three."""

@@ -10,7 +10,7 @@ from torch import nn
 from hetpure.config import merge, signature_schema, structure, to_dict
 from hetpure.config.renamed import new_name
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.models.checkpoints import check_there
+from hetpure.models.checkpoints import existing_path
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
 from hetpure.models.networks import load_network
@@ -136,7 +136,7 @@ def check_network(settings: Mapping[str, Any], where: str = "purifier") -> None:
             raise AbsentError(
                 f"{where}.network.{key}: is missing, and the {settings['name']} purifier needs {cls.NETWORK}{source}"
             )
-    check_there(given["weights"], f"{where}.network.weights", given["source"])
+    existing_path(given["weights"], f"{where}.network.weights", given["source"])
 
 
 def build_purifier(

@@ -6,29 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from hetpure.models.classifiers import Classifier
-from hetpure.training.keyed import StepCounter, seed_step
-from hetpure.training.optimizers import build_optimizer, check, with_schedule
+from hetpure.training.config import OptimizerConfig
+from hetpure.training.module import TrainingModule
 
 
-class ClassifierTrainer(LightningModule):
+class ClassifierTrainer(TrainingModule):
     """Trains a classifier.
 
     Args:
         classifier: image (B, C, H, W) in [0, 1] to logits, its normalisation inside.
         num_classes: number of classes.
-        optimizer: ``sgd`` (Nesterov), ``adam`` or ``adamw``.
-        lr: highest learning rate.
-        momentum: of sgd.
-        weight_decay: of the optimiser.
-        lr_schedule: ``cosine`` or ``constant``.
-        warmup_steps: of the learning rate.
+        optimizer: its name, learning rate and schedule.
         label_smoothing: share of the target spread over all classes.
         seed: of dropout and the like.
     """
@@ -37,24 +31,18 @@ class ClassifierTrainer(LightningModule):
         self,
         classifier: Classifier,
         num_classes: int,
+        optimizer: OptimizerConfig,
         *,
-        optimizer: str = "sgd",
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        lr_schedule: str = "cosine",
-        warmup_steps: int = 0,
         label_smoothing: float = 0.0,
         seed: int = 0,
     ):
-        super().__init__()
-        check(optimizer, lr_schedule)
-        self.classifier, self.num_classes = classifier, num_classes
-        self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
-        self.lr_schedule, self.warmup_steps = lr_schedule, warmup_steps
-        self.label_smoothing, self.seed = label_smoothing, seed
+        super().__init__(optimizer, seed)
+        self.classifier, self.num_classes, self.label_smoothing = classifier, num_classes, label_smoothing
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self._micro_batch = StepCounter()
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.classifier
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
@@ -62,12 +50,10 @@ class ClassifierTrainer(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""
-        step = self.trainer.global_step
-        seed_step(self.seed, step, self._micro_batch(step), self.trainer.global_rank)
+        self.seed_batch()
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         loss = cross_entropy(self(image).float(), batch["label"], label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_step(loss)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -77,16 +63,9 @@ class ClassifierTrainer(LightningModule):
         self.log("val/accuracy", self.accuracy, prog_bar=True)
         self.log("val/loss", cross_entropy(logits, batch["label"]), sync_dist=True, batch_size=len(logits))
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser with its schedule."""
-        optimizer = build_optimizer(
-            self.classifier.parameters(), self.optimizer, self.lr, self.weight_decay, self.momentum
-        )
-        return with_schedule(optimizer, self.lr_schedule, self.warmup_steps, self.trainer.max_steps)
-
     def export(
         self,
-        folder: str | Path,
+        folder: Path,
         architecture: str,
         arguments: Mapping[str, Any],
         input_size: tuple[int, int, int],
@@ -95,29 +74,26 @@ class ClassifierTrainer(LightningModule):
         """Writes ``model.safetensors`` (the bare network's state) and ``config.json``, for timm's ``local-dir:``.
 
         Args:
-            folder: made where it is missing.
+            folder: created where it is missing.
             architecture: name that builds the network.
             arguments: what it was built with.
             input_size: (C, H, W).
             dtype: of the weights on disk.
         """
-        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             key: (value.to(dtype) if value.is_floating_point() else value).contiguous().clone()
             for key, value in self.classifier.network.state_dict().items()
         }
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        mean, std = self.classifier.mean.flatten().tolist(), self.classifier.std.flatten().tolist()
+        normalization = {
+            name: [round(value, 6) for value in getattr(self.classifier, name).flatten().tolist()]
+            for name in ("mean", "std")
+        }
         config = {
             "architecture": architecture,
             "num_classes": self.num_classes,
             "model_args": {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")},
-            "pretrained_cfg": {
-                "input_size": list(input_size),
-                "num_classes": self.num_classes,
-                "mean": [round(value, 6) for value in mean],
-                "std": [round(value, 6) for value in std],
-            },
+            "pretrained_cfg": {"input_size": list(input_size), "num_classes": self.num_classes, **normalization},
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

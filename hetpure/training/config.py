@@ -2,16 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from omegaconf import DictConfig
 
 from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
+from hetpure.errors import require
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+EXPORT_DTYPES = ("float32", "float16")
 
 
 @dataclass
 class OptimizerConfig:
-    """Optimiser and learning rate; ``momentum`` is sgd's alone."""
+    """Optimiser and learning rate: ``constant`` or, to zero at the last step, ``cosine``, after a linear warm-up.
+
+    ``momentum`` is sgd's alone (Nesterov).
+    """
 
     name: str = "adam"
     lr: float = 2e-4
@@ -23,7 +32,11 @@ class OptimizerConfig:
 
 @dataclass
 class TimestepsConfig:
-    """Which noise levels are trained more than others, and how validation cuts them."""
+    """Which noise levels are trained more than others, and into which ranges validation sorts them.
+
+    A ``share`` of the training timesteps is drawn below ``focus`` (a fraction of T, where purification works); the rest
+    are uniform over all. ``levels`` are the bounds of the ranges by which the validation loss is shown.
+    """
 
     focus: float = 1.0
     share: float = 0.0
@@ -32,7 +45,7 @@ class TimestepsConfig:
 
 @dataclass
 class SamplesConfig:
-    """The sample grid: how many images, from how many DDIM steps."""
+    """The sample grid: how many images (0 for no grid), from how many DDIM steps."""
 
     count: int = 16
     steps: int = 50
@@ -42,7 +55,8 @@ class SamplesConfig:
 class FiguresConfig:
     """What validation measures of purification: on how many images, from which timesteps, for which classifier.
 
-    ``classifier`` takes the keys of ``hetpure.models.classifiers.build_classifier``; empty for none.
+    ``steps`` counts the grid points of all timesteps, as in ``UniformPurifier``. ``classifier`` takes the keys of
+    ``hetpure.models.classifiers.build_classifier``; empty for none.
     """
 
     images: int = 256
@@ -63,56 +77,71 @@ class NetworkConfig:
 
 
 @dataclass
-class TrainDiffusionConfig:
-    """``train_diffusion.py``."""
+class TrainingConfig:
+    """What both trainings take."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    denoiser: dict[str, Any] = field(default_factory=dict)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
-    ema_decay: float = 0.9999
-    samples: SamplesConfig = field(default_factory=SamplesConfig)
-    figures: FiguresConfig = field(default_factory=FiguresConfig)
     compile: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
     save_every: int = 500
     export_dtype: str = "float32"
-    output: str = "runs/train_diffusion"
+    output: str = "runs/training"
 
 
 @dataclass
-class TrainClassifierConfig:
-    """``train_classifier.py``."""
+class TrainDiffusionConfig(TrainingConfig):
+    """``hetpure train-diffusion``."""
 
-    data: DataConfig = field(default_factory=DataConfig)
+    denoiser: dict[str, Any] = field(default_factory=dict)
+    timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
+    ema_decay: float = 0.9999
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
+
+
+@dataclass
+class TrainClassifierConfig(TrainingConfig):
+    """``hetpure train-classifier``."""
+
     classifier: NetworkConfig = field(default_factory=NetworkConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4, schedule="cosine")
     )
     label_smoothing: float = 0.0
-    compile: bool = False
-    trainer: dict[str, Any] = field(default_factory=dict)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    seed: int = 0
-    save_every: int = 500
-    export_dtype: str = "float32"
-    output: str = "runs/train_classifier"
 
 
 def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config of ``train_classifier.py`` and fills in its defaults."""
-    return structure(TrainClassifierConfig, raw)
+    """Checks a raw config of ``hetpure train-classifier`` and fills in its defaults."""
+    config = structure(TrainClassifierConfig, raw)
+    _check_values(config)
+    require(0.0 <= config.label_smoothing < 1.0, "label_smoothing", config.label_smoothing, "0 up to 1")
+    return config
 
 
 def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config of ``train_diffusion.py`` and fills in its defaults."""
+    """Checks a raw config of ``hetpure train-diffusion`` and fills in its defaults."""
     config = structure(TrainDiffusionConfig, raw)
+    _check_values(config)
+    require(0.0 <= config.ema_decay <= 1.0, "ema_decay", config.ema_decay, "0..1")
+    require(0.0 < config.timesteps.focus <= 1.0, "timesteps.focus", config.timesteps.focus, "above 0 and up to 1")
+    require(0.0 <= config.timesteps.share <= 1.0, "timesteps.share", config.timesteps.share, "0..1")
     if config.figures.classifier:
         from hetpure.models.classifiers import build_classifier
 
         schema = signature_schema(build_classifier, ())
-        target = structure(schema, to_dict(config.figures.classifier), "figures.classifier")
-        config.figures.classifier = to_dict(target)
+        given = dict(config.figures.classifier)
+        config.figures.classifier = to_dict(structure(schema, given, "figures.classifier"))
     return config
+
+
+def _check_values(config: DictConfig) -> None:
+    """Raises ConfigError for values that no training can use."""
+    choices = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "export_dtype": EXPORT_DTYPES}
+    for key, accepted in choices.items():
+        require(attrgetter(key)(config) in accepted, key, attrgetter(key)(config), ", ".join(accepted))
+    least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1, "seed": 0}
+    for key, bound in least.items():
+        require(attrgetter(key)(config) >= bound, key, attrgetter(key)(config), f"{bound} or more")

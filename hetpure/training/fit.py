@@ -1,4 +1,4 @@
-"""What both training commands share: the Trainer, its loggers, resuming, the final figures."""
+"""Lightning's Trainer as both training commands use it: counted in steps, resumed from one file, logged quietly."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,24 +7,23 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 
+from hetpure.config.tracking import quiet_settings, wandb_mode
 from hetpure.config.trainer import build_trainer as trainer_of
 from hetpure.config.trainer import check_trainer as check_keys
-from hetpure.errors import ConfigError
-from hetpure.training.progress import StepBar
+from hetpure.errors import require
 from hetpure.training.resume import ResumeFile
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 RESERVED = ("logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_checkpointing", "max_epochs")
 
 
 def fit(
     module: LightningModule,
     data: LightningDataModule,
-    output: str | Path,
+    output: Path,
     *,
     trainer: Mapping[str, Any],
     save_every: int,
@@ -32,7 +31,7 @@ def fit(
     wandb: WandbLogger | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Trains to ``max_steps`` (or the time limit), going on from ``output/last.ckpt`` where there is one.
+    """Trains to ``max_steps`` (or the time limit), resuming from ``output/last.ckpt`` where it exists.
 
     Args:
         module: what to train.
@@ -51,7 +50,6 @@ def fit(
         ConfigError: for Trainer arguments that cannot be used.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     resume = ResumeFile(output / "last.ckpt", save_every)
     loggers = [CSVLogger(output, name="logs"), *([wandb] if wandb is not None else [])]
@@ -59,10 +57,9 @@ def fit(
         logger.log_hyperparams(dict(config or {}))
     bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
     runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar, *callbacks], default_root_dir=str(output))
-    checkpoint = str(resume.path) if resume.path.is_file() else None
     runner.strategy.checkpoint_io = WeightsOnlyIO()
     with resume.listening():
-        runner.fit(module, datamodule=data, ckpt_path=checkpoint)
+        runner.fit(module, datamodule=data, ckpt_path=str(resume.path) if resume.path.is_file() else None)
     if resume.interrupted:
         raise KeyboardInterrupt
     figures = runner.validate(module, datamodule=data, verbose=False)
@@ -112,41 +109,50 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError for a key of the ``trainer`` section that cannot be used, or no ``max_steps``."""
     check_keys(arguments, RESERVED)
     steps = arguments.get("max_steps")
-    if not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"trainer.max_steps: found {steps}, accepted is the number of optimiser steps, 1 or more")
+    valid = isinstance(steps, int) and steps >= 1
+    require(valid, "trainer.max_steps", steps, "the number of optimiser steps, 1 or more")
 
 
-@rank_zero_only
-def rank_zero_print(line: str) -> None:
-    """Prints on the first process alone."""
-    print(line)
+def build_logger(project: str, name: str | None, directory: Path, mode: str = "auto") -> WandbLogger | None:
+    """A quiet W&B logger.
 
+    Args:
+        project: W&B project.
+        name: name of the run; W&B makes one up for None.
+        directory: folder to write to, created where it is missing.
+        mode: see ``wandb_mode``.
 
-def check_numbers(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for numbers of a training config that no run can use."""
-    lowest = {
-        "optimizer.lr": 0.0,
-        "optimizer.weight_decay": 0.0,
-        "optimizer.warmup_steps": 0,
-        "save_every": 1,
-        "seed": 0,
-    }
-    for key, least in lowest.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value[part]
-        if not value >= least:
-            raise ConfigError(f"{key}: found {value}, accepted is {least} or more")
-    if not 0.0 <= config.get("label_smoothing", 0.0) < 1.0:
-        raise ConfigError(f"label_smoothing: found {config['label_smoothing']}, accepted is 0 up to 1")
-
-
-def export_dtype(name: str) -> torch.dtype:
-    """The type of exported weights that a config names.
+    Returns:
+        The logger, or None where disabled.
 
     Raises:
-        ConfigError: for another than float32 and float16.
+        ConfigError: see ``wandb_mode``.
     """
-    if name not in DTYPES:
-        raise ConfigError(f"export_dtype: found {name!r}, accepted are {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if (mode := wandb_mode(mode)) == "disabled":
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
+    offline, settings = mode != "online", quiet_settings(mode)
+    logger = WandbLogger(project=project, name=name, save_dir=str(directory), offline=offline, settings=settings)
+    # Lightning still hands on an argument that W&B has dropped and warns about in every run.
+    logger._wandb_init.pop("anonymous", None)
+    return logger
+
+
+class WeightsOnlyIO(TorchCheckpointIO):
+    """Reads a resume file as data, never as code.
+
+    ``Trainer.fit(weights_only=True)`` says the same, but only since Lightning 2.6.
+    """
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class StepBar(RichProgressBar):
+    """Steps done of all steps, time left and current figures; epochs mean nothing here."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training".ljust(len(self.validation_description))
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}

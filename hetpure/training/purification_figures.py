@@ -1,4 +1,4 @@
-"""What tells a good denoiser from a bad one for purification, measured while it trains."""
+"""How well a denoiser purifies, measured while it trains."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,13 +9,13 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from hetpure.errors import ConfigError
+from hetpure.errors import require
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import to_signed, to_unit
 from hetpure.purification.uniform import UniformPurifier
-from hetpure.schedule import CLEAN, Schedule
+from hetpure.schedule import CLEAN
 from hetpure.training.diffusion import DiffusionTrainer
 
 
@@ -28,6 +28,7 @@ class PurificationFigures(Callback):
     averaged weights are measured, in float32; each image has the same noise every time.
 
     Args:
+        module: whose averaged weights.
         levels: timesteps t, within 1..T-1.
         steps: grid points of the whole range, as in ``UniformPurifier``.
         images: number of validation images, over all processes together.
@@ -35,36 +36,32 @@ class PurificationFigures(Callback):
         seed: of the noise.
 
     Raises:
-        ConfigError: names the key that cannot be.
+        ConfigError: for values out of range.
     """
 
     def __init__(
-        self, levels: Sequence[int], steps: int, images: int, classifier: Classifier | None = None, seed: int = 0
+        self,
+        module: DiffusionTrainer,
+        levels: Sequence[int],
+        steps: int,
+        images: int,
+        classifier: Classifier | None = None,
+        seed: int = 0,
     ):
-        T = Schedule().T
-        if images < 1:
-            raise ConfigError(f"figures.images: found {images}, accepted is 1 or more")
-        if steps < 1 or T % steps:
-            raise ConfigError(f"figures.steps: found {steps}, accepted are divisors of {T}")
+        T = module.noise_schedule.T
+        require(images >= 1, "images", images, "1 or more")
+        require(steps >= 1 and T % steps == 0, "steps", steps, f"divisors of {T}")
         for t in levels:
-            if not 0 < t < T or t % (T // steps):
-                raise ConfigError(
-                    f"figures.levels: found {t}, accepted are the grid's timesteps below {T}: multiples of {T // steps}"
-                )
-        self.levels, self.steps, self.images, self.classifier, self.seed = list(levels), steps, images, classifier, seed
-        self._purifiers: dict[int, UniformPurifier] = {}
+            on_grid = 0 < t < T and t % (T // steps) == 0
+            require(on_grid, "levels", t, f"the grid's timesteps below {T}: multiples of {T // steps}", "steps")
+        denoiser = DiffusersDenoiser(cast(Any, module.ema.module), module.noise_schedule)
+        self.purifiers = {t: UniformPurifier(denoiser, t / T, steps, end="clean") for t in levels}
+        self.images, self.classifier, self.seed = images, classifier, seed
         self._means: dict[str, MeanMetric] = {}
         self._left = 0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Sets up the purifiers around the averaged weights."""
-        module = cast(DiffusionTrainer, pl_module)
-        T = module.noise_schedule.T
-        denoiser = DiffusersDenoiser(cast(Any, module.ema.module))
-        self._purifiers = {t: UniformPurifier(denoiser, t / T, self.steps, end="clean") for t in self.levels}
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts from nothing."""
+        """Resets the means."""
         self._means = {}
         self._left = len(range(trainer.global_rank, self.images, trainer.world_size))
         if self.classifier is not None:
@@ -80,7 +77,7 @@ class PurificationFigures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measures a batch, while images are wanted."""
+        """Measures a batch, as long as images are left to measure."""
         image, label, index = (batch[key][: self._left] for key in ("image", "label", "index"))
         self._left -= len(image)
         if not len(image):
@@ -89,7 +86,7 @@ class PurificationFigures(Callback):
         with torch.autocast(image.device.type, enabled=False):
             if self.classifier is not None:
                 self._update("clean_accuracy", self.classifier(image).argmax(1) == label)
-            for t, purifier in self._purifiers.items():
+            for t, purifier in self.purifiers.items():
                 self._update(f"psnr_one_step_t{t:03d}", _psnr(_one_step(purifier, image, t, draws), image))
                 purified = purifier(image, draws)
                 self._update(f"psnr_ddim_t{t:03d}", _psnr(purified, image))
@@ -108,12 +105,12 @@ class PurificationFigures(Callback):
 
 
 def _one_step(purifier: UniformPurifier, image: Tensor, t: int, draws: Draws) -> Tensor:
-    """The image (B, C, H, W) in [0, 1] that the network sees in x(t), at once."""
+    """The image (B, C, H, W) in [0, 1] that the network predicts from x(t) in one step."""
     x0 = to_signed(image)
     x_t = purifier.schedule.diffuse(x0, t, draws.normal_like(x0, "one step", t))
     return to_unit(purifier.schedule.ddim_step(x_t, purifier.denoiser(x_t, t), t, CLEAN))
 
 
-def _psnr(found: Tensor, image: Tensor) -> Tensor:
+def _psnr(restored: Tensor, image: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, (B,), in dB."""
-    return peak_signal_noise_ratio(found, image, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return peak_signal_noise_ratio(restored, image, data_range=1.0, reduction="none", dim=(1, 2, 3))

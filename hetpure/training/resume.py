@@ -1,4 +1,4 @@
-"""Stopping and going on: one resume file, replaced whole, and a Ctrl-C that ends at a step's end."""
+"""Stopping and resuming: one resume file, replaced as a whole, and a Ctrl-C that takes effect after the step."""
 
 import signal
 import threading
@@ -15,8 +15,8 @@ class ResumeFile(Callback):
     """Saves the full training state every so many steps and when training stops for whatever reason.
 
     Lightning's ``ModelCheckpoint`` leaves a time limit's last steps unsaved, and can be killed half-way through its
-    file. Here the file is written beside its place and moved there. A first Ctrl-C lets the current step finish, saves
-    and stops; a second one interrupts at once.
+    file. Here the file is written under another name and then renamed. A first Ctrl-C lets the current step finish,
+    saves and stops; a second one interrupts at once.
 
     Args:
         path: the file.
@@ -30,7 +30,7 @@ class ResumeFile(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catches the first Ctrl-C. Not done in hooks: Lightning puts handlers back as it found them in between."""
+        """Catches the first Ctrl-C. Not done in hooks: Lightning restores its own handlers in between."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -47,7 +47,7 @@ class ResumeFile(Callback):
             signal.signal(signal.SIGINT, before)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes note of the step that the file already holds."""
+        """Notes the step that the file already holds."""
         self._saved_step = trainer.global_step
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -65,13 +65,13 @@ class ResumeFile(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves when it is time."""
+        """Saves every so many steps, and stops after a Ctrl-C."""
         if trainer.global_step % self.every == 0 and trainer.global_step != self._saved_step:
             self._save(trainer)
         trainer.should_stop = trainer.strategy.broadcast(trainer.should_stop or self.interrupted)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves what came since."""
+        """Saves the last steps."""
         if trainer.global_step != self._saved_step:
             self._save(trainer)
 

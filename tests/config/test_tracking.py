@@ -2,7 +2,7 @@ import pytest
 
 from hetpure.config.tracking import has_account, wandb_mode
 from hetpure.errors import ConfigError
-from hetpure.training.logger import build_logger
+from hetpure.training.fit import build_logger
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,11 @@ from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, config_file, config_names, merge, read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.config import complete, row_configs
-from hetpure.models.classifiers import Classifier, build_classifier, build_network, normalization_of
+from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
 from hetpure.models.denoisers import FORMATS
 from hetpure.purification.registry import build_purifier, surrogate_settings
 from hetpure.training.config import complete_classifier, complete_diffusion
-from hetpure.training.train_classifier import run as train
+from hetpure.training.run import train_classifier
 from tests.toys import ToyDenoiser
 
 OWN = ("demo.yaml", "cifar10_lab.yaml", "imagenet_lab.yaml")
@@ -83,7 +83,7 @@ def test_its_methods_can_be_built(name: str) -> None:
     for row in rows(name):
         with torch.device("meta"):
             network = build_network(row.classifier.name, arguments=row.classifier.arguments)
-            classifier = Classifier(network, *normalization_of(network))
+            classifier = with_preprocessing(network)
         settings = to_dict(row.purifier)
         purifier = build_purifier(settings, classifier, ToyDenoiser(3))
         build_purifier(surrogate_settings(settings, to_dict(row.attack.process)), classifier, ToyDenoiser(3))
@@ -222,7 +222,7 @@ def test_what_the_svhn_recipe_trains_is_what_svhn_pgd_loads(tmp_path: Path) -> N
         "wandb": {"mode": "disabled"},
         "output": str(tmp_path / "runs" / "svhn_wrn28_10"),
     }
-    train(complete_classifier(merge(raw, changes)))
+    train_classifier(complete_classifier(merge(raw, changes)))
     row = completed("svhn_pgd").classifier
     assert build_classifier(row.name, str(tmp_path / row.weights), arguments=small).network.training is False
 

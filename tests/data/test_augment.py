@@ -1,6 +1,6 @@
 import torch
 
-from hetpure.data.augment import augment
+from hetpure.data.items import augment
 
 
 def test_keyed():

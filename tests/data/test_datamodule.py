@@ -121,16 +121,16 @@ def test_local_folder_in_hub_layout(hub: Path, name: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "imagenet"}, r"data\.name: found 'imagenet', accepted are digits, hfds/"),
-        ({"name": "torch/nothing"}, r"data\.name: found 'torch/nothing', accepted after torch/ are cifar10"),
-        ({"name": "torch/cifar10"}, r"data\.root: torch/cifar10 needs a folder, found none"),
+        ({"name": "imagenet"}, r"data\.name is 'imagenet'; accepted: digits, hfds/"),
+        ({"name": "torch/nothing"}, r"data\.name is 'torch/nothing'; accepted: torch/cifar10, "),
+        ({"name": "torch/cifar10"}, r"data\.root: must be given: the folder of torch/cifar10"),
         ({"name": "torch/cifar10", "root": "."}, r"data\.root: torch/cifar10 is not in \.: "),
-        ({"name": "folder", "root": "/nowhere"}, r"data\.root: found '/nowhere', which is no folder"),
-        ({"name": "hfds", "root": "/nowhere"}, r"data\.root: found '/nowhere', which is no folder"),
+        ({"name": "folder", "root": "/nowhere"}, r"data\.root is '/nowhere', which is no folder"),
+        ({"name": "hfds", "root": "/nowhere"}, r"data\.root is '/nowhere', which is no folder"),
         ({"name": "hfds"}, r"data\.name: hfds needs a hub id"),
-        ({"name": "digits", "subset": 501}, r"data\.subset: found 501, accepted is 1\.\.500"),
-        ({"name": "digits", "test_split": "val"}, r"data\.test_split: digits has no split 'val', accepted are"),
-        ({"name": "digits", "batch_size": 0}, r"data\.batch_size: found 0, accepted is 1 or more"),
+        ({"name": "digits", "subset": 501}, r"data\.subset is 501, but the test split has only 500 samples"),
+        ({"name": "digits", "test_split": "val"}, r"data\.test_split is 'val'; accepted: train, test of digits"),
+        ({"name": "digits", "batch_size": 0}, r"data\.batch_size is 0; accepted: 1 or more"),
     ],
 )
 def test_one_clear_line(arguments: dict, message: str):
@@ -140,16 +140,18 @@ def test_one_clear_line(arguments: dict, message: str):
 
 
 def test_missing_splits(folder: Path, hub: Path):
-    with pytest.raises(ConfigError, match=r"data\.test_split: .* no subfolder 'val', found .*test, train"):
+    with pytest.raises(ConfigError, match=r"data\.test_split is 'val'; accepted: .*test, train, the subfolders of "):
         ImageDataModule("folder", str(folder), test_split="val").prepare()
     with pytest.raises(ConfigError, match=r"data\.test_split: .*Unknown split \"val\""):
         ImageDataModule("hfds", str(hub), test_split="val").prepare()
-    with pytest.raises(ConfigError, match=r"data\.train_split: digits has no split 'extra'"):
+    with pytest.raises(ConfigError, match=r"data\.train_split is 'extra'; accepted: train, test of digits"):
         ImageDataModule("digits", train_split="extra").setup("fit")
 
 
 def test_more_in_a_batch_than_there_is():
-    with pytest.raises(ConfigError, match=r"data\.batch_size: found 2000 on 1 processes"):
+    with pytest.raises(
+        ConfigError, match=r"data\.batch_size is 2000, on each of 1 processes, but there are only 1297 training samples"
+    ):
         ImageDataModule("digits", batch_size=2000).train_dataloader()
 
 

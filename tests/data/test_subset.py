@@ -13,16 +13,18 @@ def test_subset_is_the_papers_draw():
 
 @pytest.mark.parametrize("size", [0, 11])
 def test_subset_out_of_range(size):
-    with pytest.raises(ConfigError, match=r"data\.subset: found \d+, accepted is 1\.\.10"):
+    with pytest.raises(ConfigError, match=r"^subset is \d+.*; accepted: 1\.\.10"):
         subset_indices(10, size)
 
 
 def test_subsets_that_skip_share_no_sample():
     whole = np.random.RandomState(3).choice(100, 30, replace=False).tolist()
     assert subset_indices(100, 20, 3) + subset_indices(100, 10, 3, skip=20) == whole
-    with pytest.raises(ConfigError, match=r"data\.subset: found 11, accepted is 1\.\.10"):
+    with pytest.raises(
+        ConfigError, match=r"^subset is 11, but the test split has only 10 samples after subset_skip of 90"
+    ):
         subset_indices(100, 11, 3, skip=90)
-    with pytest.raises(ConfigError, match=r"data\.subset_skip: found 5"):
+    with pytest.raises(ConfigError, match=r"^subset_skip is 5; accepted: 0"):
         subset_indices(100, None, skip=5)
 
 

@@ -60,7 +60,7 @@ def test_the_classifier_sees_what_timm_would_show_it(
     # Of a 256x256 image, 224 are cut from the centre: nothing is resized, so nothing but rounding differs.
     torch.testing.assert_close(classifier.normalize(batch["image"]), expected, rtol=0.0, atol=1e-6)
     # From the original files timm resizes with bicubic weights, the datamodule with bilinear ones.
-    read = open_hub("ILSVRC/imagenet-1k", str(IMAGES), "validation", "data.test_split")[0]
+    read = open_hub("ILSVRC/imagenet-1k", str(IMAGES), "validation")[0]
     originals = [Image.open(io.BytesIO(read(i))).convert("RGB") for i in batch["index"].tolist()]
     ours = classifier(batch["image"]).argmax(1)
     theirs = classifier.network(torch.stack([torch.as_tensor(transform(image)) for image in originals])).argmax(1)

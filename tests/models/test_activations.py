@@ -3,6 +3,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from hetpure.errors import ConfigError
 from hetpure.models.activations import block_activations, check_blocks, default_blocks
 from hetpure.models.classifiers import Classifier
 from tests.toys import TinyNetwork, images, tiny_classifier
@@ -190,24 +191,24 @@ def test_gradients_flow_through_activations(classifier64: Classifier) -> None:
     "blocks", [[], [5], [-6], ["no_such"], [1, "layer1"]], ids=["none", "too high", "too low", "no name", "mixed"]
 )
 def test_impossible_blocks_are_refused(resnet: Classifier, blocks: list) -> None:
-    with pytest.raises(ValueError, match="blocks"):
+    with pytest.raises(ConfigError, match="blocks"):
         check_blocks(resnet, blocks)
 
 
 def test_stages_of_a_plain_module_must_be_named() -> None:
-    with pytest.raises(ValueError, match="block1"):
+    with pytest.raises(ConfigError, match="block1"):
         default_blocks(tiny_classifier())
-    with pytest.raises(ValueError, match="stage 0"):
+    with pytest.raises(ConfigError, match="stage 0"):
         check_blocks(tiny_classifier(), [0])
 
 
 def test_outputs_that_are_no_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match="'head' gives"):
+    with pytest.raises(ConfigError, match="'head' gives"):
         block_activations(tiny_classifier(), images(1), ["head"])
 
 
 def test_blocks_that_the_forward_pass_does_not_visit_are_refused() -> None:
     network = TinyNetwork()
     network.spare = nn.Identity()
-    with pytest.raises(ValueError, match="spare took no part"):
+    with pytest.raises(ConfigError, match="spare took no part"):
         block_activations(Classifier(network, [0.4], [0.3]), images(1), ["block1", "spare"])

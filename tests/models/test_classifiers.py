@@ -12,14 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from hetpure.errors import ConfigError
-from hetpure.models.classifiers import (
-    Classifier,
-    build_classifier,
-    crop_of,
-    interpolation_of,
-    normalization_of,
-)
-from hetpure.models.networks import load_weights, read_state_dict
+from hetpure.models.classifiers import Classifier, build_classifier, with_preprocessing
+from hetpure.models.networks import load_weights
 from tests.toys import TinyNetwork, images
 
 THIRD_PARTY = """
@@ -118,14 +112,16 @@ def test_a_timm_model_has_its_own_crop_at_its_own_sizes() -> None:
     def of(name: str, size: int | None) -> tuple[float, str]:
         network = nn.Identity()
         network.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()  # pyright: ignore
-        return crop_of(network, size), interpolation_of(network)
+        classifier = with_preprocessing(network, image_size=size)
+        return classifier.crop_pct, classifier.interpolation
 
     assert of("tf_efficientnet_lite0", 224) == (0.875, "bicubic")
     assert of("resnet50.tv_in1k", 224) == (0.875, "bilinear")
     assert of("resnet50.tv2_in1k", 224) == (0.965, "bilinear")  # torchvision's: 232, of which 224
     assert of("resnet50.tv_in1k", 288) == (1.0, "bilinear")
     assert of("tf_efficientnet_lite0", None)[0] == 1.0
-    assert (crop_of(nn.Identity(), 224), interpolation_of(nn.Identity())) == (1.0, "bilinear")
+    plain = with_preprocessing(nn.Identity(), image_size=224)
+    assert (plain.crop_pct, plain.interpolation) == (1.0, "bilinear")
     # Nothing is resized unless a size is set.
     own = build_classifier("resnet10t", arguments={"num_classes": 3}, image_size=176)
     assert (own.crop_pct, own.interpolation) == (0.875, "bicubic")
@@ -143,7 +139,7 @@ def test_a_timm_model_has_its_own_crop_at_its_own_sizes() -> None:
     ],
 )
 def test_impossible_preprocessing_is_refused(arguments: dict, key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"classifier\.{key}: found"):
+    with pytest.raises(ConfigError, match=rf"classifier\.{key} is .*; accepted: "):
         build_classifier("cifar_resnet8", **{"image_size": 28, **arguments})
 
 
@@ -161,7 +157,8 @@ def test_a_timm_model_has_its_own_normalisation() -> None:
 def test_a_given_normalisation_wins() -> None:
     classifier = build_classifier("cifar_resnet8", arguments={"in_chans": 1}, mean=[0.3], std=[0.4])
     assert (classifier.mean.item(), classifier.std.item()) == pytest.approx((0.3, 0.4))
-    assert normalization_of(nn.Identity(), 1) == ((0.0,), (1.0,))
+    plain = with_preprocessing(nn.Identity(), channels=1)
+    assert (plain.mean.item(), plain.std.item()) == (0.0, 1.0)
 
 
 def test_classifiers_are_frozen_and_in_evaluation_mode() -> None:
@@ -234,8 +231,8 @@ def test_no_code_in_a_weights_file_is_run(tmp_path: Path) -> None:
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(Touch(mark)))
     for name in ("bad.pt", "bare.pt"):
         with pytest.raises(ConfigError) as caught:
-            read_state_dict(tmp_path / name, "classifier.weights")
-        assert str(caught.value).startswith("classifier.weights") and "\n" not in str(caught.value)
+            load_weights(TinyNetwork(), str(tmp_path / name))
+        assert caught.value.key == "weights" and "refused" in str(caught.value) and "\n" not in str(caught.value)
     assert not mark.exists()
     pickle.loads((tmp_path / "bare.pt").read_bytes())
     assert mark.exists(), "the bait does not work"
@@ -254,8 +251,8 @@ def test_unreadable_weights_are_refused_on_one_line(tmp_path: Path, name: str) -
     else:
         file.write_text("" if kind == "empty" else "no weights here")
     with pytest.raises(ConfigError) as caught:
-        load_weights(network, str(file), "classifier.weights")
-    assert str(caught.value).startswith("classifier.weights") and "\n" not in str(caught.value)
+        load_weights(network, str(file))
+    assert caught.value.key == "weights" and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "other shapes"])
@@ -270,30 +267,30 @@ def test_state_dicts_must_fit_exactly(tmp_path: Path, fault: str) -> None:
         state["head.bias"] = torch.zeros(11)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=rf"{fault}.*(head|neck)\.bias"):
-        load_weights(network, str(tmp_path / "w.safetensors"), "classifier.weights")
+        load_weights(network, str(tmp_path / "w.safetensors"))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "module.0."])
 def test_what_wrappers_put_before_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
     network, other = TinyNetwork(), TinyNetwork()
     save_file({prefix + name: value for name, value in network.state_dict().items()}, tmp_path / "w.safetensors")
-    load_weights(other, str(tmp_path / "w.safetensors"), "classifier.weights")
+    load_weights(other, str(tmp_path / "w.safetensors"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
     # A network whose own names begin so keeps them.
     numbered = nn.Sequential(nn.Linear(2, 2))
     save_file(numbered.state_dict(), tmp_path / "n.safetensors")
-    load_weights(numbered, str(tmp_path / "n.safetensors"), "classifier.weights")
+    load_weights(numbered, str(tmp_path / "n.safetensors"))
 
 
 def test_missing_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        load_weights(TinyNetwork(), "/no/such/file.safetensors", "classifier.weights")
+        load_weights(TinyNetwork(), "/no/such/file.safetensors")
 
 
 def test_class_counts_and_image_shapes_are_checked() -> None:
     classifier = build_classifier("tests.toys:TinyNetwork")
     classifier.check_classes((1, 8, 8), 10)
-    with pytest.raises(ConfigError, match="10 class scores, the data have 7"):
+    with pytest.raises(ConfigError, match="10 class scores, but the data have 7"):
         classifier.check_classes((1, 8, 8), 7)
     with pytest.raises(ConfigError, match="3x8x8"):
         classifier.check_classes((3, 8, 8), 10)

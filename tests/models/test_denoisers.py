@@ -135,7 +135,7 @@ def test_hub_ids_are_checked_as_folders_are(
         fetched.append(f"weights of {source}, {subfolder}")
         return tiny_unet()
 
-    monkeypatch.setattr("hetpure.models.denoisers.snapshot_download", snapshot)
+    monkeypatch.setattr("hetpure.models.diffusers_folder.snapshot_download", snapshot)
     monkeypatch.setattr(UNet2DModel, "from_pretrained", from_pretrained)
     if beta_schedule == "linear":
         build_denoiser("owner/name")

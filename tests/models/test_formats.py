@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hetpure.cli import main
 from hetpure.errors import ConfigError
-from hetpure.models import convert
 from hetpure.models.denoisers import Denoiser, build_denoiser
 from tests.models.layouts import images, layout, samples, weights
 from tests.models.persistence import save_network
@@ -128,7 +128,7 @@ def test_conversion_changes_no_weight(tmp_path: Path, format: str, capsys: pytes
     else:
         save_score_sde(source)
     target = tmp_path / "to" / ("folder" if format in ("ddpm", "guided_diffusion") else "file.safetensors")
-    assert convert.main([str(source), str(target), "--format", format]) == 0
+    assert main(["convert", str(source), str(target), "--format", format]) == 0
     loads = "diffusers" if target.name == "folder" else format
     assert f"denoiser.format={loads} " in capsys.readouterr().out
     before, after = build_denoiser(str(source), format), build_denoiser(str(target), loads)
@@ -138,8 +138,8 @@ def test_conversion_changes_no_weight(tmp_path: Path, format: str, capsys: pytes
     torch.testing.assert_close(before(x, 200), after(x, 200), rtol=1e-5, atol=1e-5)
     own = {name.removeprefix("unet."): value for name, value in before.state_dict().items()}
     assert all(torch.equal(own[name.removeprefix("unet.")], value) for name, value in after.state_dict().items())
-    assert convert.main([str(source), str(target), "--format", format]) == 2
-    assert capsys.readouterr().err == f"error: {target}: is there already\n"
+    assert main(["convert", str(source), str(target), "--format", format]) == 2
+    assert capsys.readouterr().err == f"error: {target}: exists already\n"
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused("score_sde", "shadow_params")
     state = {"model." + name.removeprefix("model."): value for name, value in weights(layout("edm")["shapes"]).items()}
     save_network(file, state, "VEPrecond")
-    refused("edm", "found VEPrecond; accepted are VPPrecond and EDMPrecond")
+    refused("edm", "holds VEPrecond; accepted: VPPrecond and EDMPrecond")
     save_network(file, state, "EDMPrecond")
     refused("edm", "EDMPrecond without 'sigma_data'")
     save_network(file, {**state, "model.map_label.weight": torch.zeros(4, 4)}, "EDMPrecond", sigma_data=0.5)
@@ -194,8 +194,8 @@ def test_odd_names_and_shapes_are_refused_on_one_line(tmp_path: Path, format: st
 
 
 def test_the_converters_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert.main([str(tmp_path / "none.pkl"), str(tmp_path / "o.safetensors"), "--format", "edm"]) == 2
+    assert main(["convert", str(tmp_path / "none.pkl"), str(tmp_path / "o.safetensors"), "--format", "edm"]) == 2
     assert capsys.readouterr().err.endswith("none.pkl: no such file\n")
     save_score_sde(tmp_path / "c.pth")
-    assert convert.main([str(tmp_path / "c.pth"), str(tmp_path / "folder"), "--format", "score_sde"]) == 2
-    assert "found no .safetensors" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "c.pth"), str(tmp_path / "folder"), "--format", "score_sde"]) == 2
+    assert "format score_sde is converted to a file; accepted: NAME.safetensors" in capsys.readouterr().err

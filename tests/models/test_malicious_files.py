@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from hetpure.errors import ConfigError
-from hetpure.models import convert, inert_pickle
+from hetpure.models import inert_pickle
+from hetpure.models.convert import convert
 from hetpure.models.denoisers import FORMATS, build_denoiser
 from tests.models.layouts import layout, weights
 from tests.models.persistence import Persistent, importable, save_network, storage_pickle
@@ -160,13 +161,13 @@ def test_damaged_files_are_refused(tmp_path: Path, format: str) -> None:
     file.unlink()
     assert_refused(file, format, "no such file")
     file.mkdir()
-    assert_refused(file, format, "no such file")
+    assert_refused(file, format, "[Dd]irectory")
 
 
 def test_damaged_conversions_are_refused(tmp_path: Path) -> None:
     source, target = tmp_path / "n.pkl", tmp_path / "n.safetensors"
     save_network(source, weights(layout("edm")["shapes"]), "EDMPrecond", sigma_data=0.5)
-    assert convert.main([str(source), str(target), "--format", "edm"]) == 0
+    assert convert(str(source), target, "edm") == "edm"
     whole = target.read_bytes()
     for content in (whole[:-100], whole[:100], b"", whole.replace(b"hetpure DDPM++ 1", b"hetpure DDPM++ 9")):
         target.write_bytes(content)

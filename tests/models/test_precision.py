@@ -1,12 +1,13 @@
 """Networks in bfloat16, for defense and attack alike; nothing else in it."""
 
 import pytest
+import timm
 import torch
 
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.activations import block_activations
-from hetpure.models.classifiers import is_compiled
+from hetpure.models.classifiers import Classifier, is_compiled
 from hetpure.models.denoisers import Recomputed
 from hetpure.models.precision import Lowered, allow_tf32, prepared_classifier, prepared_denoiser
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
@@ -45,7 +46,24 @@ def test_products_are_lowered_and_results_are_float32() -> None:
 def test_float32_is_left_as_it_is() -> None:
     denoiser, classifier = tiny_denoiser(), tiny_classifier()
     assert prepared_denoiser(denoiser, "float32", False) is denoiser
-    assert "forward" not in prepared_classifier(classifier, "float32", False).network.__dict__
+    assert prepared_classifier(classifier, "float32", False).autocast_dtype is None
+    assert torch.equal(classifier(images(2)), tiny_classifier()(images(2)))
+
+
+def test_precision_is_of_the_last_preparation() -> None:
+    classifier, x = tiny_classifier(), images(2)
+    lowered = prepared_classifier(classifier, "bfloat16", False)(x)
+    assert torch.equal(prepared_classifier(classifier, "bfloat16", False)(x), lowered)
+    assert torch.equal(prepared_classifier(classifier, "float32", False)(x), tiny_classifier()(x))
+
+
+def test_timms_own_feature_interface_is_lowered_too() -> None:
+    network = timm.create_model("resnet10t", num_classes=10).eval()
+    dtypes = []
+    network.get_submodule("layer2").register_forward_hook(lambda _m, _i, out: dtypes.append(out.dtype))
+    classifier = prepared_classifier(Classifier(network, [0.5] * 3, [0.2] * 3), "bfloat16", False)
+    (found,) = block_activations(classifier, images(2, 3, 32), [2])
+    assert dtypes == [torch.bfloat16] and found.dtype == torch.float32
 
 
 def test_attack_and_defense_see_the_same_function() -> None:

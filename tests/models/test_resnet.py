@@ -1,10 +1,11 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
+from hetpure.models.activations import block_activations
+from hetpure.models.classifiers import Classifier
 from hetpure.models.resnet import CifarResNet
-
-LAYERS = ("act1", "layer1", "layer2", "layer3")
 
 
 @pytest.fixture
@@ -20,36 +21,31 @@ def test_size_of_the_papers_resnet20():
 
 
 @torch.no_grad()
-def test_intermediates_are_what_the_modules_give(network: CifarResNet):
-    seen: dict[str, torch.Tensor] = {}
-    for name in LAYERS:
-        network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
-    x = torch.randn(2, 3, 16, 16)
-    logits = network(x)
-    hooked = [seen[name].clone() for name in LAYERS]
-    final, features = network.forward_intermediates(x)
+def test_features_are_what_the_modules_give(network: CifarResNet):
+    x = torch.rand(2, 3, 16, 16)
+    features = block_activations(Classifier(network, [0.0], [1.0]), x, [0, 1, 2, 3])
     assert [f.shape[1:] for f in features] == [(16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
-    assert all(torch.equal(a, b) for a, b in zip(hooked, features, strict=True))
-    assert torch.equal(final, features[-1]) and all(float(f.min()) >= 0 for f in features)
-    assert torch.equal(network.forward_head(final), logits) and logits.shape == (2, 7)
+    expected = network.act1(network.bn1(network.conv1(x)))
+    for feature, stage in zip(features, [nn.Identity(), network.layer1, network.layer2, network.layer3], strict=True):
+        expected = stage(expected)
+        assert torch.equal(feature, expected) and float(feature.min()) >= 0
+    assert torch.equal(features[3], network.forward_features(x))
+    assert torch.equal(network.forward_head(features[3]), network(x)) and network(x).shape == (2, 7)
 
 
-def test_indices(network: CifarResNet):
-    x = torch.randn(1, 3, 16, 16)
-    every = network.forward_intermediates(x, intermediates_only=True)
-    last_two = network.forward_intermediates(x, indices=2, intermediates_only=True)
-    chosen = network.forward_intermediates(x, indices=[0, 2], intermediates_only=True, stop_early=True)
-    assert all(torch.equal(a, b) for a, b in zip(every[2:], last_two, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip([every[0], every[2]], chosen, strict=True))
-    with pytest.raises(ValueError, match="NCHW"):
-        network.forward_intermediates(x, output_fmt="NLC")
+@torch.no_grad()
+def test_sides_do_not_pass_for_channels(network: CifarResNet):
+    """A stage's layout is known, even where rounded sides fit the image's proportion less well than channels do."""
+    (feature,) = block_activations(Classifier(network, [0.0], [1.0]), torch.rand(1, 3, 34, 17), [2])
+    assert feature.shape[1:] == (32, 17, 9)
 
 
+@torch.no_grad()
 def test_timms_features_only(network: CifarResNet):
     features = timm.create_model("cifar_resnet8", features_only=True).eval()
     features.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("fc.")})
-    x = torch.randn(1, 3, 16, 16)
-    expected = network.forward_intermediates(x, intermediates_only=True)
+    x = torch.rand(1, 3, 16, 16)
+    expected = block_activations(Classifier(network, [0.0], [1.0]), x, [0, 1, 2, 3])
     assert all(torch.equal(a, b) for a, b in zip(expected, features(x), strict=True))
     assert features.feature_info.channels() == [16, 16, 32, 64]
     assert features.feature_info.reduction() == [1, 1, 2, 4]
@@ -63,5 +59,3 @@ def test_behaves_as_a_timm_model(network: CifarResNet):
     assert network(torch.randn(1, 3, 16, 16)).shape == (1, 3)
     network.reset_classifier(0)
     assert network(torch.randn(1, 3, 16, 16)).shape == (1, 64)
-    assert network.prune_intermediate_layers([0, 1]) == [0, 1]
-    assert len(network.layer2) == 0

@@ -16,13 +16,13 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(ConfigError, match=r"classifier.name: .*pip install 'hetpure\[robustbench\]'"):
+    with pytest.raises(ConfigError, match=r"^model: Standard needs .*pip install 'hetpure\[robustbench\]'"):
         zoo_entry("Standard")
 
 
 def test_an_entry_is_the_network_that_this_project_loads_itself(tmp_path: Path):
     pytest.importorskip("geotorch", reason="needs the extra robustbench")
-    with pytest.raises(ConfigError, match=r"classifier.arguments.model: found 'x'"):
+    with pytest.raises(ConfigError, match=r"^model is 'x'; accepted: "):
         zoo_entry("x")  # imports the package
     zoo = importlib.import_module("robustbench.model_zoo").model_dicts
     datasets = {d.value: d for d in zoo}
@@ -43,9 +43,9 @@ def test_an_entry_is_the_network_that_this_project_loads_itself(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "Nobody2020"}, r"classifier.arguments.model: found 'Nobody2020', accepted are .*Standard"),
-        ({"dataset": "mnist"}, r"classifier.arguments.dataset: found 'mnist', accepted are cifar10"),
-        ({"threat_model": "L1"}, r"classifier.arguments.threat_model: found 'L1', accepted are"),
+        ({"model": "Nobody2020"}, r"classifier.arguments.model is 'Nobody2020'; accepted: .*Standard"),
+        ({"dataset": "mnist"}, r"classifier.arguments.dataset is 'mnist'; accepted: cifar10"),
+        ({"threat_model": "L1"}, r"classifier.arguments.threat_model is 'L1'; accepted: "),
     ],
 )
 def test_unknown_entries(change: dict, message: str):

@@ -54,19 +54,20 @@ def test_the_papers_four_blocks(tmp_path: Path, name: str) -> None:
 def test_features_are_what_the_modules_give() -> None:
     network = timm.create_model("dm_wrn28_10", **SMALL).eval()
     assert isinstance(network, WideResNet)
-    seen: dict[str, torch.Tensor] = {}
-    for info in network.feature_info:
-        network.get_submodule(info["module"]).register_forward_hook(
-            lambda _m, _i, out, name=info["module"]: seen.update({name: out})
-        )
-    logits = network(x())
-    hooked = [seen[info["module"]] for info in network.feature_info]
-    final, features = network.forward_intermediates(x())
-    assert all(torch.equal(a, b) for a, b in zip(hooked, features, strict=True))
-    assert torch.equal(network.forward_head(final), logits)
+    features = block_activations(Classifier(network, [0.0], [1.0]), x(), [0, 1, 2, 3])
+    before = network.conv1(x())
+    for group, feature in enumerate(features[:3]):
+        *blocks, last = network.get_submodule(f"layer{group + 1}").children()
+        for block in blocks:
+            before = block(before)
+        first = last.act1(last.bn1(before))
+        padded = torch.nn.functional.pad(first, last.padding)
+        assert torch.equal(feature, last.act2(last.bn2(last.conv1(padded))))
+        before = last(before)
+    assert torch.equal(features[3], network.forward_features(x()))
+    assert torch.equal(network.forward_head(features[3]), network(x()))
     assert [f.shape[1] for f in features] == [info["num_chs"] for info in network.feature_info]
-    (second,) = network.forward_intermediates(x(), [1], stop_early=True, intermediates_only=True)
-    assert torch.equal(second, features[1])
+    assert [x().shape[2] // f.shape[2] for f in features] == [info["reduction"] for info in network.feature_info]
     timms = timm.create_model("dm_wrn28_10", features_only=True, **SMALL).eval()
     assert [f.shape for f in timms(x())] == [f.shape for f in features]
 
@@ -91,5 +92,5 @@ def test_another_layouts_weights_do_not_load_silently(tmp_path: Path) -> None:
     torch.save({**state, "block1.layer.0.unknown": torch.zeros(1)}, tmp_path / "c.pt")
     with pytest.raises(ConfigError, match=r"unexpected layer1\.0\.unknown"):
         build_classifier("wrn28_10", str(tmp_path / "c.pt"), arguments=dict(SMALL))
-    with pytest.raises(ConfigError, match="depth = 17"):
+    with pytest.raises(ConfigError, match=r"classifier\.arguments\.depth is 17; accepted: 6 n \+ 4"):
         build_classifier("wrn28_10", arguments={"depth": 17})

@@ -170,7 +170,7 @@ def test_a_missing_network_is_one_line_with_its_key(name: str, what: str, tmp_pa
     )
     absent = refused({**good, "weights": str(tmp_path / "no.pt"), "source": "there"})
     assert absent.startswith("purifier.network.weights: ") and "no such file; it comes from there" in absent
-    assert refused({**good, "name": "energy"}).startswith("purifier.network.name: found 'energy'")
+    assert refused({**good, "name": "energy"}).startswith("purifier.network.name is 'energy'")
     assert refused({**good, "arguments": {"depth": 3}}).startswith("purifier.network.arguments: ")
     assert "other shapes strength" in refused({**good, "arguments": {"channels": 4}})
 

@@ -34,4 +34,4 @@ def test_learns_exports_and_goes_on(tmp_path: Path, capsys):
 
 def test_class_count_must_match(tmp_path: Path, capsys):
     assert command(tmp_path, "classifier.arguments.num_classes=7") == 2
-    assert "gives 7 class scores, the data have 10 classes" in capsys.readouterr().err
+    assert "classifier: gives 7 class scores, but the data have 10 classes" in capsys.readouterr().err

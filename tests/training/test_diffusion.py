@@ -9,7 +9,8 @@ from lightning import Callback
 
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
-from hetpure.training.diffusion import DiffusionTrainer
+from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
+from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
 from hetpure.training.ema import averaged
 from hetpure.training.fit import build_trainer, fit
 
@@ -42,8 +43,8 @@ class Losses(Callback):
 
 def new_module(**changes: Any) -> DiffusionTrainer:
     torch.manual_seed(0)
-    arguments = {"lr": 1e-3, "ema_decay": 0.9, "samples": 0, "lr_schedule": "cosine", "warmup_steps": 3, **changes}
-    return DiffusionTrainer(UNET, **arguments)
+    optimizer = OptimizerConfig(lr=1e-3, schedule="cosine", warmup_steps=3)
+    return DiffusionTrainer(UNET, optimizer, **{"ema_decay": 0.9, "samples": SamplesConfig(count=0), **changes})
 
 
 def train(output: Path, monkeypatch, steps: int = 12, stop_after: int | None = None, save_every: int = 100, **trainer):
@@ -111,7 +112,7 @@ def test_finished_run_is_left_as_it_is_and_can_be_prolonged(tmp_path: Path, monk
 
 
 def test_learns_a_tiny_batch():
-    module = new_module(lr=3e-3)
+    module = new_module()
     image = torch.from_numpy(np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32))
     t, noise = torch.tensor([100, 200, 300, 400]), torch.randn(4, 1, 8, 8)
     optimizer = torch.optim.Adam(module.denoiser.parameters(), 3e-3)
@@ -159,7 +160,7 @@ def test_average_follows_with_a_ramp():
 
 
 def test_focus():
-    module = new_module(focus=0.3, focus_share=0.5)
+    module = new_module(timesteps=TimestepsConfig(focus=0.3, share=0.5))
     t = module.draw_timesteps(20_000)
     assert int(t.min()) >= 0 and int(t.max()) <= 999
     assert float((t < 300).float().mean()) == pytest.approx(0.5 + 0.5 * 0.3, abs=0.02)
@@ -168,7 +169,7 @@ def test_focus():
 
 
 def test_samples_are_images_and_repeat():
-    module = new_module(sample_steps=4)
+    module = new_module(samples=SamplesConfig(steps=4))
     first, more = module.sample(2), module.sample(3)
     assert first.shape == (2, 1, 8, 8) and float(first.min()) >= 0 and float(first.max()) <= 1
     assert torch.allclose(first, more[:2], atol=1e-5)
@@ -177,14 +178,11 @@ def test_samples_are_images_and_repeat():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ema_decay": 1.5}, r"ema_decay: found 1\.5, accepted is 0\.\.1"),
-        ({"focus": 0.0}, r"timesteps\.focus: found 0\.0"),
-        ({"focus_share": 2.0}, r"timesteps\.share: found 2\.0"),
-        ({"levels": (0, 1200)}, r"timesteps\.levels: found \[0, 1200\]"),
-        ({"samples": 4, "sample_steps": 7}, r"samples\.steps: found 7, accepted are divisors of 1000"),
+        ({"timesteps": TimestepsConfig(levels=[0, 1200])}, r"timesteps\.levels is \[0, 1200\]; accepted: rising"),
+        ({"samples": SamplesConfig(4, steps=7)}, r"samples\.steps is 7; accepted: divisors of 1000"),
     ],
 )
-def test_values_out_of_range(change: dict, message: str):
+def test_values_that_do_not_fit_the_schedule(change: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         new_module(**change)
 
@@ -194,14 +192,21 @@ def test_values_out_of_range(change: dict, message: str):
     [
         ("denoiser.no_such=1", "denoiser.no_such: diffusers' UNet2DModel has no such argument"),
         ("denoiser.block_out_channels=[8,8,8,8,8]", "denoiser.block_out_channels: halves"),
-        ("denoiser.in_channels=3", "denoiser.in_channels: found 3, the data's images need 1"),
-        ("optimizer.name=lion", "optimizer.name: found 'lion', accepted are adam, adamw, sgd"),
-        ("optimizer.schedule=step", "optimizer.schedule: found 'step', accepted are constant, cosine"),
+        ("denoiser.in_channels=3", "denoiser.in_channels is 3; accepted: 1, as the data's images have it"),
+        ("optimizer.name=lion", "optimizer.name is 'lion'; accepted: adam, adamw, sgd"),
+        ("optimizer.schedule=step", "optimizer.schedule is 'step'; accepted: constant, cosine"),
         ("trainer.max_epochs=3", "trainer.max_epochs: is set by the command itself"),
         ("trainer.no_such=3", "trainer.no_such: unknown key"),
-        ("trainer.max_steps=null", "trainer.max_steps: found None"),
-        ("export_dtype=int8", "export_dtype: found 'int8', accepted are float32, float16"),
-        ("data.subset=501", "data.subset: found 501, accepted is 1..500"),
+        ("trainer.max_steps=null", "trainer.max_steps is None"),
+        ("export_dtype=int8", "export_dtype is 'int8'; accepted: float32, float16"),
+        ("ema_decay=1.5", "ema_decay is 1.5; accepted: 0..1"),
+        ("timesteps.focus=0", "timesteps.focus is 0.0; accepted: above 0 and up to 1"),
+        ("timesteps.share=2", "timesteps.share is 2.0; accepted: 0..1"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0; accepted: 0 or more"),
+        ("save_every=0", "save_every is 0; accepted: 1 or more"),
+        ("figures.levels=[30]", "figures.levels is 30; accepted: the grid's timesteps below 1000: multiples of 50"),
+        ("figures.classifier={name: cifar_resnet8, std: [0.0]}", "figures.classifier.std is [0.0]; accepted: numbers"),
+        ("data.subset=501", "data.subset is 501, but the test split has only 500 samples"),
     ],
 )
 def test_command_says_what_is_wrong_in_one_line(override: str, message: str, tmp_path: Path, capsys):
@@ -215,7 +220,6 @@ def test_command_says_what_is_wrong_in_one_line(override: str, message: str, tmp
 def test_svhn_config_builds_its_network():
     from hetpure.config import read_config
     from hetpure.training.config import complete_diffusion as complete
-    from hetpure.training.train_diffusion import unet_arguments
 
     config = complete(read_config("svhn.yaml", []))
     arguments = unet_arguments(dict(config.denoiser), (3, 32, 32))

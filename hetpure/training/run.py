@@ -1,0 +1,113 @@
+"""The work of the two training commands: a config in, a network in a folder that the evaluation loads out."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from hetpure.config import to_dict
+from hetpure.data import ImageDataModule
+from hetpure.errors import ConfigError
+from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
+from hetpure.runs.claim import claim
+from hetpure.training.classifier import ClassifierTrainer
+from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
+from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
+from hetpure.training.fit import build_logger, check_trainer, fit
+from hetpure.training.module import TrainingModule
+from hetpure.training.purification_figures import PurificationFigures
+
+
+def train_classifier(config: DictConfig) -> None:
+    """Trains a classifier and writes it to ``<output>/classifier``."""
+    settings, data = to_dict(config), _open(config)
+    chosen = settings["classifier"]
+    name, arguments = chosen.pop("name"), chosen.pop("arguments")
+    seed_everything(config.seed, verbose=False)
+    try:
+        network = build_network(name, arguments=arguments)
+        classifier = with_preprocessing(network, data.image_shape[0], **chosen)
+    except ConfigError as error:
+        raise error.within("classifier") from None
+    classifier.check_classes(data.image_shape, data.num_classes)
+    classifier.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = OptimizerConfig(**settings["optimizer"])
+    smoothing = config.label_smoothing
+    module = ClassifierTrainer(classifier, data.num_classes, optimizer, label_smoothing=smoothing, seed=config.seed)
+    recipe = {"architecture": name, "arguments": arguments, "input_size": data.image_shape}
+    _train(config, module, data, "classifier", network, partial(module.export, **recipe))
+
+
+def train_diffusion(config: DictConfig) -> None:
+    """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
+    settings, data = to_dict(config), _open(config)
+    figures = settings["figures"]
+    target = _target(figures.pop("classifier"), data)
+    seed_everything(config.seed, verbose=False)
+    module = DiffusionTrainer(
+        unet_arguments(settings["denoiser"], data.image_shape),
+        OptimizerConfig(**settings["optimizer"]),
+        timesteps=TimestepsConfig(**settings["timesteps"]),
+        ema_decay=config.ema_decay,
+        samples=SamplesConfig(**settings["samples"]),
+        sample_folder=Path(config.output) / "samples",
+        seed=config.seed,
+    )
+    try:
+        callback = PurificationFigures(module, **figures, classifier=target, seed=config.seed)
+    except ConfigError as error:
+        raise error.within("figures") from None
+    _train(config, module, data, "denoiser", module.trained, module.export, callback)
+
+
+def _open(config: DictConfig) -> ImageDataModule:
+    check_trainer(to_dict(config)["trainer"])
+    return ImageDataModule(**to_dict(config.data), seed=config.seed).prepare()
+
+
+def _target(settings: Mapping[str, Any], data: ImageDataModule) -> Classifier | None:
+    """The classifier whose accuracy on purified images is shown; None where none is named."""
+    if not settings:
+        return None
+    try:
+        classifier = build_classifier(**settings)
+        classifier.check_classes(data.image_shape, data.num_classes)
+    except ConfigError as error:
+        raise error.within("figures") from None
+    return classifier
+
+
+def _train(
+    config: DictConfig,
+    module: TrainingModule,
+    data: ImageDataModule,
+    name: str,
+    network: torch.nn.Module,
+    export: Callable[..., None],
+    *callbacks: Callback,
+) -> None:
+    """Claims the output folder, trains the network in it, and exports it as ``<output>/<name>``."""
+    settings, output = to_dict(config), Path(config.output)
+    rank_zero_only(print)(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
+    claim(output, config, free=("save_every", "export_dtype"))
+    if config.compile:
+        network.compile()
+    figures = fit(
+        module,
+        data,
+        output,
+        trainer=settings["trainer"],
+        save_every=config.save_every,
+        callbacks=callbacks,
+        wandb=build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode),
+        config=settings,
+    )
+    if module.trainer.is_global_zero:
+        export(output / name, dtype=getattr(torch, config.export_dtype))
+        print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+        print(f"{name} written to {output / name}")
