@@ -69,16 +69,6 @@ def fit(
     return metrics
 
 
-class WeightsOnlyIO(TorchCheckpointIO):
-    """Reads a resume file as data, never as code.
-
-    ``Trainer.fit(weights_only=True)`` says the same, but only since Lightning 2.6.
-    """
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
     """Lightning's Trainer, with validation counted in steps.
 
