@@ -18,7 +18,7 @@ class Oracle(nn.Module):
 
     def __init__(self, x0: Tensor, module: Any):
         super().__init__()
-        self.x0, self.alpha_bars = x0, module.alpha_bars
+        self.x0, self.alpha_bars, self.schedule = x0, module.alpha_bars, module.noise_schedule
 
     def forward(self, x: Tensor, t: int) -> Tensor:
         abar = self.alpha_bars[t]
