@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -49,12 +49,11 @@ class ImageDataModule(LightningDataModule):
         num_classes: number of classes.
         class_names: their names, or None where unknown.
         indices: positions of the test subset, in the order of its draw; filled by ``prepare``.
+        samples: positions that ``test_dataloader`` reads; None for this process's share of the test subset.
 
     Raises:
         ConfigError: for arguments out of range; and, from ``prepare`` or ``setup``, for data that is not there.
     """
-
-    allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples left is no error
 
     def __init__(
         self,
@@ -74,6 +73,7 @@ class ImageDataModule(LightningDataModule):
         exclude: Collection[int] = (),
     ):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples are no error
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("workers", workers, 0),
@@ -92,6 +92,7 @@ class ImageDataModule(LightningDataModule):
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.exclude = frozenset(exclude)
         self.indices: list[int] = []
+        self.samples: Sequence[int] | None = None
         self._test: Source | None = None
         self._train: Source | None = None
 
@@ -168,9 +169,10 @@ class ImageDataModule(LightningDataModule):
         )
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """This process's share of the test subset."""
+        """This process's share of the test subset, or ``samples``."""
         share = shard(self.prepare().indices, *self._process(), exclude=self.exclude)
-        return DataLoader(Items(self.test_source, share), batch_size=self.batch_size, num_workers=self.workers)
+        samples = share if self.samples is None else self.samples
+        return DataLoader(Items(self.test_source, samples), batch_size=self.batch_size, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The test subset once more: figures shown while training, which select nothing."""
