@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.errors import require
 from hetpure.noise import Draws, attack_draws, selection_draws
 
 
@@ -88,6 +89,44 @@ class GradientSource(Protocol):
         ...
 
 
+class GradientWrapper:
+    """Base class of a gradient source around another: everything is the other's unless a subclass overrides it.
+
+    Args:
+        source: the gradient source to wrap.
+    """
+
+    def __init__(self, source: GradientSource) -> None:
+        self.source = source
+
+    @property
+    def seed(self) -> int:
+        return self.source.seed
+
+    @property
+    def eot(self) -> int:
+        return self.source.eot
+
+    @property
+    def stochastic(self) -> bool:
+        return self.source.stochastic
+
+    def to(self, device: torch.device) -> None:
+        self.source.to(device)
+
+    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
+        return self.source(x, label, sample, iteration, loss)
+
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
+        return self.source.evaluate(x, label, sample, count)
+
+    def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+        return self.source.scores(x, sample, count)
+
+    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
+        return self.source.logits(x, sample, call)
+
+
 class ExactGradient:
     """EOT gradient of a loss through mask-conditioned purification and classifier, nothing approximated.
 
@@ -101,17 +140,16 @@ class ExactGradient:
         seed: of the attacker's draws.
 
     Raises:
-        ValueError: for eot below 1.
+        ConfigError: for eot below 1.
 
     Attributes:
-        words: the mode in a few words, for tables; settings in braces.
+        description: the mode in a few words, for tables.
     """
 
-    words = "exact"
+    description = "exact"
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
-        if eot < 1:
-            raise ValueError(f"eot = {eot} must be at least 1")
+        require(eot >= 1, "eot", eot, "1 or more")
         self.process = process
         self.eot = eot if process.purifier.stochastic else 1
         self.seed = seed
@@ -120,6 +158,11 @@ class ExactGradient:
     def stochastic(self) -> bool:
         return self.process.purifier.stochastic
 
+    @property
+    def purifications(self) -> int:
+        """Purifications of an image that one gradient differentiates."""
+        return self.eot
+
     def to(self, device: torch.device) -> None:
         self.process.to(device)
 
@@ -127,15 +170,15 @@ class ExactGradient:
         draws = attack_draws(self.seed, sample, iteration, self.eot)
         gradients, losses, hits = [], [], []
         for chunk in self.process.chunks(x, draws):
-            of, real = label[chunk.image], chunk.real
+            labels, real = label[chunk.image], chunk.real
             with torch.enable_grad():
                 rows = chunk.x.detach().requires_grad_()
                 logits = self.see(rows, chunk.draws, chunk.prepared)
-                value = loss.rows(chunk.image)(logits, of)
+                value = loss.rows(chunk.image)(logits, labels)
                 (gradient,) = torch.autograd.grad(value.sum(), rows)
             gradients.append(gradient[:real])
             losses.append(value[:real].detach())
-            hits.append((logits.argmax(dim=1) == of)[:real].to(x.dtype))
+            hits.append((logits.argmax(dim=1) == labels)[:real].to(x.dtype))
         return Gradient(*(mean_over_draws(torch.cat(parts), len(x)) for parts in (gradients, losses, hits)))
 
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
@@ -143,13 +186,13 @@ class ExactGradient:
         return self.process.classifier(self.process.purifier.purify(x, draws, *prepared))
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        logits = self._tried(x, sample, count)
-        of = label.repeat_interleave(len(logits) // len(x))
-        correct = (logits.argmax(dim=1) == of).to(x.dtype)
-        return Evaluation(*(mean_over_draws(part, len(x)) for part in (correct, LOSSES["margin"](logits, of))))
+        logits = self._selection_logits(x, sample, count)
+        labels = label.repeat_interleave(len(logits) // len(x))
+        correct = (logits.argmax(dim=1) == labels).to(x.dtype)
+        return Evaluation(*(mean_over_draws(part, len(x)) for part in (correct, LOSSES["margin"](logits, labels))))
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        return mean_over_draws(self._tried(x, sample, count), len(x))
+        return mean_over_draws(self._selection_logits(x, sample, count), len(x))
 
     def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
         draws = attack_draws(self.seed, sample, call, 1)
@@ -159,23 +202,28 @@ class ExactGradient:
 
     def __str__(self) -> str:
         """The mode in a few words, for tables."""
-        return self.words
+        return self.description
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return self.process.purifier.prepare(x.detach())
 
-    def _tried(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        """Logits (B * count, K), or (B, K) where one evaluation says it all."""
+    def _selection_logits(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+        """Logits (B * count, K) without gradients, or (B, K) where all evaluations are the same."""
         draws = selection_draws(self.seed, sample, count if self.stochastic else 1)
         with torch.no_grad():
             return torch.cat([self.see(c.x, c.draws, c.prepared)[: c.real] for c in self.process.chunks(x, draws)])
 
 
-def mean_over_draws(rows: Tensor, images: int) -> Tensor:
-    """Mean over each image's draws, (B * D, ...) to (B, ...), in an order that does not depend on the batch."""
+def sum_over_draws(rows: Tensor, images: int) -> Tensor:
+    """Sum over each image's draws, (B * D, ...) to (B, ...), in an order that does not depend on the batch."""
     of_each = rows.unflatten(0, (images, len(rows) // images))
     total = of_each[:, 0]
     for draw in range(1, of_each.shape[1]):
         total = total + of_each[:, draw]
-    return total / of_each.shape[1]
+    return total
+
+
+def mean_over_draws(rows: Tensor, images: int) -> Tensor:
+    """Mean over each image's draws; see ``sum_over_draws``."""
+    return sum_over_draws(rows, images) / (len(rows) // images)

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient
+from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient, sum_over_draws
 from hetpure.attacks.losses import LOSSES, Loss
-from hetpure.defense.classifier import PurifiedClassifier, ensemble_scores
+from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.protocols import ensemble_scores
+from hetpure.errors import ConfigError
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.heterogeneous import HeterogeneousPurifier, MaskAwarePurifier
 from hetpure.purification.mask import Relaxation
@@ -26,7 +28,7 @@ class BPDAGradient(ExactGradient):
         seed: see ``ExactGradient``.
     """
 
-    words = "BPDA"
+    description = "BPDA"
 
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
         with torch.no_grad():
@@ -45,7 +47,7 @@ class BlindGradient(ExactGradient):
         seed: see ``ExactGradient``.
     """
 
-    words = "blind: bare classifier"
+    description = "blind: bare classifier"
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         super().__init__(process.behind(NoPurifier()), eot, seed)
@@ -63,10 +65,8 @@ class MaskAwareGradient(ExactGradient):
             relaxed one's gradient (straight through).
 
     Raises:
-        ValueError: names the argument that cannot be.
+        ConfigError: for a purifier without a mask, or settings that ``MaskAwarePurifier`` rejects.
     """
-
-    words = "mask-aware: {forward}, temperature {temperature:g}"
 
     def __init__(
         self,
@@ -77,11 +77,10 @@ class MaskAwareGradient(ExactGradient):
         forward: Relaxation = "hard",
     ) -> None:
         if not isinstance(process.purifier, HeterogeneousPurifier):
-            raise ValueError(
-                "name = 'mask_aware' needs a purifier with a mask: accepted is purifier.name heterogeneous"
-            )
+            problem = "which needs a purifier with a mask: purifier.name heterogeneous"
+            raise ConfigError("name", problem, found="mask_aware")
         super().__init__(process.behind(MaskAwarePurifier(process.purifier, temperature, forward)), eot, seed)
-        self.words = self.words.format(forward=forward, temperature=temperature)
+        self.description = f"mask-aware: {forward}, temperature {temperature:g}"
 
 
 class KnownDrawsGradient(ExactGradient):
@@ -98,7 +97,7 @@ class KnownDrawsGradient(ExactGradient):
         seed: of the attacker's own draws (random starts).
     """
 
-    words = "deterministic: the defender's draws are known"
+    description = "deterministic: the defender's draws are known"
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         super().__init__(process, 1, seed)
@@ -107,63 +106,60 @@ class KnownDrawsGradient(ExactGradient):
     def stochastic(self) -> bool:
         return False
 
+    @property
+    def purifications(self) -> int:
+        return self.process.ensemble_size
+
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        """See ``GradientSource``. Two passes: how each purification's logits push the joined loss, then that push."""
+        # Two passes: the joined loss's gradient at each purification's logits, then those logits' at the images.
         process, draws = self.process, self._draws(sample)
         with torch.no_grad():
-            each = process.purified_logits(x, draws).unflatten(0, (len(x), -1))
+            logits = process.purified_logits(x, draws).unflatten(0, (len(x), -1))
         with torch.enable_grad():
-            leaf = each.requires_grad_()
+            leaf = logits.requires_grad_()
             value = loss(self._joined(leaf), label)
-            (push,) = torch.autograd.grad(value.sum(), leaf)
-        push, gradients = push.flatten(0, 1), []
-        start = 0
+            (logit_gradient,) = torch.autograd.grad(value.sum(), leaf)
+        logit_gradient = logit_gradient.flatten(0, 1)
+        gradients, start = [], 0
         for chunk in process.chunks(x, draws):
-            weight = push.new_zeros(len(chunk.x), push.shape[1])  # padding pushes nowhere
-            weight[: chunk.real] = push[start : start + chunk.real]
+            weight = logit_gradient.new_zeros(len(chunk.x), logit_gradient.shape[1])  # zero for the padding
+            weight[: chunk.real] = logit_gradient[start : start + chunk.real]
             start += chunk.real
             with torch.enable_grad():
                 rows = chunk.x.detach().requires_grad_()
-                logits = self.see(rows, chunk.draws, chunk.prepared)
-                (gradient,) = torch.autograd.grad(logits, rows, weight)
+                (gradient,) = torch.autograd.grad(self.see(rows, chunk.draws, chunk.prepared), rows, weight)
             gradients.append(gradient[: chunk.real])
-        rows_of_each = torch.cat(gradients).unflatten(0, (len(x), -1))
-        total = rows_of_each[:, 0]
-        for draw in range(1, rows_of_each.shape[1]):
-            total = total + rows_of_each[:, draw]
-        return Gradient(total, value.detach(), self._correct(each.detach(), label).to(x.dtype))
+        correct = self._correct(logits.detach(), label).to(x.dtype)
+        return Gradient(sum_over_draws(torch.cat(gradients), len(x)), value.detach(), correct)
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        """See ``GradientSource``; once is enough."""
         with torch.no_grad():
-            each = self.process.purified_logits(x, self._draws(sample)).unflatten(0, (len(x), -1))
-        return Evaluation(self._correct(each, label).to(x.dtype), LOSSES["margin"](self._joined(each), label))
+            logits = self.process.purified_logits(x, self._draws(sample)).unflatten(0, (len(x), -1))
+        return Evaluation(self._correct(logits, label).to(x.dtype), LOSSES["margin"](self._joined(logits), label))
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        """See ``GradientSource``: the joined scores."""
         with torch.no_grad():
             return self._joined(self.process.purified_logits(x, self._draws(sample)).unflatten(0, (len(x), -1)))
 
     def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        """See ``GradientSource``: the joined scores, in one graph."""
         draws = self._draws(sample)
         owner = torch.arange(len(x), device=x.device).repeat_interleave(len(draws) // len(x))
         prepared = self._prepared(x)
         parts = torch.arange(len(draws), device=x.device).split(self.process.chunk_size)
-        each = [self.see(x[owner[p]], draws.rows(p), [t[owner[p]] for t in prepared]) for p in parts]
-        return self._joined(torch.cat(each).unflatten(0, (len(x), -1)))
+        logits = [self.see(x[owner[p]], draws.rows(p), [t[owner[p]] for t in prepared]) for p in parts]
+        return self._joined(torch.cat(logits).unflatten(0, (len(x), -1)))
 
     def _draws(self, sample: Tensor) -> Draws:
         return defense_draws(self.process.seed, sample, self.process.ensemble_size)
 
-    def _joined(self, each: Tensor) -> Tensor:
-        """Logits (B, K) whose softmax, order and gradient are those of the joined scores."""
+    def _joined(self, logits: Tensor) -> Tensor:
+        """Of (B, S, K), logits (B, K) whose softmax, order and gradient are those of the joined scores."""
         if self.process.ensemble_mode == "mean_logits":
-            return each.mean(dim=1)
-        return each.log_softmax(dim=2).logsumexp(dim=1) - torch.tensor(float(each.shape[1])).log().to(each)
+            return logits.mean(dim=1)
+        return logits.log_softmax(dim=2).logsumexp(dim=1) - torch.tensor(float(logits.shape[1])).log().to(logits)
 
-    def _correct(self, each: Tensor, label: Tensor) -> Tensor:
-        return ensemble_scores(each, self.process.ensemble_mode).argmax(dim=1) == label
+    def _correct(self, logits: Tensor, label: Tensor) -> Tensor:
+        return ensemble_scores(logits, self.process.ensemble_mode).argmax(dim=1) == label
 
 
 GRADIENTS: dict[str, type[ExactGradient]] = {
@@ -194,16 +190,15 @@ def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot
     """The gradient source of completed ``attack.gradient`` settings.
 
     Raises:
-        ValueError: for values that the mode rejects; starts with the argument's name.
+        ConfigError: for a mode that this purifier has no gradient for, or values that the mode rejects.
     """
-    mode = GRADIENTS[settings["name"]]
+    name = settings["name"]
+    mode = GRADIENTS[name]
     if not process.purifier.differentiable and not issubclass(mode, WITHOUT_DERIVATIVE):
-        raise ValueError(
-            f"name = {settings['name']!r} follows a gradient that is zero everywhere in this purifier; "
-            "accepted are bpda, blind"
+        raise ConfigError(
+            "name", "whose gradient is zero everywhere in this purifier", found=name, accepted="bpda, blind"
         )
-    arguments = {key: value for key, value in settings.items() if key != "name"}
-    return GRADIENTS[settings["name"]](process, eot, seed, **arguments)
+    return mode(process, eot, seed, **{key: value for key, value in settings.items() if key != "name"})
 
 
 class _StraightThrough(torch.autograd.Function):

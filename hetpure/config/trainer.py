@@ -1,6 +1,7 @@
 """Lightning's Trainer from a config's ``trainer`` section."""
 
 import inspect
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,19 +19,19 @@ def check_trainer(settings: Mapping[str, Any], reserved: Collection[str]) -> Non
     """
     accepted = [k for k in inspect.signature(lightning.Trainer.__init__).parameters if k not in ("self", *reserved)]
     for key in settings:
-        if key in reserved:
-            raise ConfigError(f"trainer.{key}: is set by the command itself; accepted are {', '.join(accepted)}")
         if key not in accepted:
-            raise ConfigError(f"trainer.{key}: unknown key; accepted are Lightning's {', '.join(accepted)}")
+            problem = "is set by the command itself" if key in reserved else "unknown key"
+            raise ConfigError(f"trainer.{key}", problem, accepted=", ".join(accepted))
 
 
 def build_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
-    """The Trainer.
+    """The Trainer, without Lightning's notices on standard error: they would bury the program's own lines.
 
     Raises:
         ConfigError: for what Lightning refuses.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # importing Lightning sets it to INFO
     try:
         return lightning.Trainer(**settings)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+        raise ConfigError("trainer", " ".join(str(error).split())) from None

@@ -1,7 +1,7 @@
 """The one datamodule: any source, the fixed subset, each process's share, reproducible training order."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -47,12 +47,11 @@ class ImageDataModule(LightningDataModule):
         num_classes: number of classes.
         class_names: their names, or None where unknown.
         indices: positions of the test subset, in the order of its draw; filled by ``prepare``.
+        samples: positions that ``test_dataloader`` reads; None for this process's share of the test subset.
 
     Raises:
         ConfigError: for arguments out of range; and, from ``prepare`` or ``setup``, for data that is not available.
     """
-
-    allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples left is no error
 
     def __init__(
         self,
@@ -72,6 +71,7 @@ class ImageDataModule(LightningDataModule):
         exclude: Collection[int] = (),
     ):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples are no error
         self.source, self.root, self.image_size = name, root, image_size
         self.train_split, self.test_split = train_split, test_split
         self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
@@ -84,6 +84,7 @@ class ImageDataModule(LightningDataModule):
             value = getattr(self, key)
             require(value is None or value >= least, f"data.{key}", value, f"{least} or more")
         self.indices: list[int] = []
+        self.samples: Sequence[int] | None = None
         self._test: Source | None = None
         self._train: Source | None = None
 
@@ -158,9 +159,10 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(samples, batch_sampler=stream, num_workers=self.workers, pin_memory=pin)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """This process's share of the test subset."""
+        """This process's share of the test subset, or ``samples``."""
         share = shard(self.prepare().indices, *self._process(), exclude=self.exclude)
-        return DataLoader(Items(self.test_source, share), batch_size=self.batch_size, num_workers=self.workers)
+        samples = share if self.samples is None else self.samples
+        return DataLoader(Items(self.test_source, samples), batch_size=self.batch_size, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The test subset once more: figures shown while training, which select nothing."""

@@ -1,21 +1,23 @@
-"""Algorithm 3: a classifier behind S purifications, as a LightningModule."""
+"""Algorithm 3: a classifier behind S purifications, as the LightningModule that an evaluation tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import lightning
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torchmetrics.classification import MulticlassAccuracy
 
+from hetpure.defense.batch import ATTACKED, AttackedImages, BatchScores
 from hetpure.defense.chunks import chunk_indices
+from hetpure.defense.finite import finite_rows, first_not_finite
+from hetpure.defense.memory import in_smaller_chunks
+from hetpure.defense.protocols import EnsembleMode, build_protocols, draws_needed, ensemble_scores
+from hetpure.errors import require
 from hetpure.models.classifiers import Classifier
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
-
-EnsembleMode = Literal["mean_logits", "mean_probs", "vote"]
+from hetpure.runs.records import Side
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,6 @@ class Chunk:
     real: int
 
 
-def ensemble_scores(logits: Tensor, mode: EnsembleMode) -> Tensor:
-    """Class scores from S purifications.
-
-    Args:
-        logits: (B, S, K).
-        mode: ``mean_logits`` (Algorithm 3), ``mean_probs``, or ``vote`` (released code: the share of purifications that
-            predict each class).
-
-    Returns:
-        (B, K); the prediction is the largest, the first where votes tie.
-    """
-    if mode == "mean_logits":
-        return logits.mean(dim=1)
-    if mode == "mean_probs":
-        return logits.softmax(dim=2).mean(dim=1)
-    return functional.one_hot(logits.argmax(dim=2), logits.shape[2]).to(logits.dtype).mean(dim=1)
-
-
 class PurifiedClassifier(lightning.LightningModule):
     """The defense process: mask, purify, classify, S times, and join.
 
@@ -66,9 +50,15 @@ class PurifiedClassifier(lightning.LightningModule):
         ensemble_mode: see ``ensemble_scores``; by default as the purifier's preset has it.
         chunk_size: rows (images times draws) in one network call; see ``chunks``.
         seed: of the defender's draws.
+        resubmissions: N of the best-of-N protocol; see ``build_protocols``.
+        votes: V of the majority-vote protocol, likewise.
+
+    Attributes:
+        protocols: what ``test_step`` judges by, one-shot first.
+        notify: called with a line of text when a batch starts again with smaller chunks.
 
     Raises:
-        ValueError: for a size below 1 or an unknown mode.
+        ConfigError: for a size below 1 or an unknown mode.
     """
 
     def __init__(
@@ -80,23 +70,21 @@ class PurifiedClassifier(lightning.LightningModule):
         ensemble_mode: EnsembleMode | None = None,
         chunk_size: int = 64,
         seed: int = 0,
+        resubmissions: int = 1,
+        votes: int = 0,
     ) -> None:
         super().__init__()
-        if ensemble_size < 1:
-            raise ValueError(f"ensemble.size = {ensemble_size} must be at least 1")
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
-        ensemble_mode = ensemble_mode or cast(EnsembleMode, purifier.ensemble_mode)
-        if ensemble_mode not in ("mean_logits", "mean_probs", "vote"):
-            raise ValueError(f"ensemble.mode = {ensemble_mode!r} must be mean_logits, mean_probs or vote")
+        mode = cast(EnsembleMode, ensemble_mode or purifier.ensemble_mode)
+        require(ensemble_size >= 1, "ensemble_size", ensemble_size, "1 or more")
+        require(chunk_size >= 1, "chunk_size", chunk_size, "1 or more")
+        require(mode in get_args(EnsembleMode), "ensemble_mode", mode, ", ".join(get_args(EnsembleMode)))
         self.classifier, self.purifier = classifier, purifier
         self.num_classes = num_classes
         self.ensemble_size = ensemble_size if purifier.stochastic else 1
-        self.ensemble_mode: EnsembleMode = ensemble_mode
+        self.ensemble_mode: EnsembleMode = mode
         self.chunk_size, self.seed = chunk_size, seed
-        # Running figures of this process; the final table is computed from rows, so ranks never wait for each other.
-        self.standard = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False)
-        self.robust = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False)
+        self.protocols = build_protocols(self.ensemble_size, mode, resubmissions, votes)
+        self.notify: Callable[[str], None] = print
 
     def behind(self, purifier: Purifier) -> "PurifiedClassifier":
         """The same classifier, ensemble, chunks and seed behind another purifier."""
@@ -146,19 +134,36 @@ class PurifiedClassifier(lightning.LightningModule):
             image = owner[rows]
             yield Chunk(image, x[image], draws.rows(rows), tuple(p[image] for p in prepared), real)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Scores of a batch's clean images and, where an attack callback left them, of its adversarial ones.
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> BatchScores:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scores of a batch's clean images and, where an attack's callback left any, of its adversarial ones.
 
         Args:
-            batch: ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` (B,), perhaps ``adversarial`` like image.
+            batch: ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` (B,); after an attack ``ATTACKED``, too.
             batch_idx: Lightning's.
 
-        Returns:
-            ``clean`` and, perhaps, ``adversarial`` scores (B, K).
+        Raises:
+            RunError: where the memory does not hold one row of a network call.
         """
-        scores = {"clean": self(batch["image"], batch["index"])}
-        self.standard.update(scores["clean"], batch["label"])
-        if "adversarial" in batch:
-            scores["adversarial"] = self(batch["adversarial"], batch["index"])
-            self.robust.update(scores["adversarial"], batch["label"])
-        return scores
+        scores, failures = in_smaller_chunks(lambda: self._scores(batch), [self], self.notify)
+        return BatchScores(scores, failures, self.chunk_size)
+
+    def _scores(self, batch: dict[str, Any]) -> tuple[dict[Side, dict[str, Tensor]], dict[int, str]]:
+        attacked: AttackedImages | None = batch.get(ATTACKED)
+        images: dict[Side, Tensor] = {"clean": batch["image"]}
+        failures: dict[int, str] = {}
+        if attacked is not None:
+            images["adversarial"] = attacked.images
+            failures |= attacked.failures
+        count = draws_needed(self.protocols)
+        draws = defense_draws(self.seed, batch["index"], count)
+        scores: dict[Side, dict[str, Tensor]] = {}
+        for side, x in images.items():
+            logits = self.purified_logits(x, draws).unflatten(0, (len(x), count))
+            for i, finite in enumerate(finite_rows(logits).tolist()):
+                index = int(batch["index"][i])
+                if not finite and index not in failures:
+                    own_draws = draws.rows(slice(i * count, (i + 1) * count))
+                    where = first_not_finite(self, x[i : i + 1], own_draws) or "logits"
+                    failures[index] = f"not finite in the defense, {side} image: {where}"
+            scores[side] = {protocol.name: protocol.scores(logits) for protocol in self.protocols}
+        return scores, failures

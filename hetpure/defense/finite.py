@@ -1,14 +1,16 @@
 """NaN and infinity: kept from hiding, and traced to the tensor where they began."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.hooks import after_calls
 from hetpure.models.denoisers import DenoiserWrapper, innermost
 from hetpure.noise import Draws
+
+if TYPE_CHECKING:
+    from hetpure.defense.classifier import PurifiedClassifier
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ class Guarded(DenoiserWrapper):
 
 
 @torch.no_grad()
-def first_not_finite(process: PurifiedClassifier, x: Tensor, draws: Draws) -> str | None:
+def first_not_finite(process: "PurifiedClassifier", x: Tensor, draws: Draws) -> str | None:
     """Names the first tensor of some purifications that is not finite, and its denoising step; None if all are.
 
     Args:
@@ -39,42 +41,23 @@ def first_not_finite(process: PurifiedClassifier, x: Tensor, draws: Draws) -> st
         x: one image (1, C, H, W).
         draws: keys of its purifications.
     """
-    if not finite_rows(x).all():
-        return f"the image, {_kind(x)}"
-    for prepared in process.prepare(x):
-        if not finite_rows(prepared).all():
-            return f"the mask, {_kind(prepared)}"
-    with _calls(process) as calls:
-        purified = process.purified_images(x, draws)
-    for t, given, noise in calls:
-        if given is not None:
-            return f"x(t) at timestep {t}, {given}"
-        if noise is not None:
-            return f"predicted noise at timestep {t}, {noise}"
-    if not finite_rows(purified).all():
-        return f"the purified image, {_kind(purified)}"
-    logits = process.purified_logits(x, draws)
-    return None if finite_rows(logits).all() else f"logits, {_kind(logits)}"
+    not_finite: list[str] = []
 
+    def check(name: str, value: Tensor) -> None:
+        if not value.isfinite().all():
+            not_finite.append(f"{name}, {'NaN' if value.isnan().any() else 'infinite'}")
 
-def _kind(x: Tensor) -> str:
-    return "NaN" if x.isnan().any() else "infinite"
+    def check_call(_: nn.Module, arguments: tuple[Tensor, int], noise: Tensor) -> None:
+        x_t, t = arguments
+        check(f"x(t) at timestep {t}", x_t)
+        check(f"predicted noise at timestep {t}", noise)
 
-
-@contextmanager
-def _calls(process: PurifiedClassifier) -> Iterator[list[tuple[int, str | None, str | None]]]:
-    """The timestep of every denoiser call, with what is not finite in its input and its output."""
-    calls: list[tuple[int, str | None, str | None]] = []
-
-    def note(_: nn.Module, arguments: tuple[Tensor, int], noise: Tensor) -> None:
-        x, t = arguments
-        given, predicted = (None if y.isfinite().all() else _kind(y) for y in (x, noise))
-        calls.append((t, given, predicted))
-
-    # The innermost: what wraps it has turned infinity into NaN already.
-    handles = [module.register_forward_hook(note) for module in innermost(process.purifier)]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+    check("the image", x)
+    if not not_finite:  # a purifier need not take other images
+        for prepared in process.prepare(x):
+            check("the mask", prepared)
+        # The innermost: what wraps it has turned infinity into NaN already.
+        with after_calls(innermost(process.purifier), check_call):
+            check("the purified image", process.purified_images(x, draws))
+        check("logits", process.purified_logits(x, draws))
+    return next(iter(not_finite), None)

@@ -2,12 +2,14 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import RunError
+
+if TYPE_CHECKING:
+    from hetpure.defense.classifier import PurifiedClassifier
 
 Result = TypeVar("Result")
 
@@ -22,7 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_smaller_chunks(
-    compute: Callable[[], Result], processes: Sequence[PurifiedClassifier], say: Callable[[str], None] = print
+    compute: Callable[[], Result], processes: "Sequence[PurifiedClassifier]", notify: Callable[[str], None] = print
 ) -> Result:
     """Computes something, again from its start with half the ``chunk_size`` whenever memory runs out.
 
@@ -32,7 +34,7 @@ def in_smaller_chunks(
     Args:
         compute: the computation; it must be free to start again.
         processes: whose chunks to halve.
-        say: told each time.
+        notify: called with a line of text each time.
 
     Raises:
         RunError: where chunks of one row do not fit.
@@ -41,9 +43,9 @@ def in_smaller_chunks(
         try:
             return compute()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not processes or not is_out_of_memory(error):
                 raise
-            reason = str(error).split(". ")[0].splitlines()[0][:160] if str(error) else "no more was said"
+            reason = str(error).split(". ")[0].splitlines()[0][:160] if str(error) else "no further details"
         # Only here, where the error with all tensors of its frames is gone, can memory be freed.
         size = max(process.chunk_size for process in processes)
         if size == 1:
@@ -53,4 +55,4 @@ def in_smaller_chunks(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        say(f"out of memory ({reason}): the batch starts again with chunks of {size // 2} instead of {size} rows")
+        notify(f"out of memory ({reason}): the batch starts again with chunks of {size // 2} instead of {size} rows")

@@ -11,17 +11,17 @@ from omegaconf import DictConfig
 from torch import nn
 
 from hetpure.attacks.base import Attack
-from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.modes import build_gradient
 from hetpure.attacks.registry import build_attack
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
+from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.evaluation.content import data_content, network_content
-from hetpure.evaluation.protocols import Protocol, build_protocols
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -54,7 +54,7 @@ class Row:
     name: str
     model: PurifiedClassifier
     attack: Attack | None
-    gradient: GradientSource | None
+    gradient: ExactGradient | None
     store: RecordStore
     conditions: Conditions
     protocols: Sequence[Protocol]
@@ -170,10 +170,10 @@ def _build_row(
         row.ensemble.mode,
         row.chunk_size,
         row.seed,
+        row.protocols.resubmissions,
+        row.protocols.votes,
     )
-    protocols = build_protocols(
-        model.ensemble_size, model.ensemble_mode, row.protocols.resubmissions, row.protocols.votes
-    )
+    protocols = model.protocols
     store = RecordStore(output / name, [protocol.name for protocol in protocols])
     attack = build_attack(to_dict(row.attack))
     if attack is None:

@@ -1,275 +1,226 @@
-"""Processes that watch each other: where one dies, the others end within a minute and say why.
+"""The processes of a run, which share its folder and nothing else: who is at work there, who has stopped, who hangs.
 
-A collective waits for a dead process for ever, and launchers differ in what they do about it. So each process keeps a
-file in the run's folder: it holds a lock on it, changes a number in it every second, and writes there how it ended. All
-processes must see the run's folder anyway. On one machine a free lock says at once that its holder is gone, however it
-died; across machines, where locks may not reach, a number that stands still for ``PATIENCE`` seconds does.
+Each process holds a lock on a file in the folder ``processes/`` as long as it lives. The lock keeps a second run out
+and makes a restarted run wait for the last process of the run before it.
 
-A process that hangs but lives finds itself out: its work says that it moves, and where it has not for longer than any
-call can take, the thread that gives the signs of life ends the process and says so.
-
-The lock also keeps a second run out of the folder, and makes a restarted one wait until the last process of the run
-before it is gone.
+A process that dies holds nobody up: the others evaluate its samples (``SampleQueue``). A process that is stopped by
+Ctrl-C or SIGTERM says so in its file, and the others stop as well. A process that hangs ends itself: every network call
+is a sign of life, and a thread watches that they keep coming.
 """
 
 import contextlib
 import faulthandler
+import fcntl
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType, TracebackType
+from typing import IO, Any, Self
 
-from hetpure.errors import RunError
+from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: numbers alone
-    fcntl = None
+from hetpure.errors import STOPPED, RunError
+from hetpure.evaluation.strategy import LAUNCHER
 
-PATIENCE = 30.0
-"""Seconds without a sign of life after which a process is taken for dead."""
+PATIENCE = 60.0
+"""Seconds that a run waits for the processes of the run before it."""
 
-STARTUP = 600.0
-"""Seconds in which every process must have appeared."""
+INTERVAL = 1.0
+"""Seconds between two looks at the other processes."""
 
-BEAT = 1.0
-"""Seconds between two signs of life, and between two looks at the others'."""
-
-WIDTH = 1024
-"""Bytes of a process's file."""
-
-GRACE = 2.0
-"""Seconds that a process is given to end by itself, as after a Ctrl-C that reached all."""
-
-FAILED = 3
-"""Exit code of a process that ends because of another."""
+GOES_ON = "finished work is kept; run the same command again to continue"
 
 
-class Watch:
-    """This process's sign of life, and its eye on the others'.
+class ProcessMonitor:
+    """This process among those of a run. A context: before it is entered, it watches nothing.
 
     Args:
-        folder: the run's.
+        output: the run's folder.
         rank: of this process.
-        world: how many there are.
-        on_loss: called with the reason, from a thread of its own, before the process ends because of another. Only the
-            lowest process that is left is asked.
-        hang: seconds between two movements of this process's work after which it is taken for hung; 0 never.
+        world: how many processes there are.
+        starts_others: whether this process starts the others, so that none of them can be at work yet.
+        hang: seconds without a network call after which a process is taken for hung; 0 never.
+        on_hang: called with the reason, from a thread of its own, before this process ends because it hangs.
 
     Raises:
-        RunError: from ``start``, where another run is at work in the folder.
+        RunError: on entering, where another run is at work in the folder, or it cannot be written.
     """
 
-    def __init__(self, folder: Path, rank: int, world: int, on_loss: Callable[[str], None], hang: float = 0.0) -> None:
-        self.folder = folder / "processes"
-        self.rank, self.world, self.on_loss, self.hang = rank, world, on_loss, hang
-        self._moved: float | None = None
-        self._host = _machine()
-        self._own: IO[bytes] | None = None
-        self._state = "working"
-        self._beats = 0
-        self._mutex = threading.Lock()
-        self._began = time.monotonic()
-        self._last: dict[int, tuple[str, float]] = {}
-        self._alive: set[int] = set()
+    def __init__(
+        self,
+        output: Path,
+        rank: int = 0,
+        world: int = 1,
+        starts_others: bool = True,
+        hang: float = 0.0,
+        on_hang: Callable[[str], None] = print,
+    ) -> None:
+        self.folder = output / "processes"
+        self.rank, self.world, self.starts_others = rank, world, starts_others
+        self.hang, self.on_hang = hang, on_hang
+        self._last_call: float | None = None
+        self._stop: BaseException | None = None
+        self._exited = threading.Event()
+        self._handlers: dict[int, Any] = {}
+        self._old_texts: dict[int, str] = {}  # what was in the other processes' files when this one began
+        self._present: set[int] = set()
+        self._judged: set[str] = set()
+        self._sign, self._sign_time = 0.0, time.monotonic()
 
-    def start(self, patience: float = 2 * PATIENCE) -> "Watch":
-        """Takes this process's place, waiting for the last process of an earlier run to end, and begins to watch."""
+    def tick(self, *_: Any) -> None:
+        """This process's work goes on; serves as a hook of its networks.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C. Python drops an exception that a signal raises inside a finaliser, so it is
+                raised again here.
+            SystemExit: after SIGTERM, likewise.
+            RunError: where another process was stopped.
+        """
+        self._last_call = time.monotonic()
+        if self._stop is not None:
+            raise self._stop
+
+    def pause(self) -> None:
+        """No network call is due for now."""
+        self._last_call = None
+
+    def wait(self) -> None:
+        """Sleeps for a moment while other processes work.
+
+        Raises:
+            RunError: where none of them has shown a sign of life for ``hang`` seconds; and as ``tick`` does.
+        """
+        self.tick()
+        self.pause()
+        files = [self._file(rank) for rank in self._old_texts]
+        sign = sum(file.stat().st_mtime for file in files if file.exists())
+        if sign != self._sign:
+            self._sign, self._sign_time = sign, time.monotonic()
+        elif self.hang and time.monotonic() - self._sign_time > self.hang:
+            silence = f"no other process has shown a sign of life for {self.hang / 60:.3g} minutes"
+            raise RunError(f"samples are missing and {silence}; {GOES_ON}")
+        time.sleep(INTERVAL)
+
+    def __enter__(self) -> Self:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            deadline = time.monotonic() + patience
             self._own = os.fdopen(os.open(self._file(self.rank), os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            while not (self._free_beyond() and self._lock(self._own)):
+            deadline = time.monotonic() + PATIENCE
+            while _try_lock(self._own, fcntl.LOCK_EX) is False or self._earlier_run_is_at_work():
                 if time.monotonic() > deadline:
                     self._own.close()
                     raise RunError(f"output: another run is at work in {self.folder.parent}, see {self.folder}")
                 time.sleep(0.2)
+            self._write("working")
         except OSError as error:
             raise RunError(f"output: {self.folder} cannot be written: {error.strerror}") from None
-        for other in self._others():
-            # What stands there now is an earlier run's: only a change is a sign of life.
-            self._last[other] = (self._text(other), self._began)
-        self._lost()  # who holds a lock is there already, and may be gone before the first look
-        self._beat()
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        self._old_texts = {rank: self._look_at(rank)[0] for rank in range(self.world) if rank != self.rank}
+        if threading.current_thread() is threading.main_thread():
+            for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) == default:
+                    self._handlers[number] = signal.signal(number, self._on_signal)
+        threading.Thread(target=self._watch, name="process-monitor", daemon=True).start()
         return self
 
-    def leave(self, state: str = "done") -> None:
-        """Stops watching and writes how this process ended: ``done``, or the reason."""
-        with self._mutex:
-            self._state = state
-        self._beat()
-        if self._own is not None:
-            own, self._own = self._own, None
-            own.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exited.set()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if error is None:
+            self._write("done")
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            self._write("was stopped")
+        else:
+            self._write(f"ended with {type(error).__name__}: {error}")
+        self._own.close()
 
-    def moved(self) -> None:
-        """This process's work goes on: from now on the next movement is awaited."""
-        self._moved = time.monotonic()
-
-    def rest(self) -> None:
-        """No movement is awaited: this process waits for others, or is done."""
-        self._moved = None
-
-    def reason(self, error: BaseException) -> str | None:
-        """Which other process an error is due to; None where none is known to have ended.
-
-        A collective fails at once where another process died, and the watch may be later to know.
-        """
-        if not isinstance(error, RuntimeError) or isinstance(error, RunError):
-            return None
-        of_collective = any(word in str(error).lower() for word in ("peer", "connection", "nccl"))
-        deadline = time.monotonic() + (PATIENCE + 5.0 if of_collective else 1.0)
-        while self.world > 1 and time.monotonic() < deadline:
-            lost = self._lost()
-            if lost is not None:
-                return f"{lost}; what was finished is kept, the same command goes on from there"
-            time.sleep(0.2)
-        if self.world > 1 and of_collective:
-            return f"the processes lost each other: {' '.join(str(error).split())[:200]}"
-        return None
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        raise self._stop
 
     def _watch(self) -> None:
-        while True:
-            time.sleep(BEAT)
-            self._beat()
-            lost = self._lost()
-            if lost is not None:
-                time.sleep(GRACE)
-                lost = self._lost()  # a place may have been between an earlier run's process and this one's
-            hung = self._hung()
-            with self._mutex:
-                if self._state != "working":
-                    return  # this process is ending by itself
-                if lost is not None:
-                    self._state = f"ended because of another: {lost}"
-                elif hung is not None:
-                    self._state = hung
-                else:
-                    continue
-            self._beat()
-            self._end(lost or f"process {self.rank + 1} of {self.world} {hung}")
+        launcher, last_call = int(os.environ.get(LAUNCHER, 0)), None
+        while not self._exited.wait(INTERVAL):
+            if launcher and os.getppid() != launcher:
+                os._exit(STOPPED)
+            with contextlib.suppress(OSError):
+                if self._last_call != last_call:
+                    last_call = self._last_call
+                    os.utime(self._file(self.rank))  # the sign of life that ``wait`` looks for
+                for rank in self._old_texts:
+                    self._judge(rank)
+            if self.hang and last_call is not None and time.monotonic() - last_call > self.hang:
+                return self._end(f"has hung: no network call for {self.hang / 60:.3g} minutes")
 
-    def _hung(self) -> str | None:
-        """Since when this process's work has stood still, if that is too long."""
-        moved = self._moved
-        if not self.hang or moved is None or time.monotonic() - moved <= self.hang:
-            return None
+    def _judge(self, rank: int) -> None:
+        """Notes whether another process was stopped; on the first process, prints how it ended otherwise."""
+        text, locked = self._look_at(rank)
+        if locked or text != self._old_texts[rank]:
+            self._present.add(rank)
+        if rank not in self._present or text in self._judged:
+            return
+        host, pid, _, state = (text.split("\t") + [""] * 3)[:4]
+        if state == "working":
+            if locked is not False or host != socket.gethostname():  # locks may not reach other machines
+                return
+            state = "has died: killed, or out of memory"
+        elif text == self._old_texts[rank]:
+            return
+        self._judged.add(text)
+        name = f"process {rank + 1} of {self.world} (host {host}, pid {pid})"
+        if state == "was stopped":
+            self._stop = RunError(f"{name} {state}; {GOES_ON}")
+        elif state != "done" and self.rank == 0:
+            tqdm.write(f"{name} {state}; the others evaluate its samples", file=sys.stderr)
+
+    def _end(self, state: str) -> None:
+        """Ends this process from the watching thread."""
         with contextlib.suppress(Exception):  # a standard error that is no file
             faulthandler.dump_traceback(sys.stderr)  # where it hangs
-        return f"has hung: no network call, iteration or batch has begun for {self.hang / 60:.3g} minutes"
-
-    def _end(self, reason: str) -> None:
+        self._write(state)
         try:
-            if all(other > self.rank for other in self._alive - self._gone()):
-                self.on_loss(reason)
+            self.on_hang(f"process {self.rank + 1} of {self.world} {state}")
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            # The main thread may be in a collective that never returns. Records are safe at any instant.
-            os._exit(FAILED)
+            os._exit(STOPPED)
 
-    def _lost(self) -> str | None:
-        """Why the run is over, if a process has ended before its work was done."""
-        now = time.monotonic()
-        for other in self._others():
-            text = self._text(other)
-            seen, since = self._last[other]
-            host, _, number, state = (*text.split("\t", 3), "", "", "", "")[:4]
-            near = host == self._host and fcntl is not None
-            if text != seen:
-                self._last[other] = (text, now)
-            if text != seen or (near and not self._is_free(other)):
-                self._alive.add(other)
-                if len(self._alive) == self.world - 1:
-                    _silence_observer()
-            who = f"process {other + 1} of {self.world} (host {host or '?'}, pid {number or '?'})"
-            if other not in self._alive:
-                if now - self._began > STARTUP:
-                    return f"process {other + 1} of {self.world} did not appear within {STARTUP / 60:.0f} minutes"
-            elif state == "done":
-                continue
-            elif state and state != "working":
-                return f"{who}: {state}"
-            elif near and self._is_free(other):
-                return f"{who} ended without a word: killed, or out of memory"
-            elif now - since > PATIENCE and text == seen:
-                return f"{who} has shown no sign of life for {PATIENCE:.0f} seconds"
-        return None
+    def _earlier_run_is_at_work(self) -> bool:
+        ranks = {int(file.stem.removeprefix("process-")) for file in self.folder.glob("process-*.txt")} - {self.rank}
+        return any(self._look_at(rank)[1] for rank in ranks if self.starts_others or rank >= self.world)
 
-    def _gone(self) -> set[int]:
-        """Processes that have ended, as far as this one can tell."""
-        return {other for other in self._alive if not self._text(other).endswith("\tworking") or self._is_free(other)}
-
-    def _others(self) -> list[int]:
-        return [rank for rank in range(self.world) if rank != self.rank]
+    def _look_at(self, rank: int) -> tuple[str, bool | None]:
+        """What a process has written, and whether it lives; None where locks do not tell."""
+        try:
+            with self._file(rank).open() as file:
+                unlocked = _try_lock(file, fcntl.LOCK_SH)
+                return file.read().rstrip(), None if unlocked is None else not unlocked
+        except OSError:
+            return "", None
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"process-{rank:03d}.txt"
 
-    def _text(self, rank: int) -> str:
-        try:
-            return self._file(rank).read_text().strip()
-        except OSError:
-            return ""
-
-    def _beat(self) -> None:
-        with self._mutex:
-            self._beats += 1
-            text = f"{self._host}\t{self._began:.3f}.{self._beats}\t{os.getpid()}\t{self._state}"
-            if self._own is not None:
-                # On a full disk nothing can be said; others notice by the lock or by the silence.
-                # In one piece: a kill between a truncation and a write would leave an empty file.
-                with contextlib.suppress(OSError):
-                    line = " ".join(text.split("\n")).encode()[: WIDTH - 1]
-                    os.pwrite(self._own.fileno(), line.ljust(WIDTH - 1) + b"\n", 0)
-
-    def _lock(self, file: IO[Any]) -> bool:
-        if fcntl is None:
-            return True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True  # a file system without locks
-        return True
-
-    def _is_free(self, rank: int) -> bool:
-        """Whether nobody holds a process's lock, where that can be told."""
-        if fcntl is None:
-            return False
-        try:
-            with self._file(rank).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return True
-        except OSError:
-            return False
-
-    def _free_beyond(self) -> bool:
-        """Whether no process of an earlier, larger run is still at work."""
-        files = self.folder.glob("process-*.txt")
-        ranks = [int(file.stem.removeprefix("process-")) for file in files]
-        held = [rank for rank in ranks if rank >= self.world and fcntl is not None and not self._is_free(rank)]
-        return not held
+    def _write(self, state: str) -> None:
+        text = f"{socket.gethostname()}\t{os.getpid()}\t{time.time():.0f}\t{' '.join(state.split())[:500]}"
+        with contextlib.suppress(OSError):  # on a full disk others notice by the lock
+            os.pwrite(self._own.fileno(), text.encode().ljust(1023) + b"\n", 0)  # in one piece
 
 
-def _machine() -> str:
-    """The host's name and which boot of it this is: containers on different machines may share a name."""
+def _try_lock(file: IO[Any], kind: int) -> bool | None:
+    """Locks a file; False where another process has, None on a file system without locks."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:
-        boot = "?"
-    return f"{socket.gethostname()}/{boot}"
-
-
-def _silence_observer() -> None:
-    """Lightning's launcher kills this process without a word when one that it started dies: the watch says why."""
-    for thread in threading.enumerate():
-        if type(thread).__name__ == "_ChildProcessObserver":
-            vars(thread)["_child_processes"] = []
+        return None
+    return True

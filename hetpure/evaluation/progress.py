@@ -3,84 +3,77 @@
 import sys
 from typing import Any
 
-import lightning
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from hetpure.attacks.gradients import Gradient
-from hetpure.evaluation.evaluator import Evaluator
+from hetpure.defense.batch import BatchScores
 
 
 class EvaluationProgress(Callback):
-    """One line: how many of this process's images are done, which iteration the attack is at, accuracies so far.
+    """One line: how many images of a row are done, which iteration the attack is at, this process's accuracies so far.
 
     Args:
         name: of the row.
-        images: how many this process has to do.
+        images: how many the row has left to do, by all processes.
         iterations: attack iterations per batch, 0 without an attack.
+        visible: whether this process shows the line.
     """
 
-    def __init__(self, name: str, images: int, iterations: int) -> None:
+    def __init__(self, name: str, images: int, iterations: int, visible: bool = True) -> None:
         self.name, self.images, self.iterations = name, images, iterations
-        self._bar: tqdm | None = None
-        self._batch = self._done = 0
-        self._accuracies = ""
-
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Opens the bar, on the first process."""
-        share = f" (process 1 of {trainer.world_size})" if trainer.world_size > 1 else ""
         self._bar = tqdm(
-            total=self.images,
-            desc=self.name + share,
-            disable=not trainer.is_global_zero,
+            total=images,
+            desc=name,
+            disable=not visible,
             mininterval=0.2 if sys.stderr.isatty() else 15.0,
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n:.0f}/{total:.0f} images, {remaining} left{postfix}",
         )
+        self._done = self._seen = 0
+        self._right = {"clean": 0, "adversarial": 0}
+        self._accuracies = ""
 
-    def say(self, text: str) -> None:
-        """A line of its own above the bar."""
+    def notify(self, text: str) -> None:
+        """Prints a line of its own above the bar."""
         tqdm.write(f"{self.name}: {text}", file=sys.stderr)
 
-    def on_test_batch_start(
-        self, trainer: Any, pl_module: Any, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Notes the batch's size."""
-        self._batch = len(batch["label"])
+    def update(self, left: int) -> None:
+        """Moves the bar to where only ``left`` images are left to do, by all processes."""
+        self._done = self.images - left
+        self._move(self._done)
 
-    def on_attack_iteration(self, iteration: int, found: Gradient) -> None:
+    def close(self) -> None:
+        """Ends the line."""
+        self._bar.close()
+
+    def on_attack_iteration(self, iteration: int, gradient: Gradient) -> None:
         """An attack's observer: moves the bar to the iteration's share of the batch."""
-        if self._bar is None or self._bar.disable:
+        if self._bar.disable:
             return
         self._bar.set_postfix_str(
-            f"{self._accuracies}iteration {iteration + 1}/{self.iterations} loss {found.loss.mean():.3f}", refresh=False
+            f"{self._accuracies}iteration {iteration + 1}/{self.iterations} loss {gradient.loss.mean():.3f}",
+            refresh=False,
         )
         # The defense's own runs count as one more iteration; a batch that starts again takes the bar back.
-        self._move(self._done + self._batch * (iteration + 1) / (self.iterations + 1))
+        self._move(self._done + len(gradient.loss) * (iteration + 1) / (self.iterations + 1))
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Moves the bar to the batch's end and shows the accuracies so far."""
-        assert isinstance(pl_module, Evaluator)
-        self._done += self._batch
-        if self._bar is None or self._bar.disable:
+        assert isinstance(outputs, BatchScores)
+        self._done += len(batch["label"])
+        if self._bar.disable:
             return
-        seen = max(pl_module.seen, 1)
-        self._accuracies = f"standard {pl_module.right['clean'] / seen:.1%} "
-        if "adversarial" in outputs:
-            self._accuracies += f"robust {pl_module.right['adversarial'] / seen:.1%} "
+        finite = [i for i, index in enumerate(batch["index"].tolist()) if index not in outputs.failures]
+        self._seen += len(finite)
+        self._accuracies = ""
+        for side, by_protocol in outputs.scores.items():
+            predicted = next(iter(by_protocol.values()))[:, 0].argmax(dim=1)
+            self._right[side] += int((predicted == batch["label"])[finite].sum())
+            name = "standard" if side == "clean" else "robust"
+            self._accuracies += f"{name} {self._right[side] / max(self._seen, 1):.1%} "
         self._bar.set_postfix_str(self._accuracies.strip(), refresh=False)
         self._move(self._done)
 
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        """Closes the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leaves the terminal clean."""
-        self.on_test_end(trainer, pl_module)
-
-    def _move(self, to: float) -> None:
-        assert self._bar is not None
-        self._bar.update(to - self._bar.n)
+    def _move(self, position: float) -> None:
+        self._bar.update(position - self._bar.n)

@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
+from hetpure.defense.protocols import draws_needed
 from hetpure.errors import AbsentError, ConfigError, RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
 from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.protocols import draws_needed
 from hetpure.planning.measure import INPUT_GRADIENT, Memory, Meter
 from hetpure.planning.work import work_of
 from hetpure.runs.read import read_settings

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hetpure.attacks.gradients import GradientSource
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.protocols import draws_needed
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.protocols import draws_needed
 from hetpure.noise import defense_draws
 from hetpure.planning.rehearsal import Request, rehearse
 

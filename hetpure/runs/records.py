@@ -86,7 +86,7 @@ class RecordStore:
     """
 
     def __init__(self, folder: Path, protocols: Sequence[str] = ("one-shot",), rank: int = 0) -> None:
-        self.folder, self.protocols = folder, tuple(protocols)
+        self.folder, self.protocols, self.rank = folder, tuple(protocols), rank
         self.file = folder / f"samples-{rank:03d}.jsonl"
 
     def append(self, records: Sequence[Record], images: Mapping[int, np.ndarray] | None = None) -> None:
@@ -101,7 +101,7 @@ class RecordStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if images:
-            _write_images(self.folder / self.image_name(images), images)
+            _write_images(self.folder / self.image_name(images), f".{self.file.stem}.part", images)
         text = "".join(json.dumps(asdict(record)) + "\n" for record in records).encode()
         with self.file.open("ab", buffering=0) as file:
             while text:
@@ -131,20 +131,23 @@ class RecordStore:
         """Samples that have all their records."""
         return {record.index for record in self.read()}
 
-    def mend(self) -> None:
+    def mend(self, world: int = 1) -> None:
         """Cuts off what a kill left at the end of files: half a line, a sample without all its lines, half an image.
 
-        To be called while no process writes.
+        Of the files of this process, and of the processes rank + world, rank + 2 world, .. of an earlier, larger run:
+        each of ``world`` processes mends its own.
         """
         done = self.done()
         for file in self._files():
+            if (int(file.stem.removeprefix("samples-")) - self.rank) % world:
+                continue
             keep = 0
             for end, found in _lines(file):
                 unfinished = found.index not in done if isinstance(found, Record) else found is None
                 keep = keep if unfinished else end
             if keep < file.stat().st_size:
                 os.truncate(file, keep)
-        for part in self.folder.glob("adversarial/*.part"):
+        for part in self.folder.glob(f"adversarial/*{'' if world == 1 else '.' + self.file.stem}.part"):
             part.unlink(missing_ok=True)
 
     def adversarial(self, record: Record) -> np.ndarray | None:
@@ -175,9 +178,9 @@ def _lines(file: Path) -> Iterator[tuple[int, Record | object | None]]:
         yield end, found
 
 
-def _write_images(target: Path, images: Mapping[int, np.ndarray]) -> None:
+def _write_images(target: Path, part_suffix: str, images: Mapping[int, np.ndarray]) -> None:
     target.parent.mkdir(exist_ok=True)
-    part = target.with_suffix(f".{os.getpid()}.part")
+    part = target.with_suffix(part_suffix)
     try:
         with part.open("wb") as file:
             with zipfile.ZipFile(file, "w") as archive:

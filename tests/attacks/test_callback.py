@@ -1,15 +1,21 @@
 import lightning
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hetpure.attacks.base import Attack, Observer
 from hetpure.attacks.callback import AdversarialAttack
-from hetpure.attacks.gradients import ExactGradient
+from hetpure.attacks.gradients import ExactGradient, Gradient, GradientSource, GradientWrapper
+from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.pgd import PGD
+from hetpure.defense.batch import AttackedImages, BatchScores
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
 from hetpure.purification.uniform import UniformPurifier
 from tests.toys import images
+
+LABEL, SAMPLE = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([9, 7, 5, 3, 100])
 
 
 class Keep(lightning.Callback):
@@ -17,7 +23,7 @@ class Keep(lightning.Callback):
 
     def __init__(self) -> None:
         self.batches: list[dict] = []
-        self.outputs: list[dict] = []
+        self.outputs: list[BatchScores] = []
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.batches.append(dict(batch))
@@ -36,27 +42,71 @@ def gradient(denoiser, classifier) -> ExactGradient:
 
 
 def test_every_test_batch_is_attacked_through_the_attack_process(defense, gradient) -> None:
-    x, label, index = images(5), torch.tensor([1, 2, 3, 4, 5]), torch.tensor([9, 7, 5, 3, 100])
-    items = [{"image": x[i], "label": label[i], "index": index[i]} for i in range(5)]
+    x = images(5)
+    items = [{"image": x[i], "label": LABEL[i], "index": SAMPLE[i]} for i in range(5)]
     attack, observed, keep = PGD("Linf", 0.1, 3, 0.04), [], Keep()
+    callback = AdversarialAttack(attack, gradient, lambda i, g: observed.append(i), [gradient.process])
     trainer = lightning.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, inference_mode=False,
-        callbacks=[AdversarialAttack(attack, gradient, lambda i, g: observed.append(i)), keep],
+        enable_model_summary=False, inference_mode=False, callbacks=[callback, keep],
     )  # fmt: skip
     trainer.test(defense, DataLoader(items, batch_size=2), verbose=False)  # pyright: ignore
 
-    losses: list[torch.Tensor] = []
-    expected = attack(gradient, x, label, index, lambda i, g: losses.append(g.loss))
-    adversarial = torch.cat([batch["adversarial"] for batch in keep.batches])
+    losses: list[Tensor] = []
+    expected = attack(gradient, x, LABEL, SAMPLE, lambda i, g: losses.append(g.loss))
+    outcomes: list[AttackedImages] = [batch["attacked"] for batch in keep.batches]
+    adversarial = torch.cat([outcome.images for outcome in outcomes])
     assert torch.equal(adversarial, expected)
     assert 0.02 < (adversarial - x).abs().max() <= 0.1 + 1e-6
-    found = torch.cat([torch.tensor(batch["attack_loss"]) for batch in keep.batches])
-    assert torch.equal(found, torch.stack(losses, dim=1))
-    sizes = [size for batch in keep.batches for of in batch["gradient_size"] for size in of]
+    recorded = torch.cat([torch.tensor(outcome.loss) for outcome in outcomes])
+    assert torch.equal(recorded, torch.stack(losses, dim=1))
+    sizes = [size for outcome in outcomes for of_image in outcome.gradient_size for size in of_image]
     assert len(sizes) == 15 and min(sizes) > 0
-    assert all(batch["attack_failure"] == {} for batch in keep.batches)
-    assert torch.equal(torch.cat([out["clean"] for out in keep.outputs]), defense(x, index))
-    assert torch.equal(torch.cat([out["adversarial"] for out in keep.outputs]), defense(expected, index))
+    shares = [share for outcome in outcomes for of_image in outcome.correct for share in of_image]
+    assert len(shares) == 15 and set(shares) <= {0.0, 0.5, 1.0}
+    assert all(outcome.failures == {} and outcome.chunk_size == 4 for outcome in outcomes)
+    for side, images_of_side in (("clean", x), ("adversarial", expected)):
+        scores = torch.cat([output.scores[side]["one-shot"][:, 0] for output in keep.outputs])
+        assert torch.equal(scores, defense(images_of_side, SAMPLE))
     assert observed == [0, 1, 2] * 3
     assert torch.equal(torch.cat([batch["image"] for batch in keep.batches]), x), "the clean image stays"
+
+
+class Spoiled(GradientWrapper):
+    """The gradient of one sample is NaN."""
+
+    def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
+        gradient = self.source(x, label, sample, iteration, loss)
+        gradient.value[sample == 5] = torch.nan
+        return gradient
+
+
+class TwoSteps(Attack):
+    """Leaves the ball of images, and gives one sample an infinite pixel."""
+
+    steps = 2
+
+    def __call__(
+        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
+    ) -> Tensor:
+        for iteration in range(2):
+            gradient(x, label, sample, iteration)
+        moved = 0.5 * x
+        moved[sample == 3, 0, 0, 0] = torch.inf
+        return moved
+
+    def __str__(self) -> str:
+        return "two steps"
+
+
+def test_where_an_attack_fails_the_clean_image_stands(gradient) -> None:
+    """A failed sample's image is the clean one, whatever the attack made of it; the others are the attack's."""
+    x = images(5)
+    outcome = AdversarialAttack(TwoSteps(), Spoiled(gradient)).attacked(x, LABEL, SAMPLE)
+    assert outcome.failures == {
+        5: "not finite at attack iteration 0: the gradient, NaN",
+        3: "not finite: the adversarial image",
+    }
+    assert torch.equal(outcome.images[2:4], x[2:4])
+    assert torch.equal(outcome.images[[0, 1, 4]], 0.5 * x[[0, 1, 4]])
+    assert [len(losses) for losses in outcome.loss] == [2] * 5

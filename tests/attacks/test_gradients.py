@@ -7,15 +7,17 @@ from torch import Tensor
 from torch.nn import functional
 
 import hetpure.noise
-from hetpure.attacks.gradients import ExactGradient
+from hetpure.attacks.gradients import ExactGradient, GradientWrapper
+from hetpure.attacks.losses import LOSSES
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.errors import ConfigError
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed
 from hetpure.noise import Draws
 from hetpure.planning.live_bytes import LiveBytes
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
-from tests.toys import ToyDenoiser, images, tiny_unet
+from tests.toys import ToyDenoiser, images, tiny_classifier, tiny_unet
 
 HETEROGENEOUS = {"grid_size": 50, "tau": 0.7, "blocks": ["block1", "block2"]}
 RELEASED = {**HETEROGENEOUS, "t_small": 0.1}
@@ -214,8 +216,28 @@ def test_the_attacker_never_draws_a_number_of_the_defenders(denoiser, classifier
 
 
 def test_eot_below_1_is_refused(denoiser, classifier) -> None:
-    with pytest.raises(ValueError, match=r"^eot"):
+    with pytest.raises(ConfigError) as caught:
         ExactGradient(process_of(denoiser, classifier, RELEASED), 0, 0)
+    assert (caught.value.key, caught.value.found) == ("eot", 0)
+
+
+def test_a_wrapper_is_the_gradient_source_but_for_what_it_overrides(denoiser, classifier) -> None:
+    class Doubled(GradientWrapper):
+        def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+            return 2 * self.source.scores(x, sample, count)
+
+    source = ExactGradient(process_of(denoiser, classifier, None), 2, 5)
+    wrapper, x = Doubled(source), images(2)
+    assert (wrapper.seed, wrapper.eot, wrapper.stochastic, source.purifications) == (5, 2, True, 2)
+    assert torch.equal(wrapper(x, LABEL, SAMPLE, 1).value, source(x, LABEL, SAMPLE, 1).value)
+    dlr = LOSSES["dlr"]
+    assert torch.equal(wrapper(x, LABEL, SAMPLE, 1, dlr).loss, source(x, LABEL, SAMPLE, 1, dlr).loss)
+    assert torch.equal(wrapper.evaluate(x, LABEL, SAMPLE, 3).margin, source.evaluate(x, LABEL, SAMPLE, 3).margin)
+    assert torch.equal(wrapper.logits(x, SAMPLE, 4), source.logits(x, SAMPLE, 4))
+    assert torch.equal(wrapper.scores(x, SAMPLE, 3), 2 * source.scores(x, SAMPLE, 3))
+    own = ExactGradient(PurifiedClassifier(tiny_classifier(), NoPurifier(), 10), 1, 0)
+    Doubled(own).to(torch.device("meta"))
+    assert own.process.device.type == "meta"
 
 
 # ---- memory

@@ -16,6 +16,7 @@ from hetpure.attacks.modes import (
 )
 from hetpure.attacks.pgd import PGD
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.errors import ConfigError
 from hetpure.models.denoisers import Recomputed
 from hetpure.noise import Draws, attack_draws
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
@@ -106,6 +107,7 @@ def test_known_draws_give_the_gradient_of_the_defenses_own_prediction(
     assert source.evaluate(x, right, SAMPLE, 5).correct.tolist() == [1.0, 1.0]
     assert source.evaluate(x, (right + 1) % 10, SAMPLE, 5).correct.tolist() == [0.0, 0.0]
     assert source.eot == 1 and not source.stochastic
+    assert source.purifications == 3, "of the defense's one prediction"
 
 
 def test_known_draws_of_a_vote_decide_as_the_defense_does(denoiser, classifier) -> None:
@@ -243,5 +245,17 @@ def test_impossible_relaxations_are_refused_by_name(process, start: str, argumen
 
 def test_a_purifier_without_a_mask_cannot_be_attacked_through_it(denoiser, classifier) -> None:
     for purifier in (NoPurifier(), UniformPurifier(denoiser)):
-        with pytest.raises(ValueError, match=r"^name = 'mask_aware' needs a purifier with a mask"):
+        with pytest.raises(ConfigError, match="which needs a purifier with a mask") as caught:
             MaskAwareGradient(PurifiedClassifier(classifier, purifier, 10), 1, 0)
+        assert (caught.value.key, caught.value.found) == ("name", "mask_aware")
+
+
+def test_a_purifier_without_a_derivative_takes_no_exact_gradient(classifier) -> None:
+    class Rounding(NoPurifier):
+        differentiable = False
+
+    process = PurifiedClassifier(classifier, Rounding(), 10)
+    with pytest.raises(ConfigError) as caught:
+        build_gradient({"name": "exact"}, process, 1, 0)
+    assert (caught.value.key, caught.value.found, caught.value.accepted) == ("name", "exact", "bpda, blind")
+    assert isinstance(build_gradient({"name": "bpda"}, process, 1, 0), BPDAGradient)

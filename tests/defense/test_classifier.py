@@ -1,11 +1,16 @@
+from typing import Any
+
 import lightning
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hetpure.defense.batch import AttackedImages
 from hetpure.defense.chunks import chunk_indices
-from hetpure.defense.classifier import PurifiedClassifier, ensemble_scores
+from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.protocols import ensemble_scores
+from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.noise import Draws, defense_draws
@@ -156,32 +161,81 @@ def test_gradients_flow_through_the_whole_defense(denoiser64, classifier64) -> N
     assert (gradient.abs().amax(dim=(1, 2, 3)) > 1e-6).all()
 
 
-def test_test_step_counts_clean_and_adversarial(classifier) -> None:
-    model = PurifiedClassifier(classifier, NoPurifier(), 10, chunk_size=4)
-    x = images(7)
-    label = classifier(x).argmax(1)
-    wrong = label.clone()
-    wrong[:2] = (wrong[:2] + 1) % 10
-    items = [{"image": x[i], "label": wrong[i], "index": i} for i in range(7)]
+class Keep(lightning.Callback):
+    """Remembers what ``test_step`` returns."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Any] = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self.outputs.append(outputs)
+
+
+def attacked(x: Tensor, failures: dict[int, str] | None = None) -> AttackedImages:
+    return AttackedImages(x, [], [], [], failures or {}, 4)
+
+
+def test_the_trainer_tests_the_defense_itself(denoiser, classifier) -> None:
+    model, keep = model_of(denoiser, classifier), Keep()
+    x = images(5)
+    items = [{"image": x[i], "label": i, "index": 10 * i} for i in range(5)]
     trainer = lightning.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, inference_mode=False,
+        enable_model_summary=False, inference_mode=False, callbacks=[keep],
     )  # fmt: skip
     trainer.test(model, DataLoader(items, batch_size=3), verbose=False)  # pyright: ignore
-    assert model.standard.compute().item() == pytest.approx(5 / 7)
-    scores = model.test_step({"image": x, "label": label, "index": torch.arange(7), "adversarial": 1 - x}, 0)
-    torch.testing.assert_close(scores["clean"], model(x))
-    torch.testing.assert_close(scores["adversarial"], model(1 - x))
+    scores = torch.cat([output.scores["clean"]["one-shot"] for output in keep.outputs])
+    assert torch.equal(scores[:, 0], model(x, 10 * torch.arange(5)))
+    assert [(output.failures, output.chunk_size, list(output.scores)) for output in keep.outputs] == [
+        ({}, 8, ["clean"])
+    ] * 2
+
+
+def test_test_step_judges_both_sides_by_every_protocol(denoiser, classifier) -> None:
+    model = model_of(denoiser, classifier, resubmissions=2, votes=4)
+    x, sample = images(2), torch.tensor([7, 3])
+    batch = {"image": x, "index": sample, "attacked": attacked(1 - x)}
+    scores = model.test_step(batch, 0).scores
+    assert [protocol.name for protocol in model.protocols] == ["one-shot", "best of 2", "majority of 4"]
+    for side, images_of_side in (("clean", x), ("adversarial", 1 - x)):
+        logits = model.purified_logits(images_of_side, defense_draws(0, sample, 6)).unflatten(0, (2, 6))
+        assert torch.equal(scores[side]["one-shot"][:, 0], model(images_of_side, sample))
+        torch.testing.assert_close(scores[side]["best of 2"], logits.unflatten(1, (2, 3)).mean(2))
+        torch.testing.assert_close(scores[side]["majority of 4"][:, 0], ensemble_scores(logits[:, :4], "vote"))
+
+
+def test_test_step_names_the_samples_that_are_not_finite(classifier) -> None:
+    model = PurifiedClassifier(classifier, NoPurifier(), 10, chunk_size=4)
+    x, broken = images(3), images(3)
+    broken[1] = torch.nan
+    batch = {"image": x, "index": torch.tensor([5, 6, 7]), "attacked": attacked(broken, {7: "by the attack"})}
+    failures = {6: "not finite in the defense, adversarial image: the image, NaN", 7: "by the attack"}
+    assert model.test_step(batch, 0).failures == failures
+
+
+def test_test_step_starts_again_with_smaller_chunks(classifier) -> None:
+    class Hungry(NoPurifier):
+        def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return x
+
+    model, notes = PurifiedClassifier(classifier, Hungry(), 10, chunk_size=8), []
+    model.notify = notes.append
+    output = model.test_step({"image": images(3), "index": torch.arange(3)}, 0)
+    assert output.chunk_size == model.chunk_size == 2 and len(notes) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("key", "settings"),
     [
-        ("ensemble.size", {"ensemble_size": 0}),
+        ("ensemble_size", {"ensemble_size": 0}),
         ("chunk_size", {"chunk_size": 0}),
-        ("ensemble.mode", {"ensemble_mode": "max"}),
+        ("ensemble_mode", {"ensemble_mode": "max"}),
+        ("votes", {"votes": -1}),
     ],
 )
-def test_impossible_arguments_are_refused_by_name(classifier, name: str, settings: dict) -> None:
-    with pytest.raises(ValueError, match=f"^{name}"):
+def test_impossible_arguments_are_refused_by_name(classifier, key: str, settings: dict) -> None:
+    with pytest.raises(ConfigError) as caught:
         PurifiedClassifier(classifier, NoPurifier(), 10, **settings)
+    assert caught.value.key == key

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from hetpure.defense.classifier import ensemble_scores
-from hetpure.evaluation.protocols import build_protocols, draws_needed
+from hetpure.defense.protocols import build_protocols, draws_needed, ensemble_scores
+from hetpure.errors import ConfigError
 from hetpure.runs.records import Record, shortest
 
 
@@ -24,6 +24,13 @@ def test_all_protocols_look_at_the_same_purifications() -> None:
     assert torch.equal(one.scores(logits), best.scores(logits)[:, :1])
     counts = torch.stack([(logits[:, :7].argmax(2) == k).sum(1) for k in range(5)], dim=1) / 7
     torch.testing.assert_close(vote.scores(logits)[:, 0], counts)
+
+
+@pytest.mark.parametrize(("key", "settings"), [("resubmissions", (0, 0)), ("votes", (1, -1))])
+def test_impossible_numbers_are_refused(key: str, settings: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_protocols(4, "vote", *settings)
+    assert caught.value.key == key
 
 
 def test_more_votes_than_evaluations_need_more_purifications() -> None:

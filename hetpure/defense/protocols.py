@@ -7,11 +7,33 @@ prediction is the first of the resubmitted ones, and no purification is computed
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional
 
-from hetpure.defense.classifier import EnsembleMode, ensemble_scores
+from hetpure.errors import require
 from hetpure.runs.names import protocol_names
+
+EnsembleMode = Literal["mean_logits", "mean_probs", "vote"]
+
+
+def ensemble_scores(logits: Tensor, mode: EnsembleMode) -> Tensor:
+    """Class scores from S purifications.
+
+    Args:
+        logits: (B, S, K).
+        mode: ``mean_logits`` (Algorithm 3), ``mean_probs``, or ``vote`` (released code: the share of purifications that
+            predict each class).
+
+    Returns:
+        (B, K); the prediction is the largest, the first where votes tie.
+    """
+    if mode == "mean_logits":
+        return logits.mean(dim=1)
+    if mode == "mean_probs":
+        return logits.softmax(dim=2).mean(dim=1)
+    return functional.one_hot(logits.argmax(dim=2), logits.shape[2]).to(logits.dtype).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -49,14 +71,19 @@ def build_protocols(size: int, mode: EnsembleMode, resubmissions: int = 1, votes
         mode: how a prediction joins its S purifications.
         resubmissions: N of best-of-N; 1 leaves it out.
         votes: V of the majority vote of single purifications; 0 leaves it out.
+
+    Raises:
+        ConfigError: for numbers below these.
     """
-    one_shot, *others = protocol_names(resubmissions, votes)
-    protocols = [Protocol(one_shot, 1, size, mode)]
+    require(resubmissions >= 1, "resubmissions", resubmissions, "1 or more")
+    require(votes >= 0, "votes", votes, "0 or more")
+    settings: list[tuple[int, int, EnsembleMode]] = [(1, size, mode)]
     if resubmissions > 1:
-        protocols.append(Protocol(others.pop(0), resubmissions, size, mode))
+        settings.append((resubmissions, size, mode))
     if votes:
-        protocols.append(Protocol(others.pop(0), 1, votes, "vote"))
-    return tuple(protocols)
+        settings.append((1, votes, "vote"))
+    names = protocol_names(resubmissions, votes)
+    return tuple(Protocol(name, *setting) for name, setting in zip(names, settings, strict=True))
 
 
 def draws_needed(protocols: Sequence[Protocol]) -> int:

@@ -1,0 +1,138 @@
+"""The report of a run that is under way: made again from what its folder holds."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hetpure.config import to_dict
+from hetpure.data.datamodule import ImageDataModule
+from hetpure.data.items import item
+from hetpure.evaluation.build import Row
+from hetpure.evaluation.calls import calls_per_image
+from hetpure.evaluation.departures import departures
+from hetpure.evaluation.expand_grid import left_out
+from hetpure.evaluation.pictures import draw_pictures, keep_pictures, recorded_pictures
+from hetpure.evaluation.resolve import Available
+from hetpure.reports import write_reports
+from hetpure.reports.dashboard import Dashboard
+from hetpure.runs.honesty import Verdict, blind, check
+from hetpure.runs.read import RunFolder, read_run
+from hetpure.runs.records import Record
+from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_results
+
+
+class RunReport:
+    """The report of a run.
+
+    Args:
+        config: complete.
+        resolved: the rows that are evaluated now, and the others, which are reported as they were evaluated before.
+    """
+
+    def __init__(self, config: DictConfig, resolved: Available) -> None:
+        self.config, self.data, self.rows, self.absent = config, resolved.data, resolved.rows, resolved.absent
+        self.folder = Path(config.output)
+        self.departures = departures(config)
+
+    def make(self) -> Report:
+        """Counts what the folder holds."""
+        lines, notes, checks, blinded = [], left_out(to_dict(self.config)), {}, {}
+        for row in self.rows:
+            records = row.store.read()
+            lines += _table_rows(row, records, self.data)
+            notes += notes_on(row.name, records, self.config.chunk_size)
+            if self.config.honesty.images and row.attack is not None:
+                checks[row.name] = honesty_verdicts(row, records, self.config.honesty.factor, self.data)
+            if images := blind(records):
+                blinded[row.name] = images
+        if self.absent:
+            before = read_run(self.folder)
+            for method in before.methods:
+                if method.name in self.absent and method.records:
+                    lines += method.rows
+                    notes += notes_on(method.name, method.records, method.settings["chunk_size"])
+            order = list(self.config.rows)
+            lines.sort(key=lambda line: order.index(line.method))
+            checks |= {name: before.report.checks[name] for name in self.absent if name in before.report.checks}
+            blinded |= {name: before.report.blind[name] for name in self.absent if name in before.report.blind}
+        missing = {name: reasons for name, reasons in self.absent.items() if reasons}
+        return Report(describe(self.config), lines, notes, checks, blinded, missing, self.departures)
+
+    def write(self) -> Report:
+        """Writes ``results.json``."""
+        report = self.make()
+        try:
+            write_results(report, self.folder)
+        except OSError as error:
+            print(f"{self.folder}: the results cannot be written: {error.strerror}", file=sys.stderr)
+        return report
+
+    def show(self) -> RunFolder:
+        """Writes and prints the tables, and writes the page."""
+        self.write()
+        run = write_reports(self.folder)
+        page = self.folder / "report.html"
+        print(f"records, adversarial images, pictures and tables: {self.folder}; to look at: {page}")
+        return run
+
+
+def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashboard) -> None:
+    """Scalars, loss curve and pictures of a finished row, for the dashboard and the folder.
+
+    Args:
+        row: the row.
+        data: the images.
+        pictures: of how many samples, at most.
+        dashboard: what shows them.
+    """
+    records = row.store.read()
+    dashboard.rows(_table_rows(row, records, data), calls_per_image(row, records))
+    one_shot = row.protocols[0].name
+    curves = [record.attack_loss for record in records if record.protocol == one_shot and record.attack_loss]
+    if curves:
+        # Attacks that leave broken samples alone have curves of different lengths.
+        columns = [[x for x in column if x is not None] for column in itertools.zip_longest(*curves)]
+        dashboard.curve(row.name, [sum(column) / len(column) for column in columns])
+    picture_rows, amplification = recorded_pictures(row.model, row.store, data, pictures)
+    if picture_rows:
+        keep_pictures(picture_rows, amplification, row.store.folder)
+        file = row.store.folder / "pictures.png"
+        title = f"{row.name}; {row.conditions.attack}, {row.conditions.gradients}"
+        try:
+            draw_pictures(picture_rows, amplification, title, file)
+        except OSError as error:
+            print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
+        else:
+            dashboard.picture(row.name, file)
+
+
+def honesty_verdicts(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:
+    """The honesty checks of a row, from the records of it and its variants."""
+    one_shot = [record for record in records if record.protocol == row.protocols[0].name]
+    return check(
+        one_shot,
+        {name: variant.store.read() for name, variant in row.variants.items()},
+        row.settings,
+        factor,
+        saved=row.store.adversarial,
+        clean=lambda index: item(data.test_source, index)["image"].numpy(),
+    )
+
+
+def describe(config: DictConfig) -> str:
+    """What the rows have in common, in a line."""
+    subset = ""
+    if config.data.subset:
+        skipped = f" after {config.data.subset_skip}" if config.data.subset_skip else ""
+        subset = f"{config.data.subset} images{skipped} of "
+    text = f"{subset}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
+    text += f"; networks in {config.precision}" if config.precision != "float32" else ""
+    return text + ("; networks compiled" if config.compile else "")
+
+
+def _table_rows(row: Row, records: Sequence[Record], data: ImageDataModule) -> list[TableRow]:
+    names = [protocol.name for protocol in row.protocols]
+    return table_rows(row.name, records, len(data.indices), names, row.conditions)

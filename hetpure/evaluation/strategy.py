@@ -1,0 +1,63 @@
+"""Lightning's DDP launchers and ranks, without a process group: processes that share nothing but a run's folder."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+LAUNCHER = "HETPURE_LAUNCHER"
+"""Environment variable with the id of the process that started this one."""
+
+
+class IndependentProcesses(DDPStrategy):
+    """Processes that never wait for each other: no process group, no collective, no copy of the module.
+
+    They are started as DDP's are: by this process, by torchrun, by SLURM, on one machine or several.
+    """
+
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+
+    def setup(self, trainer: lightning.Trainer) -> None:
+        Strategy.setup(self, trainer)  # DDP's would broadcast the module's parameters
+
+    def _setup_model(self, model: Any) -> Any:
+        return model
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        return obj
+
+    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        return tensor
+
+
+def starts_processes(trainer: lightning.Trainer) -> bool:
+    """Whether this process starts all others of an evaluation, so that none of them is at work before it."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return trainer.num_nodes == 1 and not (environment and environment.creates_processes_externally)
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Lightning's, without the thread that kills all processes when one ends."""
+
+    def launch(
+        self, function: Callable[..., Any], *args: Any, trainer: lightning.Trainer | None = None, **kwargs: Any
+    ) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            os.environ[LAUNCHER] = str(os.getpid())
+            try:
+                self._call_children_scripts()
+            finally:
+                del os.environ[LAUNCHER]
+        return function(*args, **kwargs)
