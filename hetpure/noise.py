@@ -18,6 +18,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hetpure.errors import require
+
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _WORD = 0xFFFFFFFF
@@ -63,8 +65,9 @@ class Draws:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.sample.shape != self.draw.shape or self.sample.ndim != 1:
-            raise ValueError(f"sample {tuple(self.sample.shape)} and draw {tuple(self.draw.shape)} must be (N,) alike")
+        alike = self.sample.ndim == 1 and self.sample.shape == self.draw.shape
+        accepted = f"one draw per sample, and sample is {tuple(self.sample.shape)}"
+        require(alike, "draw", tuple(self.draw.shape), accepted, "sample")
 
     def __len__(self) -> int:
         return len(self.sample)

@@ -45,7 +45,6 @@ class TrainedPurifier(NetworkPurifier):
         return to_unit(torch.cat([self._restored(given[i : i + 1], mask[i : i + 1]) for i in range(len(x))]))
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: the image with noise and gaps (grey: 0 on [-1, 1])."""
         return {"noise and gaps": to_unit(self._transformed(x, draws)[0]), **super().views(x, draws)}
 
     def try_network(self, x: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from hetpure.errors import ConfigError, require
+from hetpure.errors import require
 from hetpure.models.classifiers import Classifier, is_compiled
 from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
@@ -33,8 +33,7 @@ class ContrastivePurifier(SamplingPurifier):
         negatives: K.
         patches: patches to shuffle along each side of the image.
         temperature: of the loss.
-        tau_plus: see ``info_nce``.
-        beta: see ``info_nce``.
+        tau_plus, beta: see ``info_nce``.
     """
 
     def __init__(
@@ -68,9 +67,9 @@ class ContrastivePurifier(SamplingPurifier):
         Raises:
             ConfigError: names ``patches``.
         """
-        if x.shape[-2] % self.patches or x.shape[-1] % self.patches:
-            sides = "x".join(map(str, x.shape[-2:]))
-            raise ConfigError("patches", found=self.patches, accepted=f"a divisor of both sides of the {sides} images")
+        height, width = x.shape[-2:]
+        divides = height % self.patches == 0 and width % self.patches == 0
+        require(divides, "patches", self.patches, f"a divisor of both sides of the {height}x{width} images")
         return ()
 
     def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
@@ -86,7 +85,6 @@ class ContrastivePurifier(SamplingPurifier):
         return step
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: the first noise, and a negative made from it."""
         grid, views = self.grids[0], super().views(x, draws)
         noisy = self.start(to_signed(x), grid, Sampler(self.denoiser, draws))
         negative = self.shuffled(noisy, draws, grid[1])[:, 0]

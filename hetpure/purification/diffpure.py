@@ -91,9 +91,7 @@ class DiffPureODE(_ContinuousPurifier):
     """Diffuses to t, then follows dx = -beta(t) / 2 [x + s(x, t)] dt from t to 0: only the first noise is random.
 
     Args:
-        denoiser: the noise predictor; see ``DiffPureSDE``.
-        t: noise level, fraction of T in (0, 1).
-        grid_size: solver steps of the whole range [0, 1], so t * grid_size are taken.
+        denoiser, t, grid_size: see ``DiffPureSDE``.
         solver: ``euler`` (the released code), or ``heun``: two network calls a step, but one in the last, at whose end
             no noise is left to predict (as in Karras et al. 2022).
     """

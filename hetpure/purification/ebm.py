@@ -45,7 +45,6 @@ class EnergyPurifier(NetworkPurifier):
         return to_unit(self._chain(to_signed(x), draws, self.langevin_steps))
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: the chain at half its length."""
         half = self.langevin_steps // 2
         return {f"after {half} steps": to_unit(self._chain(to_signed(x), draws, half)), **super().views(x, draws)}
 

@@ -87,7 +87,7 @@ def algorithm_1(
         x0: the image, (N, C, H, W), scaled to [-1, 1].
         mask: M, (N, 1, H, W).
         grid: timesteps from t_large down.
-        t_small: timestep from which stage 1 stops; need not be on the grid.
+        t_small: timestep below which stage 2 begins; need not be on the grid.
         resample: resampling of x(s).
         repeats: RePaint's U: how often each step of stage 1 is taken, with x(s) noised back to t in between.
         callback: called with (timestep, x) after every step.
@@ -165,13 +165,7 @@ class HeterogeneousPurifier(Purifier):
         resampling: stage 1's cure for seams: ``single`` (``single_resampling``, one more network call a step),
             ``fused`` (``fused_resampling``), ``repaint`` (RePaint's U-fold loop that ``single`` replaces) or ``none``.
         U: resampling length, in timesteps (``repaint``: number of repetitions).
-        blocks: see ``AttentionMask``, as for all that follow.
-        normalization: phi of eq. (3).
-        p: exponent of eq. (2).
-        root: whether to take the root of eq. (2).
-        selection: threshold at tau, or top_fraction of the pixels.
-        tau: mask threshold.
-        top_fraction: share of masked pixels.
+        blocks, normalization, p, root, selection, tau, top_fraction: see ``AttentionMask``.
     """
 
     PRESETS: ClassVar[dict[str, dict]] = {
@@ -258,18 +252,12 @@ class HeterogeneousPurifier(Purifier):
         return to_unit(self.denoise(to_signed(x), mask, draws))
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: attention map, mask, the image under heterogeneous noise (eq. 5), purified."""
         with torch.no_grad():
             attention = self.mask.attention(x)
             mask = self.mask.select(attention)
             noisy = heterogeneous_noise(to_signed(x), mask, self.schedule, self.timesteps[0], int(self.t_small), draws)
             purified = self.purify(x, draws, mask)
-        return {
-            "attention map": attention,
-            "mask": mask,
-            "heterogeneous noise": to_unit(noisy),
-            "purified": purified,
-        }
+        return {"attention map": attention, "mask": mask, "heterogeneous noise": to_unit(noisy), "purified": purified}
 
     def denoise(self, x0: Tensor, mask: Tensor, draws: Draws, callback: Callback | None = None) -> Tensor:
         """Noises and denoises images; see ``algorithm_1``."""

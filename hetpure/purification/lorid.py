@@ -51,7 +51,6 @@ class LowRankIterativePurifier(RoundsPurifier):
         return super().after_rounds(self.low_rank(image), draws)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: the low-rank image before the loops."""
         return {"low rank": to_unit(self.low_rank(to_signed(x))), **super().views(x, draws)}
 
     def low_rank(self, image: Tensor) -> Tensor:

@@ -37,7 +37,6 @@ class MENetPurifier(Purifier):
         return to_unit(signed)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: the image with its gaps (grey: 0 on [-1, 1])."""
         return {"masked": to_unit(to_signed(x) * self._mask(x, draws)), **super().views(x, draws)}
 
     def _mask(self, x: Tensor, draws: Draws) -> Tensor:

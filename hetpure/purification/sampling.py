@@ -133,12 +133,10 @@ class SamplingPurifier(Purifier):
         denoiser: the noise predictor.
         grids: each round's timesteps, descending.
         eta: 0 for DDIM steps, 1 for DDPM.
-
-    Attributes:
-        NOISE_VIEW: heading of the first round's noisy image in ``views``.
     """
 
     NOISE_VIEW: ClassVar[str] = "first noise"
+    """Heading of the first round's noisy image in ``views``."""
 
     def __init__(self, denoiser: Denoiser, grids: Sequence[list[int]], eta: float) -> None:
         super().__init__()
@@ -201,7 +199,6 @@ class RoundsPurifier(SamplingPurifier):
         super().__init__(denoiser, grids, eta)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """See ``Purifier``: the image after each round but the last."""
         views = super().views(x, draws)
         purified = views.pop("purified")
         for number, image in enumerate(self.after_rounds(to_signed(x), draws)[:-1], start=1):
