@@ -43,8 +43,7 @@ def load_ddpm(path: str) -> DiffusersDenoiser:
         path: the ``.pth``, ``.ckpt`` or ``.safetensors`` file.
 
     Raises:
-        CheckpointError: where the file cannot be read or its weights do not fit.
-        Exception: of any kind, where it holds another network.
+        CheckpointError: see ``Format``.
     """
     state = sampling_weights(read_file(path))
     state.pop("logvar", None)  # that project's "bayesian" models learn a variance beside the network

@@ -210,7 +210,8 @@ class Format(NamedTuple):
     """A checkpoint format.
 
     Attributes:
-        loader: ``module:function``, imported when it is used; takes a path and gives a Denoiser.
+        loader: ``module:function``, imported when it is used; takes a path and gives a Denoiser. It raises
+            CheckpointError where the file cannot be read or its weights do not fit; for another network, any exception.
         content: what such a file holds, for messages.
     """
 

@@ -42,8 +42,7 @@ def load_edm(path: str) -> ContinuousDenoiser:
         path: the ``.pkl`` file, or the converted ``.safetensors``.
 
     Raises:
-        CheckpointError: where the file cannot be read, holds code, or another network.
-        Exception: of any kind, for a network of an unknown layout.
+        CheckpointError: see ``Format``.
     """
     if Path(path).suffix == ".safetensors":
         return load_converted(path)
