@@ -40,7 +40,7 @@ def fit(
         trainer: arguments of Lightning's Trainer; ``max_steps`` is needed, and counts optimiser steps.
         save_every: optimiser steps between two resume files.
         callbacks: further callbacks.
-        wandb: logger, beside the CSV file that is always written.
+        wandb: logger, in addition to the CSV file that is always written.
         config: to log.
 
     Returns:
@@ -135,7 +135,7 @@ class WeightsOnlyIO(TorchCheckpointIO):
 
 
 class StepBar(RichProgressBar):
-    """Steps done of all steps, time left and current figures; epochs mean nothing here."""
+    """Progress in steps, with the time left and current figures, but without epochs."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training".ljust(len(self.validation_description))
