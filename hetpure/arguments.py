@@ -1,11 +1,11 @@
-"""Objects that know the arguments they were built with: so a run made in Python can be written down as a config."""
+"""Objects that keep their constructor's arguments, so that an evaluation in Python can be saved as a config."""
 
 import inspect
 from typing import Any, Self
 
 
 class KeepsArguments:
-    """Base class that notes its constructor's arguments.
+    """Base class that keeps its constructor's arguments.
 
     Attributes:
         arguments: by name, with defaults; empty for a copy made without calling the constructor.
@@ -14,7 +14,7 @@ class KeepsArguments:
     arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Notes the arguments before ``__init__``, whatever a subclass does there."""
+        """Keeps the arguments before ``__init__`` runs, which a subclass may override freely."""
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         try:

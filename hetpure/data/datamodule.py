@@ -139,7 +139,7 @@ class ImageDataModule(LightningDataModule):
         return self.test_source.class_names
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The training stream, from the step at which the Trainer stands to its ``max_steps``."""
+        """The training stream, from the Trainer's current step to its ``max_steps``."""
         self.setup("fit")
         assert self._train is not None
         trainer, (rank, world) = self.trainer, self._process()

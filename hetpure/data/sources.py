@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from PIL import Image
 from torch import Tensor, tensor, uint8, zeros
-from torchvision.transforms import v2 as transforms
 from tqdm import tqdm
 
 from hetpure.errors import AbsentError, ConfigError, require
@@ -156,6 +155,7 @@ def _image_folder(root: Path, split: str) -> Files:
 
 def _decoded(files: Files, image_size: int | None) -> Source:
     """The split with its images as tensors, all of the first one's shape."""
+    from torchvision.transforms import v2 as transforms
 
     def decode(index: int) -> Tensor:
         loaded = files.load(index)

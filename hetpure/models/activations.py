@@ -80,7 +80,7 @@ def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]
 
 
 def _outputs(classifier: Classifier, z: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """What modules give in one forward pass, recorded by hooks that are removed afterwards, whatever happens."""
+    """Outputs of modules in one forward pass, recorded by hooks that are removed again even after an exception."""
     network, outputs = classifier.network, {}
     with ExitStack() as stack, classifier.autocast():
         for name in set(names):

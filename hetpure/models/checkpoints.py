@@ -21,12 +21,12 @@ class CheckpointError(ValueError):
 
 
 def existing_path(path: str, key: str, source: str | None = None) -> Path:
-    """Where a path from a config leads.
+    """Resolves a path from a config.
 
     Args:
         path: the path.
         key: its config key.
-        source: where the file can be had: an address, or the command that makes it.
+        source: where the file comes from: an address, or the command that makes it.
 
     Raises:
         AbsentError: where there is no such file or folder.
@@ -40,7 +40,7 @@ def existing_path(path: str, key: str, source: str | None = None) -> Path:
 
 @contextmanager
 def reading(path: str | Path, key: str, content: str) -> Iterator[None]:
-    """Whatever goes wrong while a checkpoint is read, or fitted to its network, becomes a ConfigError.
+    """Turns any error that reading a checkpoint, or fitting it to its network, raises into a ConfigError.
 
     Args:
         path: the file.
@@ -73,7 +73,7 @@ def read_file(path: str | Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises almost anything; each means: not loadable
+    except Exception as error:  # a damaged file raises almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         if code := re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class)\S* (\S+)", reason):
             raise CheckpointError(f"refused, it holds code ({code[1] or code[2]}); accepted: tensors only") from None

@@ -150,7 +150,7 @@ def build_classifier(
         image_size: side of the square that the network sees; None leaves images as they are.
         crop_pct: see ``Classifier``; by default a timm model's own at its own size, else 1.
         interpolation: see ``Classifier``; by default a timm model's own, else bilinear.
-        source: where ``weights`` can be had, for the message where they are missing.
+        source: where ``weights`` come from, for the message where they are missing.
 
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.

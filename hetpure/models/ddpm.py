@@ -43,11 +43,10 @@ def load_ddpm(path: str) -> DiffusersDenoiser:
         path: the ``.pth``, ``.ckpt`` or ``.safetensors`` file.
 
     Raises:
-        CheckpointError: where the file cannot be read or its weights do not fit.
-        Exception: of any kind, where it holds another network.
+        CheckpointError: see ``Format``.
     """
     state = sampling_weights(read_file(path))
-    state.pop("logvar", None)  # that project's "bayesian" models learn a variance beside the network
+    state.pop("logvar", None)  # that project's "bayesian" models learn a variance too
     levels = len({name.split(".")[1] for name in state if name.startswith("down.")})
     blocks = len({name.split(".")[3] for name in state if name.startswith("down.0.block.")})
     attention = [f"down.{level}.attn.0.q.weight" in state for level in range(levels)]

@@ -218,7 +218,7 @@ def load_converted(path: str | Path) -> ContinuousDenoiser:
             raise ValueError(f"conditioning has {len(conditioning)} rows")
         with torch.device("meta"):
             network = DDPMpp(Geometry(**geometry))
-    except Exception as error:  # a damaged file raises almost anything; each means: not loadable
+    except Exception as error:  # a damaged file raises almost anything
         raise CheckpointError(
             f"cannot be read; accepted: what `hetpure convert` wrote: {one_line(error, 200)}"
         ) from None

@@ -1,4 +1,4 @@
-"""Denoisers: networks that predict the noise in an image on the VP schedule, whatever checkpoint they come from."""
+"""Denoisers: networks that predict the noise in an image on the VP schedule, from checkpoints of several formats."""
 
 import pkgutil
 from abc import ABC, abstractmethod
@@ -63,7 +63,7 @@ class Denoiser(nn.Module, ABC):
         try:
             with torch.no_grad():
                 out = self(torch.zeros(1, *shape), 0)
-        except Exception as error:  # whatever a foreign network raises, it cannot be used
+        except Exception as error:  # a foreign network may raise anything
             raise ConfigError("denoiser", f"cannot predict the noise of one image: {one_line(error, 200)}") from None
         if out.shape != (1, *shape) or not bool(out.isfinite().all()):
             raise ConfigError(
@@ -106,7 +106,7 @@ class Conditioning(NamedTuple):
 
 
 class ContinuousDenoiser(Denoiser):
-    """A DDPM++ network that was trained on continuous noise levels, asked at those of the schedule's timesteps.
+    """A DDPM++ network that was trained on continuous noise levels, evaluated at those of the schedule's timesteps.
 
     Args:
         network: the network.
@@ -145,10 +145,10 @@ class DenoiserWrapper(Denoiser):
 
 
 class Recomputed(DenoiserWrapper):
-    """The same denoiser, keeping no activations for the backward pass: each call is run again there.
+    """The same denoiser, which keeps no activations for the backward pass but runs each call again in it.
 
     Memory of a gradient through many steps is then that of one step plus one image per step. The images are copied to
-    large blocks of their own. Between activations in the heap, they would keep freed memory from being used again
+    shelves, large blocks of their own. Between activations in the heap, they would keep freed memory from being reused
     (measured with 100 steps of a small UNet: 1.3 GB where 60 MB were alive).
 
     Args:
@@ -157,8 +157,8 @@ class Recomputed(DenoiserWrapper):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
-        self._block: Any = None
-        self._block_like: Any = None
+        self._shelf: Any = None
+        self._shelf_like: Any = None
         self._free = 0
 
     def forward(self, x: Tensor, t: int) -> Tensor:
@@ -169,13 +169,13 @@ class Recomputed(DenoiserWrapper):
         return out
 
     def keep(self, x: Tensor) -> Tensor:
-        """A copy of x in a block of many; a block goes when no copy in it is needed any more."""
+        """A copy of x on a shelf of many; a shelf is freed when none of its copies is needed any more."""
         like = x.shape, x.dtype, x.device
-        if not self._free or self._block_like != like:
+        if not self._free or self._shelf_like != like:
             self._free = -(-SHELF_BYTES // x.nbytes)
-            self._block, self._block_like = x.new_empty((self._free, *x.shape)), like
+            self._shelf, self._shelf_like = x.new_empty((self._free, *x.shape)), like
         self._free -= 1
-        return self._block[self._free].copy_(x.detach())
+        return self._shelf[self._free].copy_(x.detach())
 
 
 SHELF_BYTES = 33 * 2**20
@@ -210,7 +210,8 @@ class Format(NamedTuple):
     """A checkpoint format.
 
     Attributes:
-        loader: ``module:function``, imported when it is used; takes a path and gives a Denoiser.
+        loader: ``module:function``, imported when it is used; takes a path and gives a Denoiser. It raises
+            CheckpointError where the file cannot be read or its weights do not fit; for another network, any exception.
         content: what such a file holds, for messages.
     """
 
@@ -239,7 +240,7 @@ def build_denoiser(path: str, format: str = "diffusers", source: str | None = No
     Args:
         path: file, folder or hub id of the checkpoint.
         format: one of ``FORMATS``.
-        source: where a checkpoint that is a file can be had, for the message where it is missing.
+        source: where a checkpoint that is a file comes from, for the message where it is missing.
 
     Raises:
         ConfigError: for an unknown format, or where the checkpoint cannot be loaded.

@@ -62,7 +62,7 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
         unet: Any = UNet2DModel.from_pretrained(
             source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
-    except Exception as error:  # diffusers and the hub raise dozens of types; each means: not loadable
+    except Exception as error:  # diffusers and the hub raise dozens of types
         raise CheckpointError(f"cannot be loaded as a diffusers UNet2DModel: {one_line(error)}") from None
     return DiffusersDenoiser(unet)
 
@@ -79,7 +79,7 @@ def _fetch_configs(identifier: str) -> Path:
     try:
         patterns = [f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in names]
         return Path(snapshot_download(identifier, allow_patterns=patterns))
-    except Exception as error:  # the hub raises dozens of types; each means: not there, or out of reach
+    except Exception as error:  # the hub raises dozens of types
         raise AbsentError("denoiser.path", f"{identifier}: not available from the hub: {one_line(error)}") from None
 
 

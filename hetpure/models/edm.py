@@ -42,8 +42,7 @@ def load_edm(path: str) -> ContinuousDenoiser:
         path: the ``.pkl`` file, or the converted ``.safetensors``.
 
     Raises:
-        CheckpointError: where the file cannot be read, holds code, or another network.
-        Exception: of any kind, for a network of an unknown layout.
+        CheckpointError: see ``Format``.
     """
     if Path(path).suffix == ".safetensors":
         return load_converted(path)
@@ -93,7 +92,7 @@ def precondition(name: str, settings: Mapping[str, Any]) -> list[Conditioning]:
 
 def _vp_conditioning(abar: float, settings: Mapping[str, Any]) -> Conditioning:
     beta_d, beta_min = float(settings["beta_d"]), float(settings["beta_min"])
-    # In single precision, as there: near t = 0 that moves labels by up to 3e-4, and outputs by up to 1e-4.
+    # In single precision, as in that project: near t = 0 that moves labels by up to 3e-4, and outputs by up to 1e-4.
     sigma = torch.tensor(math.sqrt((1.0 - abar) / abar), dtype=torch.float32)
     time = ((beta_min**2 + 2.0 * beta_d * (1.0 + sigma**2).log()).sqrt() - beta_min) / beta_d
     return Conditioning(scale=1.0, label=float((float(settings["M"]) - 1.0) * time), skip=0.0, out=1.0)
@@ -128,7 +127,7 @@ def _geometry(state: State) -> Geometry:
 
 
 def _to_own_names(state: State, network: DDPMpp) -> State:
-    """The layers of the two come in one order; there a block and its attention are one module."""
+    """Both networks have their layers in one order; in that project a block and its attention are one module."""
     modules: dict[str, State] = {}
     for name, value in state.items():
         # Constants of the resampling (which is averaging and repeating); labels of an augmentation that is not used.

@@ -46,8 +46,7 @@ def load_guided_diffusion(path: str) -> DiffusersDenoiser:
         path: the ``.pt`` file.
 
     Raises:
-        CheckpointError: where the file cannot be read or its weights do not fit.
-        Exception: of any kind, where it holds another network.
+        CheckpointError: see ``Format``.
     """
     state = sampling_weights(read_file(path))
     if "label_emb.weight" in state:

@@ -24,7 +24,7 @@ _SCALARS = {"f8": np.float64, "f4": np.float32, "i8": np.int64, "i4": np.int32, 
 
 
 class Inert:
-    """An object of a pickle: its class's name and its attributes, and nothing that it could do.
+    """An object of a pickle: its class's name and its attributes, without its methods.
 
     Attributes:
         class_name: as the file gives it.
@@ -67,7 +67,7 @@ def read_inert(path: str | Path) -> Any:
         raise CheckpointError(
             f"refused, it holds code ({error}); accepted: networks that NVlabs' persistence saved"
         ) from None
-    except Exception as error:  # a damaged pickle raises almost anything; each means: not loadable
+    except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(f"cannot be read as a network pickle: {one_line(error, 200)}") from None
 
 

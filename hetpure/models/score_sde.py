@@ -45,8 +45,7 @@ def load_score_sde(path: str) -> ContinuousDenoiser:
         path: the ``.pth`` file, or what ``hetpure convert`` made of it (which keeps its labels).
 
     Raises:
-        CheckpointError: where the file cannot be read or its weights do not fit.
-        Exception: of any kind, where it holds another network.
+        CheckpointError: see ``Format``.
     """
     return _load(path, map(float, range(LINEAR_VP.T)))
 

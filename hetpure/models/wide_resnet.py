@@ -135,7 +135,7 @@ _NAMES = [
     (r"init_conv\.", "conv1."),
     (r"batchnorm\.", "bn."),
     (r"logits\.", "fc."),
-    # szagoruyko's; weights of convolutions have no suffix there
+    # szagoruyko's; weights of convolutions have no suffix in it
     (r"conv0$", "conv1.weight"),
 ]
 

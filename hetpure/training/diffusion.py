@@ -128,7 +128,7 @@ class DiffusionTrainer(TrainingModule):
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
         """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time."""
-        config = cast(Any, self.denoiser.config)
+        config: Any = self.denoiser.config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         index = torch.arange(count, device=self.device)
@@ -141,12 +141,7 @@ class DiffusionTrainer(TrainingModule):
         return (x / 2 + 0.5).clamp(0, 1)
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes the averaged weights as a diffusers folder, with a config of the schedule beside them.
-
-        Args:
-            folder: for ``UNet2DModel.from_pretrained``.
-            dtype: of the weights on disk.
-        """
+        """Writes the averaged weights, in ``dtype``, as a diffusers folder with a config of the schedule."""
         unet = cast(UNet2DModel, self.ema.module)
         copy = UNet2DModel(**dict(unet.config))
         copy.load_state_dict(unet.state_dict())

@@ -40,7 +40,7 @@ def fit(
         trainer: arguments of Lightning's Trainer; ``max_steps`` is needed, and counts optimiser steps.
         save_every: optimiser steps between two resume files.
         callbacks: further callbacks.
-        wandb: logger, beside the CSV file that is always written.
+        wandb: logger, in addition to the CSV file that is always written.
         config: to log.
 
     Returns:
@@ -73,14 +73,10 @@ def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
     """Lightning's Trainer, with validation counted in steps.
 
     Args:
-        arguments: the user's ``trainer`` section.
+        arguments: the user's ``trainer`` section, see ``check_trainer``.
         fixed: arguments that the program sets.
-
-    Raises:
-        ConfigError: for an argument that the Trainer does not take, one that is set elsewhere, or no ``max_steps``.
     """
     check_trainer(arguments)
-    steps: int = arguments["max_steps"]
     merged = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10,
@@ -88,7 +84,7 @@ def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "check_val_every_n_epoch": None,
-        "val_check_interval": max(1, steps // 10) * arguments.get("accumulate_grad_batches", 1),
+        "val_check_interval": max(1, arguments["max_steps"] // 10) * arguments.get("accumulate_grad_batches", 1),
         **arguments,
         **fixed,
     }
@@ -139,7 +135,7 @@ class WeightsOnlyIO(TorchCheckpointIO):
 
 
 class StepBar(RichProgressBar):
-    """Steps done of all steps, time left and current figures; epochs mean nothing here."""
+    """Progress in steps, with the time left and current figures, but without epochs."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training".ljust(len(self.validation_description))

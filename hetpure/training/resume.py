@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class ResumeFile(Callback):
-    """Saves the full training state every so many steps and when training stops for whatever reason.
+    """Saves the full training state every so many steps and when training stops for any reason.
 
     Lightning's ``ModelCheckpoint`` leaves a time limit's last steps unsaved, and can be killed half-way through its
     file. Here the file is written under another name and then renamed. A first Ctrl-C lets the current step finish,

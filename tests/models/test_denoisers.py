@@ -7,6 +7,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hetpure.errors import ConfigError
 from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
+from hetpure.models.diffusers_folder import save_diffusers
+from hetpure.models.precision import Lowered
+from hetpure.schedule import Schedule
 from tests.toys import ToyDenoiser, images, tiny_unet
 
 
@@ -212,6 +215,18 @@ def test_image_shapes_are_checked(size: int | None, shape: tuple[int, int, int],
     else:
         with pytest.raises(ConfigError, match="x".join(map(str, shape))):
             denoiser.check_image_shape(shape)
+
+
+def test_a_denoiser_carries_its_schedule(tmp_path: Path) -> None:
+    unet, schedule = tiny_unet(), Schedule(beta_end=0.03)
+    denoiser = DiffusersDenoiser(unet, schedule)
+    assert denoiser.schedule is Recomputed(Lowered(denoiser)).schedule is schedule
+    assert DiffusersDenoiser(unet).schedule == Schedule()
+    save_diffusers(unet, schedule, tmp_path)
+    with pytest.raises(ConfigError, match=r"beta_end is 0\.03; accepted: 0\.02"):
+        build_denoiser(str(tmp_path))
+    save_diffusers(unet, Schedule(), tmp_path)
+    assert build_denoiser(str(tmp_path)).schedule == Schedule()
 
 
 def test_recomputed_gives_the_same_output_and_gradient_bit_for_bit(denoiser: DiffusersDenoiser) -> None:

@@ -1,11 +1,16 @@
 import os
+import pickle
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 
 from hetpure.cli import main
+from hetpure.data import ImageDataModule
 from hetpure.training.classifier import ClassifierTrainer
+from hetpure.training.fit import fit
+from tests.training.test_diffusion import new_module
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, monkeypatch, capsys):
@@ -29,3 +34,22 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, monkeypatch, 
     assert main(["train-classifier", *command]) == 0
     assert seen == list(range(12))
     assert "steps 12" in capsys.readouterr().out
+
+
+class Bait:
+    """Pickles as a call that leaves a file behind."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.file,))
+
+
+def test_no_code_in_a_resume_file_is_run(tmp_path: Path):
+    torch.save({"global_step": 1, "state_dict": Bait(tmp_path / "ran")}, tmp_path / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        fit(new_module(), ImageDataModule("digits"), tmp_path, trainer={"max_steps": 2}, save_every=1)
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert (tmp_path / "ran").exists(), "the bait does not work"
