@@ -1,4 +1,4 @@
-"""``requirements.lock``, what the image without CUDA takes of it, and the lowest versions that docs/versions.md tested."""
+"""``requirements.lock``, what the CPU image takes of it, and the lowest versions that docs/versions.md tested."""
 
 import importlib.util
 import re

@@ -97,7 +97,8 @@ def test_the_installed_command_knows_its_configs(site: Path, tmp_path: Path) -> 
 
 def test_the_installed_configs_and_networks_are_read(site: Path, tmp_path: Path) -> None:
     code = (
-        "import hetpure; from hetpure.config import read_config, resolve_path; lab = read_config('tables/lab.yaml', []); "
+        "import hetpure; from hetpure.config import read_config, resolve_path; "
+        "lab = read_config('tables/lab.yaml', []); "
         "print(hetpure.__file__, *map(resolve_path, ('checkpoints/digits/classifier', lab['denoiser']['path'])))"
     )
     result = run_installed(site, tmp_path, "-c", code)
