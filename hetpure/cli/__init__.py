@@ -82,7 +82,9 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
     command.add_arguments(parser)
     options = parser.parse_intermixed_args(arguments)
     # Libraries' advice on things the project decided (no workers for in-memory data, say) would bury its own lines.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    # Importing Lightning sets the level of ``lightning.pytorch``, hence those of the loggers below it.
+    for package in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     try:
         command.run(options)
