@@ -16,7 +16,7 @@ from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
 from hetpure.evaluation.config import in_row, row_configs
 from hetpure.models.checkpoints import existing_path
-from hetpure.planning.chunks import recall, settle
+from hetpure.planning.auto_settings import apply_auto_settings, choose_auto_settings, restore_auto_settings
 from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
 
@@ -56,7 +56,7 @@ def available(
 
     Args:
         config: complete; what it leaves to be chosen (``auto``) is chosen here, for the rows that are built.
-        place: see ``settle``.
+        place: see ``choose_auto_settings``.
         only: names of the rows to build; None for all.
         given: data and networks that need not be looked for.
 
@@ -65,7 +65,7 @@ def available(
     """
     data = given.data if given else ImageDataModule(**to_dict(config.data))
     loaded = given.loaded if given else Loaded()
-    recall(config)  # also of rows that are not built now
+    apply_auto_settings(config, restore_auto_settings(config))  # also of rows that are not built now
     absent = {str(name): [] for name in config.rows if only is not None and name not in only}
     left = without_rows(config, absent)
     if not config.table.lines:
@@ -86,10 +86,9 @@ def available(
         absent[name] = [str(error)]
 
     on_missing = mark_absent if config.table.lines else None
-    settle(left, data, place, loaded, on_missing)
-    config.chunk_size, config.attack = left.chunk_size, left.attack
-    for name, row in left.rows.items():
-        config.rows[name].attack = row.attack
+    chosen = choose_auto_settings(left, data, place, loaded, on_missing)
+    for settings in (config, left):
+        apply_auto_settings(settings, chosen)
     return Available(data, build_rows(left, data, on_missing, loaded), absent)
 
 

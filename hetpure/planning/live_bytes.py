@@ -1,4 +1,4 @@
-"""Bytes that tensors need at once, counted: the same on a busy machine and an idle one."""
+"""Bytes that tensors need at once, counted: the same on a busy machine and on an idle one."""
 
 import weakref
 from collections.abc import Callable
@@ -11,15 +11,14 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages alive that were made while the mode is on, and their peak.
+    """Counts the bytes of all live storages that are made within the context.
 
-    Counted at every operation from the storages themselves, so it is exact on a CPU, where neither the allocator's
-    statistics nor the process's resident size could tell; and unlike ``saved_tensors_hooks`` it sees the backward pass,
-    where recomputation moves the memory to. A kernel's own scratch space and an allocator's waste are not in it.
+    It is exact on a CPU, which has no statistics of its allocator, and it sees the backward pass, where recomputation
+    needs its memory. A kernel's own scratch space is not in it.
 
     Attributes:
-        live: now.
-        peak: at most.
+        live: bytes now.
+        peak: bytes at most.
     """
 
     def __init__(self) -> None:
@@ -31,25 +30,22 @@ class LiveBytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
-                self._watch(tensor.untyped_storage())
+                storage = tensor.untyped_storage()
+                key, size = storage.data_ptr(), storage.nbytes()
+                if size and key not in self._known:
+                    self._known.add(key)
+                    self.live += size
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._forget, key, size)
         return out
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage.data_ptr(), storage.nbytes()
-        if not size or key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
 
 
-def peak_bytes(compute: Callable[[], Any], device: torch.device) -> int:
-    """The most that a computation needs at once, beyond what there was: CUDA's own count, elsewhere ``LiveBytes``."""
+def peak_bytes(compute: Callable[[], object], device: torch.device) -> int:
+    """The most that a computation needs at once, beyond what there was."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

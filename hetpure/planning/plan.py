@@ -1,15 +1,13 @@
-"""What an evaluation will cost, said before it begins: ``evaluate.py --config X --plan``.
+"""What an evaluation will cost, estimated before it begins: ``hetpure plan`` and ``evaluate.py --plan``.
 
-Counts are exact (see ``work``): the attack runs once against a defense that costs nothing, and what it asks is counted
-to the chunk, padding included. Seconds are counts times what each kind of chunk took here; hours elsewhere are rows
-through the networks over that machine's rates.
+Counts are exact (see ``counting``). Hours here are the counts times the measured time of each kind of chunk; hours
+elsewhere are the rows through the networks over the rates of that machine.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -18,96 +16,84 @@ from rich.table import Table
 
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.data.items import item
-from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import ConfigError
+from hetpure.errors import require
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.config import row_configs
 from hetpure.evaluation.resolve import available
 from hetpure.evaluation.run import evaluation_trainer, set_precision
-from hetpure.planning.measure import Calls, Memory, Meter, Span
-from hetpure.planning.work import Piece, Pieces, work_of
+from hetpure.planning.counting import Piece, count_pieces
+from hetpure.planning.measure import Cost, Meter
 
-SECONDS = 20.0
-"""That a plan measures by default."""
+BUSY_SHARE = 0.8
+"""Share of its threads' time that a process gets on an idle machine, at least: not all of it is parallel."""
 
-IDLE = 0.8
-"""Share of its threads' time that a process has on an idle machine, at least: not all of it is parallel."""
-
-RATE_RATIO = 2.0
-"""A rate without gradients over that with, elsewhere, where only one is given: a pass forward, one back."""
-
-Rate = tuple[float, float]
-"""Rows a second through a network, without and with the gradient of its input."""
+GRADIENT_RATIO = 2.0
+"""A rate without gradients over the rate with them, where only the first is given: a forward and a backward pass."""
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """What a row will cost.
+    """What a row will cost the process that has most of its images.
 
     Attributes:
-        name: of the row.
-        images: that it has.
-        done: of these, already.
-        calls: rows through the networks for all images, at most.
-        least: the same, if every sample broke as soon as the attack looks.
-        flops: of ``calls``.
-        memory: of one chunk of the attack's gradient (of the defense's, without an attack).
-        chunk: rows of a chunk.
-        seconds: for all images on this machine, at most; of the process that has most to do.
-        left: for the images that are not done.
-        least_left: likewise, if every sample broke at once.
-        busy: of ``seconds``, those in which the process computes, all its threads together.
+        name: name of the row.
+        images: number of images of that process.
+        done: how many images, of all, have a record already.
+        chunk_size: rows of a chunk.
+        memory: bytes by the rows of a chunk; see ``Meter.memory``.
+        most: cost of the images, at most.
+        least: the same if every sample broke as soon as the attack looks.
+        left: cost of the images that are not done, at most.
+        least_left: the same if every sample broke at once.
     """
 
     name: str
     images: int
     done: int
-    calls: Calls
-    least: Calls
-    flops: float
-    memory: Memory
-    chunk: int
-    seconds: float
-    left: float
-    least_left: float
-    busy: float = 0.0
+    chunk_size: int
+    memory: Callable[[int], float]
+    most: Cost
+    least: Cost
+    left: Cost
+    least_left: Cost
+
+    @property
+    def varies(self) -> bool:
+        """Whether the attack may stop early."""
+        return self.most.network_rows != self.least.network_rows
 
 
-def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()) -> list[RowPlan]:
-    """Prints what an evaluation will cost; runs and writes nothing.
+def plan(config: DictConfig, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
+    """Prints what an evaluation will cost; evaluates and writes nothing.
 
     Args:
         config: complete.
-        seconds: to measure for.
-        rates: of the networks on another machine; see ``parse_rates``.
+        seconds: how long to measure.
+        rates: of the networks on other hardware; see ``parse_rates``.
 
     Raises:
         ConfigError: as the evaluation would.
     """
     other = parse_rates(rates)
-    if not 0.0 < seconds < math.inf:
-        raise ConfigError(f"--plan-seconds {seconds:g}: accepted is a finite number above 0")
-    config.threads = config.threads or torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    require(0.0 < seconds < math.inf, "--plan-seconds", seconds, "a finite number above 0")
+    threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
-    here = available(config, trainer)
-    data, rows = here.data, here.rows
+    resolved = available(config, trainer)
+    world, device = trainer.world_size, trainer.strategy.root_device
+    plans = plan_rows(config, resolved.rows, resolved.data, seconds, world, device) if resolved.rows else []
     if trainer.is_global_zero:
-        for name, reasons in here.absent.items():
+        for name, reasons in resolved.absent.items():
             print(f"plan: {name} cannot be evaluated here: {'; '.join(reasons)}")
-    if not rows:
-        print("plan: no row can be evaluated here")
-        return []
-    found = plan_rows(config, rows, data, seconds, trainer.world_size, trainer.strategy.root_device)
-    if trainer.is_global_zero:
-        print_plan(found, config, other, trainer.world_size, trainer.strategy.root_device)
-    return found
+        if plans:
+            print_plan(plans, other, world, threads, device)
+        else:
+            print("plan: no row can be evaluated here")
+    return plans
 
 
 def plan_rows(
-    config: DictConfig, rows: list[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
+    config: DictConfig, rows: Sequence[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
 ) -> list[RowPlan]:
     """The plan of built rows, and of their honesty checks as rows of their own.
 
@@ -115,88 +101,37 @@ def plan_rows(
         config: complete.
         rows: built of it.
         data: the images.
-        seconds: to measure for.
-        world: processes that share the images.
-        device: where this one computes.
+        seconds: how long to measure.
+        world: number of processes that share the images.
+        device: where this process computes.
     """
-    planned = [(row.name, row, row_configs(config)[row.name], data.indices) for row in rows]
+    planned = [(row.name, row, data.indices) for row in rows]
     for row in rows:
         few = data.indices[: config.honesty.images]
-        planned += [
-            (f"{row.name}, {name}", variant, row_configs(config)[row.name], few)
-            for name, variant in row.variants.items()
-        ]
-    examples = torch.stack([torch.as_tensor(item(data.test_source, k)["image"]) for k in data.indices[:8]]).to(device)
-    meter = Meter(examples, seconds, grows=not config.compile)
-    wanted: dict[Any, tuple[PurifiedClassifier, Piece, float]] = {}
-    drafts = []
-    for name, row, settings, indices in planned:
+        planned += [(f"{row.name}, {name}", variant, few) for name, variant in row.variants.items()]
+    counts, wanted = [], Counter[Piece]()
+    for _, row, indices in planned:
         for process in (row.model, *row.processes):
             process.to(device)
-        done = len(row.store.done() & set(indices))
-        sides = {}
-        for part, count in (("all", len(indices)), ("left", len(indices) - done)):
-            shares = [len(range(rank, count, world)) for rank in range(world)]
-            whole = work_of(row, data.image_shape, shares, config.data.batch_size)
-            longest = whole if world == 1 else work_of(row, data.image_shape, shares[:1], config.data.batch_size)
-            sides[part] = whole, longest
-        keys = _keys(row, to_dict(settings))
-        for process, pieces in ((_process(row), sides["all"][0].attack), (row.model, sides["all"][0].defense)):
-            for piece, count in pieces.items():
-                key = keys[process is row.model, piece.gradient], piece
-                old = wanted[key][2] if key in wanted else 0.0
-                wanted[key] = process, piece, old + count
-        drafts.append((name, row, keys, len(indices), done, sides))
-    times = meter.spans(wanted)
-    costs = {key: meter.calls(process, piece) for key, (process, piece, _) in wanted.items()}
-    memories = {}
-    for _, row, keys, *_ in drafts:
-        if (key := _memory_key(row, keys)) not in memories:
-            memories[key] = meter.memory(_process(row)) if row.processes else meter.defense_memory(row.model)
+        shares = [math.ceil(images / world) for images in (len(indices), len(set(indices) - row.store.done()))]
+        counts.append([p for n in shares for p in count_pieces(row, data.image_shape, n, config.data.batch_size)])
+        for pieces in counts[-1]:
+            wanted |= pieces
+    meter = Meter(data, device, seconds, config.compile)
+    costs = meter.costs(wanted)
     plans = []
-    for name, row, keys, images, done, sides in drafts:
-
-        def total(pieces: Pieces, of_model: bool, keys: Any = keys) -> tuple[Span, Calls, float]:
-            seconds, flops, calls = Span(), 0.0, Calls()
-            for piece, count in pieces.items():
-                key = keys[of_model, piece.gradient], piece
-                each, flops_each = costs[key]
-                seconds += times[key] * count
-                flops += count * piece.rows * flops_each
-                calls.add(each, count * piece.rows)
-            return seconds, calls, flops
-
-        whole, longest = sides["all"]
-        here = total(longest.attack, False)[0] + total(longest.defense, True)[0]
-        left = sides["left"][1]
-        attack, defense = total(whole.attack, False), total(whole.defense, True)
-        least = total(whole.least, False)
-        calls, at_least = Calls(), Calls()
-        for part in (attack, defense):
-            calls.add(part[1])
-        for part in (least, defense):
-            at_least.add(part[1])
-        plans.append(
-            RowPlan(
-                name,
-                images,
-                done,
-                calls,
-                at_least,
-                attack[2] + defense[2],
-                memories[_memory_key(row, keys)],
-                row.model.chunk_size,
-                here.clock,
-                (total(left.attack, False)[0] + total(left.defense, True)[0]).clock,
-                (total(left.least, False)[0] + total(left.defense, True)[0]).clock,
-                here.busy,
-            )
-        )
+    for (name, row, indices), of_row in zip(planned, counts, strict=True):
+        images, done = math.ceil(len(indices) / world), len(row.store.done() & set(indices))
+        totals = [sum((costs[piece] * count for piece, count in pieces.items()), Cost()) for pieces in of_row]
+        plans.append(RowPlan(name, images, done, row.model.chunk_size, meter.memory(row), *totals))
     return plans
 
 
-def parse_rates(texts: Sequence[str]) -> dict[str, Rate]:
-    """``["denoiser=443,246", ..]``: rows a second of a network without and with gradients; half, where not said.
+def parse_rates(texts: Sequence[str]) -> dict[str, float]:
+    """``["denoiser=443,246", ..]``: rows a second of a network without and with gradients; half, where not given.
+
+    Returns:
+        The rates by the names of ``Cost``.
 
     Raises:
         ConfigError: for anything else.
@@ -208,123 +143,73 @@ def parse_rates(texts: Sequence[str]) -> dict[str, Rate]:
             numbers = [float(value) for value in values.split(",")]
         except ValueError:
             numbers = []
-        if network not in ("denoiser", "classifier") or len(numbers) not in (1, 2) or not all(n > 0 for n in numbers):
-            raise ConfigError(
-                f"--plan-rate {text}: accepted are denoiser=RATE[,RATE] and classifier=RATE[,RATE]: images a second "
-                "through one call, without and with the gradient of its input"
-            )
-        rates[network] = (numbers[0], numbers[-1] if len(numbers) == 2 else numbers[0] / RATE_RATIO)
+        valid = network in ("denoiser", "classifier") and len(numbers) in (1, 2) and all(rate > 0 for rate in numbers)
+        accepted = (
+            "denoiser=RATE[,RATE], classifier=RATE[,RATE]: images a second through one call, without and with the "
+        )
+        require(valid, "--plan-rate", text, f"{accepted}gradient of its input")
+        rates |= {network: numbers[0], f"{network}_gradient": (*numbers, numbers[0] / GRADIENT_RATIO)[1]}
     return rates
 
 
-def hours_at(calls: Calls, rates: Mapping[str, Rate]) -> float | None:
+def hours_at(cost: Cost, rates: Mapping[str, float]) -> float:
     """Hours that rows through the networks take at given rates; a network without a rate counts as free."""
-    if not rates:
-        return None
-    seconds = 0.0
-    for network, (plain, gradient) in rates.items():
-        seconds += getattr(calls, network) / plain + getattr(calls, f"{network}_gradient") / gradient
-    return seconds / 3600
+    return sum(getattr(cost, name) / rate for name, rate in rates.items()) / 3600
 
 
 def print_plan(
-    plans: list[RowPlan], config: DictConfig, rates: Mapping[str, Rate], world: int, device: torch.device
+    plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, threads: int, device: torch.device
 ) -> None:
-    """The plan in the terminal."""
+    """Prints the plan as a table with notes."""
     console = Console(width=None if Console().is_terminal else 160)
-    title = f"plan: {len(plans)} rows, chunks of {config.chunk_size}, {config.threads} threads, {device.type}"
-    title += f", {world} processes" if world > 1 else ""
-    table = Table(title=title, title_justify="left")
-    heads = ["row", "images", "denoiser calls an image", "classifier calls", "TFLOP an image", "memory of a chunk"]
-    heads += ["hours here", "left"] + ["hours there"] * bool(rates)
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left")
+    title = f"plan: {len(plans)} rows, chunks of {plans[0].chunk_size}, {threads} threads, {device.type}"
+    table = Table(title=title + (f", {world} processes" if world > 1 else ""), title_justify="left")
+    table.add_column("row")
+    heads = ["images", "denoiser calls an image", "classifier calls", "TFLOP an image", "memory of a chunk, GB"]
+    for head in [*heads, "hours here", "left", *["hours there"] * bool(rates)]:
+        table.add_column(head, justify="right")
+    sums = [0.0, 0.0, 0.0]
     for row in plans:
-        table.add_row(*_cells(row, rates))
-    if len(plans) > 1:
-        hours = [sum(row.seconds for row in plans) / 3600, sum(row.left for row in plans) / 3600]
-        there = [sum(hours_at(row.calls, rates) or 0.0 for row in plans) / world] * bool(rates)
-        table.add_row("all", "", "", "", "", "", *map(_hours, [*hours, *there]), end_section=True)
+        each, at_most = row.most * (1 / max(row.images, 1)), "at most " if row.varies else ""
+        hours = [row.most.seconds / 3600, row.left.seconds / 3600, world * hours_at(row.most, rates)]
+        sums = [a + b for a, b in zip(sums, hours, strict=True)]
+        table.add_row(
+            row.name,
+            f"{row.images}" + (f" ({row.done} done)" if row.done else ""),
+            f"{each.denoiser:,.0f} + {each.denoiser_gradient:,.0f} with gradient",
+            f"{each.classifier:,.0f} + {each.classifier_gradient:,.0f}",
+            f"{each.flops / 1e12:.3g}",
+            f"{row.memory(row.chunk_size) / 1e9:.2f}; {row.memory(2 * row.chunk_size) / 1e9:.2f} twice as large",
+            *[f"{at_most}{_hours(value)}" for value in hours[: 2 + bool(rates)]],
+        )
+    table.add_section()
+    table.add_row("all", "", "", "", "", "", *map(_hours, sums[: 2 + bool(rates)]))
     console.print(table)
-    sizes = Table(title="memory of a gradient by chunk, GB", title_justify="left")
-    chunk = config.chunk_size
-    candidates = sorted({max(1, chunk // 4), max(1, chunk // 2), chunk, 2 * chunk, 4 * chunk})
-    for i, head in enumerate(["row", *map(str, candidates)]):
-        sizes.add_column(head, justify="right" if i else "left")
-    for row in plans:
-        sizes.add_row(row.name, *(f"{row.memory.at(size) / 1e9:.2f}" for size in candidates))
-    console.print(sizes)
-    for note in _notes(plans, config, rates, world, device):
+    for note in _notes(plans, rates, world, threads, device):
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
-def _cells(row: RowPlan, rates: Mapping[str, Rate]) -> list[str]:
-    images = max(row.images, 1)
-    c = row.calls
-    there = hours_at(c, rates)
-    most = "at most " if row.calls != row.least else ""
-    return [
-        row.name,
-        f"{row.images}" + (f" ({row.done} done)" if row.done else ""),
-        f"{c.denoiser / images:,.0f} + {c.denoiser_gradient / images:,.0f} with gradient",
-        f"{c.classifier / images:,.0f} + {c.classifier_gradient / images:,.0f}",
-        f"{row.flops / images / 1e12:.3g}",
-        f"{row.memory.at(row.chunk) / 1e9:.2f} GB",
-        most + _hours(row.seconds / 3600),
-        _hours(row.left / 3600),
-        *([] if there is None else [most + _hours(there)]),
-    ]
+def _notes(
+    plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, threads: int, device: torch.device
+) -> Iterator[str]:
+    yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
+    yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
+    if early := [f"{row.name} {_hours(row.least_left.seconds / 3600)}" for row in plans if row.varies]:
+        yield f"attacks that leave broken samples alone may stop early; if every sample broke at once: {'; '.join(early)}"
+    seconds, busy = sum(row.most.seconds for row in plans), sum(row.most.cpu_seconds for row in plans) / threads
+    if device.type == "cpu" and busy < BUSY_SHARE * seconds:
+        yield (
+            f"other programs were running: this one had {100 * busy / seconds:.0f} % of its {threads} threads' time while "
+            f"it measured; undisturbed, all rows would take about {_hours(busy / 3600)}"
+        )
+    if world > 1:
+        yield f"images and hours here are those of the process with most images of {world}; one alone was measured"
+    if rates:
+        free = "".join(f"; the {name} counts as free" for name in ("denoiser", "classifier") if name not in rates)
+        yield f"hours there are those of the networks alone, on one device{free}"
 
 
 def _hours(hours: float) -> str:
     if hours < 0.1:
         return f"{3600 * hours:.1f} s"
     return f"{hours:,.2f}" if hours < 10 else f"{hours:,.0f}"
-
-
-def _notes(
-    plans: list[RowPlan], config: DictConfig, rates: Mapping[str, Rate], world: int, device: torch.device
-) -> list[str]:
-    notes = [
-        "calls count rows through the networks, padding of chunks included; a recomputed call is one without and one "
-        "with gradient",
-        "memory: bytes of tensors alive at once, from one and two rows; an allocator takes about a tenth more, and the "
-        "networks come on top",
-    ]
-    early = [row for row in plans if row.calls != row.least]
-    if early:
-        shares = "; ".join(f"{row.name} {_hours(row.least_left / 3600)}" for row in early)
-        notes.append(f"attacks that leave broken samples alone may stop early; if every sample broke at once: {shares}")
-    clock, busy = sum(row.seconds for row in plans), sum(row.busy for row in plans) / config.threads
-    if device.type == "cpu" and busy < IDLE * clock:
-        notes.append(
-            f"other programs were running: this one had {100 * busy / clock:.0f} % of its {config.threads} threads' "
-            f"time while it measured; undisturbed, all rows would take about {_hours(busy / 3600)}"
-        )
-    if world > 1:
-        notes.append(f"hours are those of the process with most images of {world}; measured with one process alone")
-    if rates:
-        missing = [name for name in ("denoiser", "classifier") if name not in rates]
-        free = f"; the {missing[0]} counts as free" if missing else ""
-        notes.append(f"hours there are the networks' alone, on one device{free}")
-    return notes
-
-
-def _process(row: Row) -> PurifiedClassifier:
-    return row.processes[0] if row.processes else row.model
-
-
-def _memory_key(row: Row, keys: dict[tuple[bool, bool], str]) -> tuple[bool, str]:
-    return bool(row.processes), keys[not row.processes, True]
-
-
-def _keys(row: Row, settings: dict[str, Any]) -> dict[tuple[bool, bool], str]:
-    """What a process's pieces are the same as, by (is the defense, with gradient): rows share what they measured."""
-    networks = {key: settings[key] for key in ("classifier", "denoiser", "purifier")}
-    changes = {key: row.settings.get(key) for key in ("process", "gradient", "recompute")}
-    own = changes["process"] or (changes["gradient"] or {}).get("name") in ("mask_aware", "blind")
-    defense = json.dumps(networks, sort_keys=True, default=str)
-    attack = json.dumps([networks, changes], sort_keys=True, default=str)
-    return {
-        (True, False): defense, (True, True): defense, (False, False): attack if own else defense, (False, True): attack
-    }  # fmt: skip

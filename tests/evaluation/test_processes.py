@@ -19,7 +19,7 @@ from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
 from hetpure.models.denoisers import DiffusersDenoiser
 from tests.evaluation import jobs, kills
 
-ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "steps": 20}}}
+ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 20}}}
 OVERRIDES = (
     "trainer.accelerator=cpu",
     "data.batch_size=2",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import hetpure.evaluation.build
 from hetpure.cli import main
@@ -20,8 +21,9 @@ from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import evaluate_row, evaluation_trainer
 from hetpure.models.classifiers import Classifier
+from hetpure.planning.counting import Piece
 from hetpure.planning.live_bytes import LiveBytes
-from hetpure.planning.measure import Calls, Meter
+from hetpure.planning.measure import Cost, Meter
 from hetpure.planning.plan import RowPlan, hours_at, parse_rates, plan, plan_rows
 from hetpure.purification.registry import PURIFIERS
 from tests.purification.networks import network_settings
@@ -130,8 +132,8 @@ class Setting:
         (row,) = plan_rows(config, rows, data, 1e-9, 1, torch.device("cpu"))
         return row, rows, data
 
-    def counted(self, rows: list[Row], data: ImageDataModule) -> Calls:
-        """The calls of a real evaluation."""
+    def counted(self, rows: list[Row], data: ImageDataModule) -> Cost:
+        """The rows through the networks of a real evaluation."""
         found: Counter[str] = Counter()
 
         def note(_module: Any, arguments: tuple[Tensor, ...]) -> None:
@@ -142,7 +144,7 @@ class Setting:
         handle = self.classifier.network.register_forward_pre_hook(note)
         evaluate_row(rows[0], evaluation_trainer({"accelerator": "cpu"}), data)
         handle.remove()
-        return Calls(**self.denoiser.rows, **found)
+        return Cost(**self.denoiser.rows, **found)
 
 
 @pytest.mark.parametrize("name", PURIFIERS)
@@ -152,11 +154,11 @@ def test_calls_of_every_purifier_are_exact(name: str, monkeypatch: pytest.Monkey
     # What has no derivative refuses an exact gradient.
     attack = ATTACK_CASES["pgd"] | ({} if PURIFIERS[name].differentiable else {"gradient": "bpda"})
     row, rows, data = setting.planned(setting.raw(purifier, attack))
-    assert row.calls == setting.counted(rows, data)
-    assert row.calls.classifier_gradient > 0
+    assert row.most.network_rows == setting.counted(rows, data).network_rows
+    assert row.most.classifier_gradient > 0
     if name == "uniform":
         # Two batches, of 3 and 2 images: 6 and 4 rows of a gradient, in chunks of 4; two iterations, two calls.
-        assert row.calls.denoiser_gradient == 3 * 4 * 2 * 2
+        assert row.most.denoiser_gradient == 3 * 4 * 2 * 2
     assert not list(tmp_path.rglob("config.yaml"))
 
 
@@ -180,13 +182,13 @@ def test_calls_of_every_attack_are_exact(
     row, rows, data = setting.planned({**raw, "protocols": {"resubmissions": 2, "votes": 4}})
     if outcome != "mixed":
         data.test_dataloader = lambda: _zero_labels(ImageDataModule.test_dataloader(data))  # pyright: ignore
-    found = setting.counted(rows, data)
-    assert (row.calls != row.least) is (name in EARLY)
+    counted = setting.counted(rows, data).network_rows
+    assert row.varies is (name in EARLY)
     if outcome == "mixed":
-        for key, value in vars(found).items():
-            assert vars(row.least)[key] <= value <= vars(row.calls)[key]
+        for least, count, most in zip(row.least.network_rows, counted, row.most.network_rows, strict=True):
+            assert least <= count <= most
     else:
-        assert found == (row.calls if outcome == "stands" else row.least)
+        assert counted == (row.most if outcome == "stands" else row.least).network_rows
 
 
 def test_published_attacks_are_planned_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -197,8 +199,8 @@ def test_published_attacks_are_planned_too(monkeypatch: pytest.MonkeyPatch, tmp_
     attack = {"name": "autoattack", "version": "standard", "steps": 2, "targets": 2, "queries": 30, "evaluations": 2}
     row, rows, data = setting.planned(setting.raw({"name": "none"}, attack))
     found = setting.counted(rows, data)
-    assert found.classifier <= row.calls.classifier and row.calls.classifier > 5 * 30
-    assert row.calls != row.least
+    assert found.classifier <= row.most.classifier and row.most.classifier > 5 * 30
+    assert row.varies
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -217,7 +219,7 @@ def test_memory_is_what_a_gradient_needs(
     x, zero = images(8 if name == "none" else 1), torch.zeros(8 if name == "none" else 1, dtype=torch.long)
     with LiveBytes() as counted:
         source(x, zero, zero, 0)
-    assert counted.peak == pytest.approx(row.memory.at(8), rel=0.2)
+    assert counted.peak == pytest.approx(row.memory(8), rel=0.2)
 
 
 def test_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -228,14 +230,14 @@ def test_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
     rows = build_rows(config, data)
     plans = [plan_rows(config, rows, data, seconds, 1, torch.device("cpu"))[0] for seconds in (1e-9, 1.5)]
     # Without time for more than one row, a call of four is taken for four: this network's sleep does not grow.
-    assert plans[0].seconds > 2 * plans[1].seconds
+    assert plans[0].most.seconds > 2 * plans[1].most.seconds
     start = time.perf_counter()
     evaluate_row(rows[0], evaluation_trainer({"accelerator": "cpu"}), data)
     took = time.perf_counter() - start
-    assert plans[1].seconds == pytest.approx(sum(r.seconds for r in rows[0].store.read()), rel=0.25)
-    assert plans[1].seconds <= took
+    assert plans[1].most.seconds == pytest.approx(sum(r.seconds for r in rows[0].store.read()), rel=0.25)
+    assert plans[1].most.seconds <= took
     again = plan_rows(config, rows, data, 0.5, 1, torch.device("cpu"))[0]
-    assert (again.done, again.left) == (5, 0.0) and again.seconds > 0.0
+    assert (again.done, again.left) == (5, Cost()) and again.most.seconds > 0.0
 
 
 def test_processes_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,8 +246,9 @@ def test_processes_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     data = ImageDataModule("digits", subset=6, batch_size=3).prepare()
     rows = build_rows(config, data)
     one, three = (plan_rows(config, rows, data, 0.5, world, torch.device("cpu"))[0] for world in (1, 3))
-    assert one.calls == three.calls
-    assert three.seconds == pytest.approx(one.seconds / 3, rel=0.25)
+    assert (one.images, three.images) == (6, 2)
+    assert (three.most * 3).network_rows == one.most.network_rows
+    assert three.most.seconds == pytest.approx(one.most.seconds / 3, rel=0.25)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,10 +262,10 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert not (tmp_path / "out").exists()
     for bad in ("denoiser", "denoiser=0", "network=4", "denoiser=1,2,3"):
         assert main(["evaluate", *settings, "--plan", f"--plan-rate={bad}"]) == 2
-        assert f"--plan-rate {bad}: accepted are denoiser=RATE" in capsys.readouterr().err
-    for bad in ("0", "inf", "nan"):
+        assert f"--plan-rate is {bad!r}; accepted: denoiser=RATE" in capsys.readouterr().err
+    for bad in ("0.0", "inf", "nan"):
         assert main(["evaluate", *settings, "--plan", f"--plan-seconds={bad}"]) == 2
-        assert capsys.readouterr().err == f"error: --plan-seconds {bad}: accepted is a finite number above 0\n"
+        assert capsys.readouterr().err == f"error: --plan-seconds is {bad}; accepted: a finite number above 0\n"
 
 
 def test_absent_rows_are_said_with_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,24 +279,33 @@ def test_absent_rows_are_said_with_what_they_lack(tmp_path: Path, capsys: pytest
 
 def test_rates() -> None:
     rates = parse_rates(["denoiser=100,40", "classifier=200"])
-    assert rates == {"denoiser": (100.0, 40.0), "classifier": (200.0, 100.0)}
-    calls = Calls(denoiser=36000, denoiser_gradient=14400, classifier=0, classifier_gradient=36000)
-    assert hours_at(calls, rates) == pytest.approx(0.1 + 0.1 + 0.1)
-    assert hours_at(calls, {}) is None
+    assert rates == {"denoiser": 100, "denoiser_gradient": 40, "classifier": 200, "classifier_gradient": 100}
+    cost = Cost(denoiser=36000, denoiser_gradient=14400, classifier=0, classifier_gradient=36000)
+    assert hours_at(cost, rates) == pytest.approx(0.1 + 0.1 + 0.1)
+    assert hours_at(cost, parse_rates(["denoiser=100,40"])) == pytest.approx(0.1 + 0.1)
     with pytest.raises(ConfigError):
         parse_rates(["denoiser=a"])
 
 
-def test_flops_are_counted() -> None:
-    """A convolution's, by hand: forward, and with the gradient of its input once more."""
-    from hetpure.planning.measure import _call_flops  # the unit under test is private
-
+def test_flops_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of all rows in all calls: forward, and with the gradient of the input once more."""
+    setting = Setting(monkeypatch, tmp_path)
     denoiser = tiny_denoiser()
-    plain, gradient = (_call_flops(denoiser, images(1), wanted) for wanted in (False, True))
-    first = denoiser.unet.conv_in
-    assert plain > 2 * 8 * 8 * first.weight.numel()
-    assert 1.8 < gradient / plain < 2.2
-    assert Meter(images(2), 1.0)._call_flops(denoiser, gradient=False) == plain
+    monkeypatch.setattr(hetpure.evaluation.build, "build_denoiser", lambda **_: denoiser)
+    flops = {}
+    for steps in (100, 200):
+        raw = setting.raw({"name": "uniform", "t": 0.1, "steps": steps}, ATTACK_CASES["pgd"])
+        _, (row,), data = setting.planned(raw)
+        meter = Meter(data, torch.device("cpu"), 1e-9)
+        for gradient in (False, True):
+            piece = Piece(row.processes[0], "purify", gradient, 4)
+            flops[steps, gradient] = meter.costs({piece: 1})[piece].flops
+    with FlopCounterMode(display=False) as counter:
+        denoiser(images(1), 1)
+    assert flops[100, False] == 4 * 10 * counter.get_total_flops() > 0
+    for gradient in (False, True):
+        assert flops[200, gradient] == 2 * flops[100, gradient]
+    assert 1.8 < flops[100, True] / flops[100, False] < 2.2
 
 
 def _zero_labels(loader: Any) -> Any:

@@ -8,13 +8,22 @@ import pytest
 import torch
 import yaml
 
-import hetpure.planning.chunks
+import hetpure.planning.auto_settings
+from hetpure.config import merge, read_config
 from hetpure.data import ImageDataModule
 from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import evaluation_trainer
-from hetpure.planning.chunks import free_bytes, settle
+from hetpure.planning.auto_settings import (
+    AutoSettings,
+    apply_auto_settings,
+    choose_auto_settings,
+    free_bytes,
+    restore_auto_settings,
+)
+from hetpure.planning.counting import Piece
+from hetpure.planning.measure import Meter
 from hetpure.runs.records import RecordStore
 from tests.evaluation.jobs import evaluate
 
@@ -28,9 +37,7 @@ SMALL = ("data.subset=4", "attack.steps=1", "attack.eot=8", "attack.recompute=au
 @pytest.fixture(autouse=True)
 def _even(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of every chunk takes as long as any other, but for a fixed cost of a call's."""
-    monkeypatch.setattr(
-        "hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (1e-3 + rows)
-    )
+    monkeypatch.setattr("hetpure.planning.measure.Meter.piece_seconds", lambda _self, piece: 1e-3 * (1e-3 + piece.rows))
 
 
 def saved(output: Path) -> dict[str, Any]:
@@ -38,7 +45,7 @@ def saved(output: Path) -> dict[str, Any]:
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
-    monkeypatch.setattr(hetpure.planning.chunks, "free_bytes", lambda _device: free)
+    monkeypatch.setattr(hetpure.planning.auto_settings, "free_bytes", lambda _device: free)
 
 
 def test_a_choice_is_made_once(
@@ -64,48 +71,49 @@ def test_a_choice_is_made_once(
     assert "chunk_size was 4, is 2" in capsys.readouterr().err
 
 
-def settled(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes: Any) -> Any:
-    from hetpure.config import merge, read_config
-
+def chosen(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes: Any) -> Any:
     memory(monkeypatch, free)
     raw = read_config("demo.yaml", [*SMALL, f"output={output}", "threads=1"]) | {"rows": ROWS}
     config = complete(merge(raw, changes))
-    settle(config, ImageDataModule("digits", subset=4).prepare(), evaluation_trainer({"accelerator": "cpu"}), Loaded())
+    data, trainer = ImageDataModule("digits", subset=4).prepare(), evaluation_trainer({"accelerator": "cpu"})
+    before = config.copy()
+    settings = choose_auto_settings(config, data, trainer, Loaded())
+    assert config == before  # it is chosen, not changed
+    apply_auto_settings(config, settings)
     return config
 
 
 def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Calls that cost the same whatever their rows: as many rows as fit and can be filled."""
-    monkeypatch.setattr("hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3)
-    roomy = settled(monkeypatch, tmp_path / "a", 1e12)
+    monkeypatch.setattr("hetpure.planning.measure.Meter.piece_seconds", lambda _self, _piece: 1e-3)
+    roomy = chosen(monkeypatch, tmp_path / "a", 1e12)
     assert roomy.chunk_size == 32  # 4 images, 8 draws
     assert not roomy.rows.uniform.attack.recompute
-    tight = settled(monkeypatch, tmp_path / "b", 16e6)
+    tight = chosen(monkeypatch, tmp_path / "b", 16e6)
     assert 1 <= tight.chunk_size < 32 and tight.rows.uniform.attack.recompute
     assert not tight.rows.undefended.attack.recompute
-    fixed = settled(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
+    fixed = chosen(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
     assert fixed.chunk_size == 8
-    assert settled(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
+    assert chosen(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
 
 
 def test_a_slow_machine_tries_two_sizes_and_takes_one_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tried: list[int] = []
 
-    def slow(_self: Any, _process: Any, rows: int) -> float:
-        tried.append(rows)
-        return 100.0 * (1.0 + rows)
+    def slow(meter: Meter, piece: Piece) -> float:
+        tried.append(piece.rows)
+        meter.seconds = 0.0
+        return 100.0 * (1.0 + piece.rows)
 
-    monkeypatch.setattr("hetpure.planning.measure.Meter.call_seconds", slow)
-    assert settled(monkeypatch, tmp_path / "a", 1e12).chunk_size == 2
-    assert tried == [1, 2]
+    monkeypatch.setattr("hetpure.planning.measure.Meter.piece_seconds", slow)
+    assert chosen(monkeypatch, tmp_path / "a", 1e12).chunk_size == 2
+    assert set(tried) == {1, 2}
 
 
 def test_padding_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """24 rows of a gradient, 12 of a prediction: chunks of 8 pad 4 rows of a prediction, larger ones more."""
-    monkeypatch.setattr(
-        "hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3 * (4.0 + rows)
-    )
-    config = settled(monkeypatch, tmp_path / "a", 1e12, attack={"eot": 6}, ensemble={"size": 3})
+    monkeypatch.setattr("hetpure.planning.measure.Meter.piece_seconds", lambda _self, piece: 1e-3 * (4.0 + piece.rows))
+    config = chosen(monkeypatch, tmp_path / "a", 1e12, attack={"eot": 6}, ensemble={"size": 3})
     assert config.chunk_size == 8
 
 
@@ -114,16 +122,19 @@ def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp
         "output": str(tmp_path), "chunk_size": "auto", "purifier": {"name": "none"},
         "classifier": {"name": "cifar_resnet8"}, "attack": {"recompute": "auto"},
     }  # fmt: skip
-    place: Any = SimpleNamespace(is_global_zero=False)
+    trainer: Any = SimpleNamespace(is_global_zero=False)
     data: Any = None
-    monkeypatch.setattr(hetpure.planning.chunks, "WAIT", 0.2)
+    monkeypatch.setattr(hetpure.planning.auto_settings, "WAIT", 0.2)
     with pytest.raises(RunError, match="no choice by the first process"):
-        settle(complete(raw), data, place, Loaded())
+        choose_auto_settings(complete(raw), data, trainer, Loaded())
     first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}, "purifier": {"name": "none"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
     config = complete(raw)
-    settle(config, data, place, Loaded())
+    settings = choose_auto_settings(config, data, trainer, Loaded())
+    assert settings == restore_auto_settings(config) == AutoSettings(16, {"none": False})
+    apply_auto_settings(config, settings)
     assert config.chunk_size == 16 and config.attack.recompute is False
+    assert choose_auto_settings(config, data, trainer, Loaded()) == AutoSettings()
 
 
 def test_free_memory_is_some_of_the_machines() -> None:
@@ -140,7 +151,7 @@ def test_free_memory_is_some_of_the_machines() -> None:
 def test_page_cache_in_a_container_is_free(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: str, now: str, stat: str, cached: str
 ) -> None:
-    monkeypatch.setattr(hetpure.planning.chunks, "GROUP", tmp_path)
+    monkeypatch.setattr(hetpure.planning.auto_settings, "CGROUP", tmp_path)
     (tmp_path / most).parent.mkdir(exist_ok=True)
     (tmp_path / most).write_text("10000\n")
     (tmp_path / now).write_text("9000\n")
