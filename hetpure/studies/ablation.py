@@ -22,14 +22,9 @@ SIDES = ("standard", "robust")
 
 @dataclass
 class Ablation(RunFigure):
-    """Accuracy against tau, or t_large x t_small, or other keys.
+    """Accuracy against tau, or t_large x t_small, or other keys."""
 
-    Args:
-        keys: one or two keys; by default the paper's, else those in which the rows differ.
-        protocol: what counts as right.
-    """
-
-    keys: list[str] | None = None
+    keys: list[str] | None = None  # one or two; by default the paper's, else those in which the rows differ
     protocol: str = "one-shot"
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:

@@ -94,15 +94,10 @@ def gradient_cost(
 
 @dataclass
 class Cost(RunFigure):
-    """Time and memory of a gradient against U, with the graph kept (as in the paper) and recomputed.
+    """Time and memory of a gradient against U, with the graph kept (as in the paper) and recomputed."""
 
-    Args:
-        U: resampling lengths.
-        rounds: timed gradients of each, of which the median counts.
-    """
-
-    U: tuple[int, ...] = (1, 2, 5, 10, 20)
-    rounds: int = 5
+    U: tuple[int, ...] = (1, 2, 5, 10, 20)  # resampling lengths
+    rounds: int = 5  # timed gradients of each, of which the median counts
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         require(len(self.U) >= 1, "U", list(self.U), "one length or more")
@@ -131,8 +126,8 @@ class Cost(RunFigure):
         machine = torch.cuda.get_device_name(run.device) if on_cuda else f"CPU, {plural(threads, 'thread')}"
         paper = "; ".join(f"{KINDS[kind][0]} {cost}" for kind, cost in PAPER.items())
         caption = (
-            "Time and peak memory of one purification with its exact gradient against the resampling length U, row "
-            f"{name}: n = 1 image of {'x'.join(map(str, run.data.image_shape))}, t_large = {purifier['t_large']}, "
+            "Time and peak memory of one purification with its exact gradient against the resampling length U, of row "
+            f"{name}, n = 1 image of {'x'.join(map(str, run.data.image_shape))}, t_large = {purifier['t_large']}, "
             f"t_small = {purifier['t_small']}, {plural(costs[0]['calls'], 'denoiser call')} with single-step "
             f"resampling, {machine}. Time: median of {self.rounds}, bars from fastest to slowest; memory: of the first "
             "gradient in a process of its own, beyond one call of each network. x: the largest U over the smallest. "

@@ -57,15 +57,10 @@ def blocks_of(compared: Sequence[RowImages]) -> list[Block]:
 
 @dataclass
 class Features(RunFigure):
-    """Feature distance, natural and adversarial.
+    """Feature distance, natural and adversarial."""
 
-    Args:
-        images: how many; all finished ones by default.
-        draws: purifications of each image; its distance is their mean.
-    """
-
-    images: int | None = None
-    draws: int = 2
+    images: int | None = None  # how many; by default all that are finished
+    draws: int = 2  # purifications of each image, whose distance is their mean
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         compared = run.images(run.select(rows), self.images)

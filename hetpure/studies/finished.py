@@ -30,25 +30,15 @@ from hetpure.runs.read import read_run, row_settings
 
 @dataclass(frozen=True)
 class RowImages:
-    """Finished images of one row.
-
-    Attributes:
-        name: of the row.
-        model: its defense.
-        index: (n,) positions in the test split.
-        label: (n,) true classes.
-        clean: (n, C, H, W) in [0, 1].
-        adversarial: like clean, as the row's own attack left them; None where it had none.
-        attack: the attack, in words.
-    """
+    """Finished images of one row, clean ones and those that its own attack left."""
 
     name: str
     model: PurifiedClassifier
-    index: Tensor
-    label: Tensor
-    clean: Tensor
-    adversarial: Tensor | None
-    attack: str
+    index: Tensor  # (n,) positions in the test split
+    label: Tensor  # (n,) true classes
+    clean: Tensor  # (n, C, H, W) in [0, 1]
+    adversarial: Tensor | None  # like clean; None where the row had no attack
+    attack: str  # in words
 
     def sides(self) -> dict[str, Tensor]:
         """The images as ``natural`` and ``adversarial``.

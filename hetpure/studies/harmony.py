@@ -67,19 +67,12 @@ def seam_ratio(x: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass
 class Harmony(RunFigure):
-    """Harmony by U, multi-step and single-step resampling, of clean images.
+    """Harmony by U, multi-step and single-step resampling, of clean images."""
 
-    Args:
-        images: how many are measured.
-        draws: purifications of each.
-        shown: how many images are shown.
-        U: resampling lengths.
-    """
-
-    images: int = 16
-    draws: int = 2
-    shown: int = 2
-    U: tuple[int, ...] = (1, 3, 10, 20)
+    images: int = 16  # how many are measured
+    draws: int = 2  # purifications of each
+    shown: int = 2  # how many images are shown
+    U: tuple[int, ...] = (1, 3, 10, 20)  # resampling lengths
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         require(len(self.U) >= 1, "U", list(self.U), "one length or more")

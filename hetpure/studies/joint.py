@@ -38,17 +38,11 @@ def compare_values(original: Tensor, purified: Tensor, bins: int) -> dict[str, A
 
 @dataclass
 class Joint(RunFigure):
-    """Joint distribution of original and purified values.
+    """Joint distribution of original and purified values."""
 
-    Args:
-        images: how many; all finished ones by default.
-        draws: purifications of each.
-        bins: of the histogram's sides.
-    """
-
-    images: int | None = None
-    draws: int = 1
-    bins: int = 64
+    images: int | None = None  # how many; by default all that are finished
+    draws: int = 1  # purifications of each
+    bins: int = 64  # of the histogram's sides
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         require(self.bins >= 2, "bins", self.bins, "2 or more")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -29,15 +30,10 @@ SHADE = 0.35
 
 @dataclass
 class Masks(RunFigure):
-    """Attention map, mask, purified image; adversarial images where the row has an attack.
+    """Attention map, mask, purified image; adversarial images where the row has an attack."""
 
-    Args:
-        images: how many are shown.
-        first: how many of the subset to leave out before them.
-    """
-
-    images: int = 5
-    first: int = 0
+    images: int = 5  # how many are shown
+    first: int = 0  # how many of the subset to leave out before them
 
     @torch.no_grad()
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
@@ -70,9 +66,9 @@ class Masks(RunFigure):
             f"Attention map, attention mask ({selection_of(settings)}), heterogeneous noise (t_large = "
             f"{settings['t_large']} inside, t_small = {settings['t_small']} outside) and purified image, row "
             f"{row.name}, {row.attack}. n = {self.images} of {total} images, the first"
-            f"{f' after {first}' * (first > 0)}, not chosen. Below each image: the class that the classifier gives it "
-            "without a purifier; purified: the first of the defender's draws, alone. Masks cover "
-            f"{100 * mean:.1f} % of the pixels on average over all {total} ({100 * low:.1f} to {100 * high:.1f} %)."
+            f"{f' after {first}' * (first > 0)}, not selected. Below each image: its class without a purifier; "
+            f"purified: the first of the defender's draws, alone. Masks cover {100 * mean:.1f} % of the pixels on "
+            f"average over all {total} ({100 * low:.1f} to {100 * high:.1f} %)."
         )
         return Measured(numbers, caption, {name: to_bytes(images) for name, images in panels.items()})
 
@@ -115,12 +111,13 @@ def draw_mask_sheet(config: DictConfig) -> None:
     panels = {name: torch.cat([of_image[name] for of_image in each]) for name in each[0]}
     blocks = ", ".join(map(str, mask.blocks))
     caption = f"{config.classifier['name']}: blocks {blocks}; mask: {selection_of(to_dict(config.purifier))}"
-    figure, drawing = style.sheet(1.2 * len(panels) + 0.4, 1.25 * len(items) + 0.4, caption)
     maps = [name for name in panels if name not in ("image", "mask", "overlay")]
-    image_grid(drawing, {name: to_bytes(images) for name, images in panels.items()}, labels, maps)
     file = Path(config.output) / "masks.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    with mpl.rc_context(style.SETTINGS):
+        figure, drawing = style.sheet(1.2 * len(panels) + 0.4, 1.25 * len(items) + 0.4, caption)
+        image_grid(drawing, {name: to_bytes(images) for name, images in panels.items()}, labels, maps)
+        figure.savefig(file)
     shares = panels["mask"].mean(dim=(1, 2, 3))
     print(f"masks cover {shares.min():.1%} to {shares.max():.1%} of the pixels, on average {shares.mean():.1%}")
     print(f"sheet of {len(items)} pictures: {file}")

@@ -1,5 +1,6 @@
 """Parts of figures: grids of small images, a mask's outline, means with intervals."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def image_grid(
     """
     grid = drawing.subplots(len(labels), len(columns), squeeze=False)
     for (heading, images), line in zip(columns.items(), grid.T, strict=True):
-        line[0].set_title(heading)
+        line[0].set_title("\n".join(textwrap.wrap(heading, 11, break_long_words=False)))
         for axes, image in zip(line, images, strict=True):
             axes.set(xticks=[], yticks=[])
             axes.spines[["top", "right"]].set_visible(True)

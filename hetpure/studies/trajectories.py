@@ -78,16 +78,11 @@ class Trajectories(RunFigure):
 
     Images are the first of the subset that the bare classifier classifies right when they are clean and wrong when
     attacked; those that get the same wrong class in every row come before others.
-
-    Args:
-        images: how many, each with a layout of its own.
-        draws: purifications of each.
-        background: how many test images of each class in question the layout also has.
     """
 
-    images: int = 2
-    draws: int = 3
-    background: int = 120
+    images: int = 2  # how many, each with a layout of its own
+    draws: int = 3  # purifications of each
+    background: int = 120  # how many test images of each class in question the layout also has
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         require(self.images >= 1, "images", self.images, "1 or more")

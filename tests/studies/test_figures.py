@@ -156,7 +156,7 @@ def test_masks_say_what_they_cover(run: FinishedRun) -> None:
     assert measured.numbers["masked_share"] == pytest.approx(mask[1:3].mean(dim=(1, 2, 3)).tolist())
     assert np.array_equal(measured.arrays["mask"], 255 * mask[1:3].byte().numpy())
     assert measured.numbers["label"] == [str(int(k)) for k in row.label[1:3]]
-    assert "n = 2 of 6 images, the first after 1, not chosen" in measured.caption
+    assert "n = 2 of 6 images, the first after 1, not selected" in measured.caption
     figure.draw(measured)
     with pytest.raises(ConfigError, match="images is 6; accepted: 1 to 5"):
         Masks(images=6, first=1).measure(run, [])
@@ -328,7 +328,7 @@ def test_help_says_what_the_classes_say() -> None:
         figure_class = load_figure(target)
         assert find_figure(NUMBERS[name]) == find_figure(name) == (name, target)
         about, options = describe_figure(target)
-        assert (figure_class.__doc__ or "").startswith(f"{about}\n")
+        assert (figure_class.__doc__ or "").startswith(about)
         assert options == [field.name for field in dataclasses.fields(figure_class)]  # pyright: ignore
 
 
