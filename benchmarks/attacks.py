@@ -117,8 +117,8 @@ def plot(results: dict[str, dict[str, Any]], title: str, file: Path) -> None:
         axes.errorbar(x, share.mean(), yerr=bar, fmt=marker, linewidth=1.2, label=label, **look)
         labelled.add(kind)
         text, at = f"{size.replace('x', ' x ')} {draws}".strip(), (x, float(share.mean()) + bar)
-        place: Any = {"xytext": (0, 5), "textcoords": "offset points", "rotation": 90, "ha": "center", "va": "bottom"}
-        axes.annotate(text, at, fontsize=8, color="0.25", **place)
+        offset: Any = {"xytext": (0, 5), "textcoords": "offset points", "rotation": 90, "ha": "center", "va": "bottom"}
+        axes.annotate(text, at, fontsize=8, color="0.25", **offset)
     axes.set(xscale="log", xlabel="denoiser calls for one image", ylabel="share of right answers, fresh draws")
     axes.margins(y=0.2)
     axes.legend()
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--grid-size", type=int, default=20, help="of the purifier")
     parser.add_argument("--chunk", type=int, help="rows in a network call; by default the images: nothing is padded")
     parser.add_argument("--only", default=DEFAULT)
-    parser.add_argument("--json", type=Path, help="append results here, and take from here what is there")
+    parser.add_argument("--json", type=Path, help="append results here, and take existing ones from it")
     parser.add_argument("--plot", type=Path, help="draw share right against calls, as .png and .pdf")
     options = parser.parse_args()
     torch.set_num_threads(1)

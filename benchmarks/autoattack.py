@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=8, help="rows in a network call of ours")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("ours", "published"), help="one of the two")
-    parser.add_argument("--json", type=Path, help="append results here, and take from here what is there")
+    parser.add_argument("--json", type=Path, help="append results here, and take existing ones from it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = ImageDataModule(name=options.name, root=options.root, subset=options.images).prepare()
