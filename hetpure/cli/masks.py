@@ -19,6 +19,6 @@ def run(options: argparse.Namespace) -> None:
     from hetpure.evaluation.config import complete
 
     if (config := resolve(options, raw, complete)) is not None:
-        from hetpure.studies.mask_sheet import draw_mask_sheet
+        from hetpure.studies.masks import draw_mask_sheet
 
         draw_mask_sheet(config)

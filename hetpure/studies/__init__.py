@@ -1,1 +1,1 @@
-"""The paper's figures 3 to 9 and sheets of masks: networks looked at again over a finished run's folder."""
+"""The paper's figures 3 to 9, and sheets of attention masks: networks run again over a finished run."""

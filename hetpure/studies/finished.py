@@ -1,14 +1,14 @@
-"""A run's folder, opened again: its config, its networks, its images."""
+"""A run folder opened again, for figures: its rows, networks and finished images."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,84 +16,97 @@ from hetpure.config import merge, parse_overrides, resolve_path, structure, to_d
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import ConfigError
+from hetpure.errors import UNSET, ConfigError, require
 from hetpure.evaluation.build import Row, build_rows, content_of
-from hetpure.evaluation.config import EvaluateConfig, row_configs
+from hetpure.evaluation.config import EvaluateConfig
 from hetpure.evaluation.content import PATHS
+from hetpure.models.precision import allow_tf32
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
 from hetpure.runs.claim import differences
-from hetpure.runs.files import CONFIG, CONTENT, RESULTS, read_mapping
-from hetpure.runs.read import read_settings
-from hetpure.runs.records import Record
-
-ABSENT: Any = object()
-"""The value of a key that is not there; null is a value."""
+from hetpure.runs.files import CONTENT
+from hetpure.runs.read import read_run, row_settings
 
 
 @dataclass(frozen=True)
-class Images:
-    """Finished images of one row.
-
-    Attributes:
-        name: of the row.
-        settings: its completed ``purifier`` section.
-        model: its defense.
-        index: (n,) positions in the test split.
-        label: (n,) true classes.
-        clean: (n, C, H, W) in [0, 1].
-        adversarial: like clean, as the row's own attack left them; None where it had none.
-        attack: what made them.
-        records: their one-shot records.
-    """
+class RowImages:
+    """Finished images of one row, clean ones and those that its own attack left."""
 
     name: str
-    settings: dict[str, Any]
     model: PurifiedClassifier
-    index: Tensor
-    label: Tensor
-    clean: Tensor
-    adversarial: Tensor | None
-    attack: str
-    records: Sequence[Record]
+    index: Tensor  # (n,) positions in the test split
+    label: Tensor  # (n,) true classes
+    clean: Tensor  # (n, C, H, W) in [0, 1]
+    adversarial: Tensor | None  # like clean; None where the row had no attack
+    attack: str  # in words
 
-    def attacked(self) -> Tensor:
-        """The adversarial images.
+    def sides(self) -> dict[str, Tensor]:
+        """The images as ``natural`` and ``adversarial``.
 
         Raises:
-            ConfigError: where there are none.
+            ConfigError: where the row has no attack.
         """
         if self.adversarial is None:
-            raise ConfigError(f"--row {self.name}: has no attack, and this figure shows adversarial images")
-        return self.adversarial
+            raise ConfigError("--row", "which has no attack, and this figure shows adversarial images", found=self.name)
+        return {"natural": self.clean, "adversarial": self.adversarial}
+
+    def draws(self, count: int) -> Draws:
+        """Keys of the first ``count`` of the defender's purifications of each image."""
+        require(count >= 1, "draws", count, "1 or more")
+        return defense_draws(self.model.seed, self.index, count)
+
+    @torch.no_grad()
+    def purifications(self, x: Tensor, count: int, purifier: Purifier | None = None) -> Tensor:
+        """The first of the defender's purifications of the clean or adversarial images, in chunks as in the evaluation.
+
+        Args:
+            x: (n, C, H, W) in [0, 1].
+            count: how many of each image; a purifier without randomness is run once.
+            purifier: instead of the row's own.
+
+        Returns:
+            (n, count, C, H, W) in [0, 1].
+        """
+        model = self.model if purifier is None else self.model.behind(purifier)
+        draws = self.draws(count if model.purifier.stochastic else 1)
+        chunks = tqdm(model.chunks(x, draws), self.name, -(-len(draws) // model.chunk_size), leave=False, unit="chunk")
+        purified = [model.purifier.purify(c.x, c.draws, *c.prepared)[: c.real] for c in chunks]
+        return torch.cat(purified).unflatten(0, (len(x), -1))
 
 
 class FinishedRun:
-    """An evaluation's folder.
+    """An evaluation's folder, opened again.
 
     Args:
         folder: the run's.
-        places: ``key=value`` for what has moved since; see ``PATHS``.
+        moved: ``key=value`` for data and weights that have moved; keys are those of ``PATHS``.
         device: where networks run.
 
+    Attributes:
+        saved: what the folder holds.
+        config: the run's, with what has moved.
+        rows: the resolved config of each row.
+
     Raises:
-        ConfigError: for a folder that is no evaluation's, a key that is no place, or a device that is not there.
+        ConfigError: for a folder that is no evaluation's, another key, or a device that is not available.
     """
 
-    def __init__(self, folder: Path, places: Sequence[str] = (), device: str = "cpu") -> None:
-        self.folder, self.device = folder, _device(device)
-        raw = merge(read_settings(folder), {"output": str(folder)})
-        for place in places:
-            raw = _moved(raw, place)
+    def __init__(self, folder: Path, moved: Sequence[str] = (), device: str = "cpu") -> None:
         try:
-            self.config = structure(EvaluateConfig, raw)
-        except ConfigError as error:
-            raise ConfigError(f"{folder}: is no evaluation's folder: config.yaml: {error}") from None
-        self.rows: dict[str, DictConfig] = row_configs(self.config)
+            self.device = torch.zeros(1, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError("--device", f"which cannot be used: {reason}", found=device) from None
+        self.saved = read_run(folder)
+        raw = {**self.saved.config, "output": str(folder)}
+        for override in moved:
+            raw = with_moved(raw, override)
+        self.config = structure(EvaluateConfig, raw)
+        self.rows = row_settings(to_dict(self.config))
 
     @cached_property
     def data(self) -> ImageDataModule:
-        """The run's images, opened when they are first wanted."""
+        """The run's images."""
         return ImageDataModule(**to_dict(self.config.data)).prepare()
 
     @property
@@ -101,80 +114,68 @@ class FinishedRun:
         """Names of the classes, or their numbers."""
         return list(self.data.class_names or map(str, range(self.data.num_classes)))
 
-    def chosen(self, names: Sequence[str]) -> list[str]:
-        """The named rows; all that purify and have records where none is named.
+    def state(self) -> str:
+        """A hash of all that a figure can depend on: config, hashes of data and weights, records, results."""
+        methods = [(method.name, method.records, method.rows) for method in self.saved.methods]
+        return hashlib.blake2b(repr((self.saved.texts, methods)).encode(), digest_size=8).hexdigest()
+
+    def select(
+        self,
+        names: Sequence[str],
+        suits: Callable[[Mapping[str, Any]], bool] = lambda purifier: True,
+        needs: str = "a row of the run",
+    ) -> list[str]:
+        """The named rows; where none is named, all that have records and suit.
+
+        Args:
+            names: of rows.
+            suits: whether a figure can show a row, by its ``purifier`` section.
+            needs: what it needs, in words.
 
         Raises:
-            ConfigError: for a row that the run does not have.
+            ConfigError: for a row that the run does not have or that does not suit, or where none suits.
         """
+        suitable = [name for name, row in self.rows.items() if suits(row["purifier"])]
         for name in names:
-            if name not in self.rows:
-                raise ConfigError(f"--row {name}: is no row of {self.folder}; it has {', '.join(self.rows)}")
-        found = list(names) or [name for name in self.recorded if self.rows[name].purifier["name"] != "none"]
-        if not found:
-            raise ConfigError(f"{self.folder}: has no row that purifies")
-        return found
-
-    def compared(self, names: Sequence[str]) -> list[str]:
-        """The named rows; all that have records where none is named.
-
-        Raises:
-            ConfigError: for a row that the run does not have.
-        """
-        return self.chosen(names) if names else self.recorded
-
-    @property
-    def recorded(self) -> list[str]:
-        """Rows that have records: a table's others lacked something. All, where none has any."""
-        return [name for name in self.rows if any((self.folder / name).glob("samples-*.jsonl"))] or list(self.rows)
-
-    def state(self) -> dict[str, Any]:
-        """What the run holds now, as far as a figure can depend on it: config, hashes of data and weights, records."""
-        results = self.folder / RESULTS
-        return {
-            "content": read_mapping(self.folder / CONTENT, "run's"),
-            "config": _digest(self.folder / CONFIG),
-            "records": {name: _digest(*sorted((self.folder / name).glob("samples-*.jsonl"))) for name in self.rows},
-            "results": _digest(results) if results.is_file() else None,
-        }
+            require(name in suitable, "--row", name, f"{needs}: {', '.join(suitable) or 'there is none'}")
+        recorded = [method.name for method in self.saved.methods if method.records] or suitable
+        chosen = list(names) or [name for name in recorded if name in suitable]
+        if not chosen:
+            raise ConfigError(str(self.saved.path), f"this figure needs {needs}, and there is none")
+        return chosen
 
     def heterogeneous(self, names: Sequence[str]) -> str:
-        """The one named row, or the first, that has an attention mask.
+        """The named row, or the first, with a heterogeneous purifier.
 
         Raises:
             ConfigError: where there is none, or several are named.
         """
-        if len(names) > 1:
-            raise ConfigError(f"--row {names[1]}: this figure shows one row, {names[0]} is named already")
-        for name in self.chosen(names):
-            if self.rows[name].purifier["name"] == "heterogeneous":
-                return name
-        if names:
-            kind = self.rows[names[0]].purifier["name"]
-            raise ConfigError(f"--row {names[0]}: its purifier is {kind}, and this figure needs a heterogeneous one")
-        raise ConfigError(f"{self.folder}: has no row with a heterogeneous purifier, which this figure needs")
+        require(len(names) <= 1, "--row", list(names), "one row, which is all that this figure shows")
+        needs = "a row with a heterogeneous purifier"
+        return self.select(names, lambda purifier: purifier["name"] == "heterogeneous", needs)[0]
 
     def build(self, names: Sequence[str]) -> list[Row]:
-        """Networks, defenses and attacks of some rows, the same as in the run.
+        """Networks, defenses and attacks of some rows, in the run's precision and with its number of threads.
 
         Raises:
-            ConfigError: where they cannot be built, or images or weights are others than the run's.
+            ConfigError: where they cannot be built, or images or weights differ from the run's.
         """
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        allow_tf32(self.config.precision)
         plain = to_dict(self.config)
-        plain["honesty"] = {**plain["honesty"], "images": 0}
+        plain["honesty"]["images"] = 0
         if plain["rows"]:
             plain["rows"] = {name: plain["rows"][name] for name in names}
         rows = build_rows(structure(EvaluateConfig, plain), self.data)
-        now, then = content_of(rows, self.data), read_mapping(self.folder / CONTENT, "run's")
-        then["rows"] = {name: then["rows"][name] for name in names if name in then["rows"]}
-        changes = differences(then, now, ())
-        if changes:
-            raise ConfigError(f"{self.folder}: was made with other data or weights ({'; '.join(changes[:4])})")
+        content = yaml.safe_load(self.saved.texts.get(CONTENT, "{}"))
+        if changes := differences(content, content_of(rows, self.data), ()):
+            raise ConfigError(str(self.saved.path), f"was made with other data or weights ({'; '.join(changes[:4])})")
         for row in rows:
             row.model.to(self.device)
         return rows
 
-    def images(self, names: Sequence[str], count: int | None = None) -> list[Images]:
+    def images(self, names: Sequence[str], count: int | None = None) -> list[RowImages]:
         """Finished images of some rows, the same ones of each, in the subset's order.
 
         Args:
@@ -184,99 +185,50 @@ class FinishedRun:
         Raises:
             ConfigError: where no image is finished in all of them; see also ``build``.
         """
-        if count is not None and count < 1:
-            raise ConfigError(f"images: found {count}, accepted is 1 or more")
+        require(count is None or count >= 1, "images", count, "1 or more")
         rows = self.build(names)
         records = [
-            {r.index: r for r in reversed(row.store.read()) if r.failure is None and r.protocol == "one-shot"}
-            for row in rows
+            {r.index: r for r in row.store.read() if r.failure is None and r.protocol == "one-shot"} for row in rows
         ]
-        index = [i for i in self.data.indices if all(i in found for found in records)][:count]
+        index = [i for i in self.data.indices if all(i in finished for finished in records)][:count]
         if not index:
-            raise ConfigError(f"{self.folder}: no image is finished in {', '.join(names)}")
+            raise ConfigError(str(self.saved.path), f"has no image that is finished in {', '.join(names)}")
         items = [item(self.data.test_source, i) for i in index]
         clean = torch.stack([one["image"] for one in items]).to(self.device)
-        label = torch.tensor([one["label"] for one in items])
+        label, sample = torch.tensor([one["label"] for one in items]), torch.tensor(index, device=self.device)
         result = []
-        for row, found in zip(rows, records, strict=True):
-            saved = [row.store.adversarial(found[i]) for i in index]
-            adversarial = [torch.from_numpy(image) for image in saved if image is not None]
-            result.append(
-                Images(
-                    row.name,
-                    to_dict(self.rows[row.name])["purifier"],
-                    row.model,
-                    torch.tensor(index, device=self.device),
-                    label,
-                    clean,
-                    torch.stack(adversarial).to(self.device) if len(adversarial) == len(index) else None,
-                    row.conditions.attack,
-                    [found[i] for i in index],
-                )
-            )
+        for row, finished in zip(rows, records, strict=True):
+            saved = [row.store.adversarial(finished[i]) for i in index]
+            images = [torch.from_numpy(image) for image in saved if image is not None]
+            adversarial = torch.stack(images).to(self.device) if len(images) == len(index) else None
+            result.append(RowImages(row.name, row.model, sample, label, clean, adversarial, row.conditions.attack))
         return result
 
 
-@torch.no_grad()
-def purifications(images: Images, x: Tensor, draws: int, purifier: Purifier | None = None, label: str = "") -> Tensor:
-    """The first of the defender's purifications of images, chunked as in the evaluation.
+def attacks_of(compared: Sequence[RowImages]) -> str:
+    """The rows' attacks in words, each once."""
+    return "; ".join(dict.fromkeys(row.attack for row in compared))
+
+
+def with_moved(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """A saved config with one path changed: its own, and those of rows that had the same or whose file is gone.
 
     Args:
-        images: whose defense it is, and whose keys.
-        x: (n, C, H, W) in [0, 1], its clean or adversarial images.
-        draws: how many of each; a purifier without randomness is run once.
-        purifier: instead of the defense's.
-        label: of the progress bar.
-
-    Returns:
-        (n, draws, C, H, W) in [0, 1].
+        raw: the config; it is not changed.
+        override: ``key=value`` with a key of ``PATHS``.
     """
-    model = images.model if purifier is None else images.model.behind(purifier)
-    draws = draws if model.purifier.stochastic else 1
-    keys = defense_keys(images, draws)
-    chunks = tqdm(
-        model.chunks(x, keys), label or images.name, -(-len(keys) // model.chunk_size), leave=False, unit="chunk"
-    )
-    purified = [model.purifier.purify(c.x, c.draws, *c.prepared)[: c.real] for c in chunks]
-    return torch.cat(purified).unflatten(0, (len(x), draws))
-
-
-def defense_keys(images: Images, draws: int) -> Draws:
-    """Keys of the first ``draws`` of the defender's purifications of each image."""
-    if draws < 1:
-        raise ConfigError(f"draws: found {draws}, accepted is 1 or more")
-    return defense_draws(images.model.seed, images.index, draws)
-
-
-def _moved(raw: dict[str, Any], place: str) -> dict[str, Any]:
-    """A saved config with a path given anew, also in rows' own sections, of the same file or one that is gone."""
-    key, change = place.split("=", 1)[0], parse_overrides([place])
-    if key not in PATHS:
-        raise ConfigError(f"{key}: is the run's own; accepted are {', '.join(PATHS)}")
-    whole, rows = _at(raw, key), dict(raw["rows"])
+    key = override.split("=", 1)[0]
+    require(key in PATHS, "moved", key, ", ".join(PATHS))
+    change, old, rows = parse_overrides([override]), _value(raw, key), dict(raw["rows"])
     for name, row in rows.items():
-        own = _at(row or {}, key)
-        if isinstance(own, str) and (own == whole or not resolve_path(own).exists()):
+        own = _value(row, key)
+        if isinstance(own, str) and (own == old or not resolve_path(own).exists()):
             rows[name] = merge(row, change)
-    return {**(raw if whole is ABSENT else merge(raw, change)), "rows": rows}
+    return {**(raw if old is UNSET else merge(raw, change)), "rows": rows}
 
 
-def _at(settings: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key, or ``ABSENT``."""
+def _value(settings: Any, key: str) -> Any:
+    """The value of a dotted key; ``UNSET`` where there is none, for null is a value."""
     for part in key.split("."):
-        settings = settings.get(part, ABSENT) if isinstance(settings, Mapping) else ABSENT
+        settings = settings.get(part, UNSET) if isinstance(settings, Mapping) else UNSET
     return settings
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: cannot be used: {str(error).splitlines()[0]}") from None
-
-
-def _digest(*files: Path) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

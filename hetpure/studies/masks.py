@@ -1,96 +1,166 @@
-"""Figure 5: attention map, attention mask and purified image."""
+"""Figure 5: attention map, attention mask and purified image; and sheets of attention masks, before any run."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from torch import Tensor
 
-from hetpure.errors import ConfigError
+from hetpure.config import to_dict
+from hetpure.data.datamodule import ImageDataModule
+from hetpure.data.items import item
+from hetpure.errors import ConfigError, require
+from hetpure.models.classifiers import Classifier, build_classifier
+from hetpure.purification.mask import AttentionMask
 from hetpure.reports.plots import style
-from hetpure.studies.finished import FinishedRun, defense_keys
-from hetpure.studies.numbers import Measured
-from hetpure.studies.panels import show, to_bytes
+from hetpure.studies.figure import Measured, RunFigure
+from hetpure.studies.finished import FinishedRun
+from hetpure.studies.panels import image_grid, to_bytes
 
-MAPS = ("attention map", "mask")
+SHADE = 0.35
+"""Brightness that a sheet's overlay leaves to pixels outside the mask."""
+
+
+@dataclass
+class Masks(RunFigure):
+    """Attention map, mask, purified image; adversarial images where the row has an attack."""
+
+    images: int = 5  # how many are shown
+    first: int = 0  # how many of the subset to leave out before them
+
+    @torch.no_grad()
+    def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
+        (row,) = run.images([run.heterogeneous(rows)])
+        total, first, settings = len(row.clean), self.first, run.rows[row.name]["purifier"]
+        require(0 <= first < total, "first", first, f"0 to {total - 1}: {total} images are finished")
+        accepted = f"1 to {total - first}: so many are finished after the first {first}"
+        require(1 <= self.images <= total - first, "images", self.images, accepted, "first")
+        shown, draws = slice(first, first + self.images), row.draws(1)
+        x = row.clean if row.adversarial is None else row.adversarial
+        panels = {"original": row.clean[shown]} | ({} if row.adversarial is None else {"adversarial": x[shown]})
+        # One image at a time: a figure may show more images than fit through the networks together.
+        views = [row.model.purifier.views(x[[i]], draws.rows(slice(i, i + 1))) for i in range(total)[shown]]
+        classified = [*panels, "purified"]
+        panels |= {name: torch.cat([view[name] for view in views]) for name in views[0]}
+        (all_masks,) = row.model.prepare(x)
+        share = all_masks.mean(dim=(1, 2, 3))
+        mean, low, high = (float(of) for of in (share.mean(), share.min(), share.max()))
+        classes = {name: row.model.classifier(panels[name]).argmax(1) for name in classified}
+        numbers = {
+            "row": row.name,
+            "label": [run.class_names[int(k)] for k in row.label[shown]],
+            "classified_as": {name: [run.class_names[int(k)] for k in of] for name, of in classes.items()},
+            "masked_share": panels["mask"].mean(dim=(1, 2, 3)).tolist(),
+            "masked_share_of_all": {"mean": mean, "min": low, "max": high},
+            "n": self.images,
+            "of": total,
+        }
+        caption = (
+            f"Attention map, attention mask ({selection_of(settings)}), heterogeneous noise (t_large = "
+            f"{settings['t_large']} inside, t_small = {settings['t_small']} outside) and purified image, row "
+            f"{row.name}, {row.attack}. n = {self.images} of {total} images, the first"
+            f"{f' after {first}' * (first > 0)}, not selected. Below each image: its class without a purifier; "
+            f"purified: the first of the defender's draws, alone. Masks cover {100 * mean:.1f} % of the pixels on "
+            f"average over all {total} ({100 * low:.1f} to {100 * high:.1f} %)."
+        )
+        return Measured(numbers, caption, {name: to_bytes(images) for name, images in panels.items()})
+
+    def draw(self, measured: Measured) -> Figure:
+        numbers, count = measured.numbers, measured.numbers["n"]
+        side = 7.2 / (len(measured.arrays) + 0.45)
+        figure, drawing = style.sheet(7.2, count * (side + 0.22) + 0.5, measured.caption)
+        grid = image_grid(drawing, measured.arrays, numbers["label"], ["attention map"])
+        columns = dict(zip(measured.arrays, grid.T, strict=True))
+        for name, predicted in numbers["classified_as"].items():
+            for axes, given, label in zip(columns[name], predicted, numbers["label"], strict=True):
+                mark, colour = ("✓", style.BLUE) if given == label else ("✗", style.VERMILLION)
+                axes.set_xlabel(f"{mark} {given}", color=colour)
+        for axes, share in zip(columns["mask"], numbers["masked_share"], strict=True):
+            axes.set_xlabel(f"{100 * share:.1f} %")
+        shades, below = style.shades(Normalize(0, 1)), columns["attention map"]
+        drawing.colorbar(shades, ax=below, location="bottom", aspect=9, pad=0.01).set_ticks([0, 1])
+        return figure
 
 
 @torch.no_grad()
-def measure(run: FinishedRun, rows: Sequence[str], images: int = 5, first: int = 0) -> Measured:
-    """What happens to some images, adversarial ones where the row has an attack.
+def draw_mask_sheet(config: DictConfig) -> None:
+    """Draws masks of a complete config's data, classifier and ``purifier`` section to ``masks.png`` in its output.
+
+    Raises:
+        ConfigError: for data, a classifier or mask settings that cannot be used.
+    """
+    data = ImageDataModule(**to_dict(config.data)).prepare()
+    classifier = build_classifier(**to_dict(config.classifier))
+    classifier.check_classes(data.image_shape, data.num_classes)
+    mask = build_mask(classifier, to_dict(config.purifier))
+    require(config.pictures >= 1, "pictures", config.pictures, "1 or more")
+    items = [item(data.test_source, index) for index in data.indices[: config.pictures]]
+    names = data.class_names or [str(k) for k in range(data.num_classes)]
+    labels, each = [], []
+    for one in items:
+        x = one["image"][None]
+        labels.append(f"{names[one['label']]}\nseen as {names[int(classifier(x).argmax())]}")
+        each.append(mask_panels(mask, x))
+    panels = {name: torch.cat([of_image[name] for of_image in each]) for name in each[0]}
+    blocks = ", ".join(map(str, mask.blocks))
+    caption = f"{config.classifier['name']}: blocks {blocks}; mask: {selection_of(to_dict(config.purifier))}"
+    maps = [name for name in panels if name not in ("image", "mask", "overlay")]
+    file = Path(config.output) / "masks.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(style.SETTINGS):
+        figure, drawing = style.sheet(1.2 * len(panels) + 0.4, 1.25 * len(items) + 0.4, caption)
+        image_grid(drawing, {name: to_bytes(images) for name, images in panels.items()}, labels, maps)
+        figure.savefig(file)
+    shares = panels["mask"].mean(dim=(1, 2, 3))
+    print(f"masks cover {shares.min():.1%} to {shares.max():.1%} of the pixels, on average {shares.mean():.1%}")
+    print(f"sheet of {len(items)} pictures: {file}")
+
+
+def build_mask(classifier: Classifier, purifier: Mapping[str, Any]) -> AttentionMask:
+    """The mask that a completed ``purifier`` section describes.
+
+    Raises:
+        ConfigError: where the purifier has no mask, or for settings that cannot be used.
+    """
+    keys = set(inspect.signature(AttentionMask).parameters) - {"classifier"}
+    if not keys <= purifier.keys():
+        raise ConfigError("purifier.name", "which has no mask", found=purifier["name"], accepted="heterogeneous")
+    try:
+        return AttentionMask(classifier, **{key: purifier[key] for key in keys})
+    except ConfigError as error:
+        raise error.within("purifier") from None
+    except ValueError as error:
+        raise ConfigError(f"purifier.{error}") from None
+
+
+def mask_panels(mask: AttentionMask, x: Tensor) -> dict[str, Tensor]:
+    """What a mask is made of.
 
     Args:
-        run: the run.
-        rows: one row with a heterogeneous purifier, or none for the first.
-        images: how many are shown.
-        first: how many of the subset to leave out before them.
+        mask: Algorithm 2.
+        x: (B, C, H, W) in [0, 1].
+
+    Returns:
+        By heading, in order: the image; the attention map; where there are several blocks, each block's own; the mask,
+        (B, 1, H, W); and the image with what is outside the mask shaded.
     """
-    if first < 0:
-        raise ConfigError(f"first: found {first}, accepted is 0 or more")
-    (found,) = run.images([run.heterogeneous(rows)], None)
-    total = len(found.clean)
-    if images < 1 or first + images > total:
-        raise ConfigError(
-            f"images: found {images} after {first}, accepted are 1 to {total - first}: so many are finished"
-        )
-    keys = defense_keys(found, 1)
-    x = found.clean if found.adversarial is None else found.adversarial
-    arrays, shown = {"original": to_bytes(found.clean[first : first + images])}, range(first, first + images)
-    if found.adversarial is not None:
-        arrays["adversarial"] = to_bytes(x[first : first + images])
-    views = [found.model.purifier.views(x[i : i + 1], keys.rows(slice(i, i + 1))) for i in shown]
-    for name in views[0]:
-        arrays[name] = to_bytes(torch.cat([view[name] for view in views]))
-    seen = {"original": found.clean[first : first + images], "purified": torch.cat([v["purified"] for v in views])}
-    if found.adversarial is not None:
-        seen["adversarial"] = x[first : first + images]
-    classes = {name: [run.class_names[int(k)] for k in found.model.classifier(y).argmax(1)] for name, y in seen.items()}
-    share = [float(view["mask"].mean()) for view in views]
-    (every,) = found.model.prepare(x)
-    of_all = every.mean(dim=(1, 2, 3))
-    numbers = {
-        "row": found.name,
-        "label": [run.class_names[int(found.label[i])] for i in shown],
-        "classified_as": classes,
-        "masked_share": share,
-        "masked_share_of_all": {"mean": float(of_all.mean()), "min": float(of_all.min()), "max": float(of_all.max())},
-        "n": images,
-        "of": total,
-    }
-    mask = found.settings
-    rule = f"tau = {mask['tau']}" if mask["selection"] == "threshold" else f"top {100 * mask['top_fraction']:.3g} %"
-    levels = f"t_large = {mask['t_large']} inside, t_small = {mask['t_small']} outside"
-    attack = "no attack" if found.adversarial is None else found.attack
-    which = f"the first {images}" if first == 0 else f"the {images} after the first {first}"
-    caption = (
-        f"Attention map, attention mask ({rule}), heterogeneous noise ({levels}) and purified image, row {found.name}, "
-        f"{attack}. n = {images} of {total} images, {which}, not chosen. Below each image: how the bare classifier "
-        "sees it; purified: the first of the defender's draws, alone. Masks cover "
-        f"{100 * of_all.mean():.1f} % of the pixels on average over all {total} ({100 * of_all.min():.1f} to "
-        f"{100 * of_all.max():.1f} %)."
-    )
-    return Measured(numbers, caption, arrays)
+    attention = mask.attention(x)
+    panels = {"image": x, "attention map": attention}
+    if len(mask.blocks) > 1:
+        panels |= {f"block {block}": mask.attention(x, [block]) for block in mask.blocks}
+    selected = mask.select(attention)
+    return {**panels, "mask": selected, "overlay": x * (SHADE + (1.0 - SHADE) * selected)}
 
 
-def draw(measured: Measured) -> Figure:
-    """One image a line."""
-    names, numbers = list(measured.arrays), measured.numbers
-    count, side = numbers["n"], 7.2 / (len(names) + 0.45)
-    figure, drawing = style.sheet(7.2, count * (side + 0.22) + 0.5, measured.caption)
-    grid = drawing.subplots(count, len(names), squeeze=False)
-    for i, line in enumerate(grid):
-        for axes, name in zip(line, names, strict=True):
-            cmap = {"attention map": style.MAP}.get(name, "gray")
-            show(axes, measured.arrays[name][i], name.replace(" ", "\n", 1) if i == 0 else "", cmap)
-            if name in numbers["classified_as"]:
-                seen = numbers["classified_as"][name][i]
-                right = seen == numbers["label"][i]
-                axes.set_xlabel(f"{'✓' if right else '✗'} {seen}", color=style.BLUE if right else style.VERMILLION)
-            elif name == "mask":
-                axes.set_xlabel(f"{100 * numbers['masked_share'][i]:.1f} %")
-        line[0].set_ylabel(numbers["label"][i])
-    bar = drawing.colorbar(
-        style.shades(Normalize(0, 1)), ax=grid[:, names.index("attention map")], location="bottom", aspect=9, pad=0.01
-    )
-    bar.set_ticks([0, 1])
-    return figure
+def selection_of(purifier: Mapping[str, Any]) -> str:
+    """How a ``purifier`` section selects the mask's pixels, in words."""
+    if purifier["selection"] == "threshold":
+        return f"tau = {purifier['tau']}"
+    return f"top {100 * purifier['top_fraction']:.3g} %"

@@ -1,8 +1,12 @@
-"""Small pictures in a figure."""
+"""Parts of figures: grids of small images, a mask's outline, means with intervals."""
 
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import SubFigure
 from torch import Tensor
 
 from hetpure.reports.plots import style
@@ -13,29 +17,45 @@ def to_bytes(x: Tensor) -> np.ndarray:
     return (x.detach().cpu() * 255).round().byte().numpy()
 
 
-def show(axes: Any, image: np.ndarray, title: str = "", cmap: str = "gray") -> Any:
-    """Draws an 8-bit image (C, H, W) without ticks; a map (1, H, W) in a colour map's shades of 0..1."""
-    axes.set(xticks=[], yticks=[])
-    axes.spines[["top", "right"]].set_visible(True)
-    if title:
-        axes.set_title(title)
-    if len(image) == 1:
-        return axes.imshow(image[0] / 255, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
-    return axes.imshow(np.moveaxis(image, 0, -1), interpolation="nearest")
+def image_grid(
+    drawing: SubFigure, columns: Mapping[str, np.ndarray], labels: Sequence[str], maps: Sequence[str] = ()
+) -> np.ndarray:
+    """Draws one image a line, without ticks.
+
+    Args:
+        drawing: what to draw into.
+        columns: 8-bit images (n, C, H, W) by heading; with one channel they are grey.
+        labels: of the n lines.
+        maps: headings of columns (n, 1, H, W) that are drawn in the colours of maps instead.
+
+    Returns:
+        The axes, (n, columns).
+    """
+    grid = drawing.subplots(len(labels), len(columns), squeeze=False)
+    for (heading, images), line in zip(columns.items(), grid.T, strict=True):
+        line[0].set_title("\n".join(textwrap.wrap(heading, 11, break_long_words=False)))
+        for axes, image in zip(line, images, strict=True):
+            axes.set(xticks=[], yticks=[])
+            axes.spines[["top", "right"]].set_visible(True)
+            pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+            axes.imshow(pixels, style.MAP if heading in maps else "gray", vmin=0, vmax=255, interpolation="nearest")
+    for axes, label in zip(grid[:, 0], labels, strict=True):
+        axes.set_ylabel(label)
+    return grid
 
 
 def outline(axes: Any, mask: np.ndarray) -> None:
-    """Draws a mask's border along the pixels' edges, white on black so that it shows on any image."""
+    """Draws the border of a mask (1, H, W) along pixel edges, white on black so that it shows on any image."""
     inside = np.pad(mask[0] > 0, 1)
-    height, width = inside.shape
-    for colour, width_ in (("black", 2.2), ("white", 1.0)):
-        for i, j in zip(*np.nonzero(inside[:, 1:] != inside[:, :-1]), strict=True):
-            axes.plot([j - 0.5, j - 0.5], [i - 1.5, i - 0.5], color=colour, lw=width_, solid_capstyle="round")
-        for i, j in zip(*np.nonzero(inside[1:] != inside[:-1]), strict=True):
-            axes.plot([j - 1.5, j - 0.5], [i - 0.5, i - 0.5], color=colour, lw=width_, solid_capstyle="round")
-    axes.set(xlim=(-0.5, width - 2.5), ylim=(height - 2.5, -0.5))
+    upright = np.argwhere(inside[:, 1:] != inside[:, :-1])
+    level = np.argwhere(inside[1:] != inside[:-1])
+    edges = [[(j - 0.5, i - 1.5), (j - 0.5, i - 0.5)] for i, j in upright]
+    edges += [[(j - 1.5, i - 0.5), (j - 0.5, i - 0.5)] for i, j in level]
+    for colour, width in (("black", 2.2), ("white", 1.0)):
+        axes.add_collection(LineCollection(edges, colors=colour, linewidths=width, capstyle="round"))
 
 
-def legend_colours(count: int) -> list[tuple[str, str]]:
-    """Colour and marker of each of some methods, alike in every figure."""
-    return [(style.METHODS[i % len(style.METHODS)], style.MARKERS[i % len(style.MARKERS)]) for i in range(count)]
+def plot_intervals(axes: Any, x: Sequence[float], intervals: Sequence[Sequence[float]], **look: Any) -> None:
+    """Plots means with error bars, from (mean, low, high) at each x."""
+    mean, low, high = np.array(intervals).T
+    axes.errorbar(x, mean, [mean - low, high - mean], **look)

@@ -1,80 +1,68 @@
-"""The figures by name. A figure's module is imported when it is made."""
+"""The figures by name. A figure's class is imported when the figure is drawn."""
 
+import ast
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hetpure.config import parse_overrides, signature_schema, structure, to_dict
 from hetpure.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-    from hetpure.studies.finished import FinishedRun
-    from hetpure.studies.numbers import Measured
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure: the functions ``measure`` and ``draw`` of the module ``hetpure.studies.NAME``.
-
-    Attributes:
-        name: of the figure, its module and its files.
-        number: the paper's.
-        about: what it shows, in a few words.
-        options: the arguments of ``measure`` after the run and the rows.
-    """
-
-    name: str
-    number: int
-    about: str
-    options: tuple[str, ...]
-
-    def measure(self, run: "FinishedRun", rows: Sequence[str], **options: Any) -> "Measured":
-        """Computes the numbers."""
-        return self._module().measure(run, rows, **options)
-
-    def draw(self, measured: "Measured") -> "Drawing":
-        """Draws the numbers."""
-        return self._module().draw(measured)
-
-    def complete(self, given: Sequence[str]) -> dict[str, Any]:
-        """All options, from those given as ``key=value`` and the defaults.
-
-        Raises:
-            ConfigError: for an unknown key or a wrong type.
-        """
-        schema = signature_schema(self._module().measure, supplied=("run", "rows"))
-        return to_dict(structure(schema, parse_overrides(given)))
-
-    def _module(self) -> Any:
-        return import_module(f"hetpure.studies.{self.name}")
-
+    from hetpure.studies.figure import RunFigure
 
 FIGURES = {
-    figure.name: figure
-    for figure in (
-        Figure("harmony", 3, "harmony by U, multi-step and single-step resampling", ("images", "draws", "shown", "U")),
-        Figure("trajectories", 4, "t-SNE of purification trajectories", ("images", "draws", "background")),
-        Figure("masks", 5, "attention map, mask, purified image", ("images", "first")),
-        Figure("joint", 6, "joint distribution of original and purified values", ("images", "draws", "bins")),
-        Figure("ablation", 7, "accuracy against tau, or t_large x t_small, or other keys", ("keys", "protocol")),
-        Figure("cost", 8, "time and memory of a gradient against U", ("U", "rounds")),
-        Figure("features", 9, "feature distance, natural and adversarial", ("images", "draws")),
-    )
+    "harmony": "hetpure.studies.harmony:Harmony",
+    "trajectories": "hetpure.studies.trajectories:Trajectories",
+    "masks": "hetpure.studies.masks:Masks",
+    "joint": "hetpure.studies.joint:Joint",
+    "ablation": "hetpure.studies.ablation:Ablation",
+    "cost": "hetpure.studies.cost:Cost",
+    "features": "hetpure.studies.features:Features",
 }
+"""``module:Class`` of each figure; see ``RunFigure``."""
+
+NUMBERS = {
+    "harmony": "3", "trajectories": "4", "masks": "5", "joint": "6", "ablation": "7", "cost": "8", "features": "9",
+}  # fmt: skip
+"""The numbers of the paper's figures, which are accepted for their names."""
 
 
-def figure_named(name: str) -> Figure:
-    """The figure of a name, or of the paper's number.
+def find_figure(name: str) -> tuple[str, str]:
+    """Name and ``module:Class`` of a figure, from its name, its number in the paper, or a ``module:Class`` itself.
 
     Raises:
         ConfigError: for another name; names the closest.
     """
-    by_number = {str(figure.number): figure for figure in FIGURES.values()}
-    if figure := FIGURES.get(name) or by_number.get(name):
-        return figure
-    close = difflib.get_close_matches(name, FIGURES, n=1) or [*FIGURES]
-    raise ConfigError(f"{name!r} is no figure; did you mean {', '.join(close)}?")
+    for known, target in FIGURES.items():
+        if name in (known, NUMBERS.get(known)):
+            return known, target
+    if ":" in name:
+        return name.partition(":")[2], name
+    close = difflib.get_close_matches(name, FIGURES, n=1) or FIGURES
+    raise ConfigError("FIGURE", f"did you mean {', '.join(close)}?", found=name)
+
+
+def load_figure(target: str) -> type["RunFigure"]:
+    """Imports a figure's class.
+
+    Raises:
+        ConfigError: where that fails.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("FIGURE", f"which cannot be imported ({error})", found=target) from None
+
+
+def describe_figure(target: str) -> tuple[str, list[str]]:
+    """First line of a figure's docstring, and its options, from its source: importing it takes seconds."""
+    module, _, name = target.partition(":")
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    body = ast.parse(Path(spec.origin).read_text()).body
+    (cls,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
+    options = [ast.unparse(node.target) for node in cls.body if isinstance(node, ast.AnnAssign)]
+    return (ast.get_docstring(cls) or "").partition("\n")[0], options

@@ -1,7 +1,9 @@
 """The figures' numbers, from a small run on the embedded digits; and the seam and distance measures by hand."""
 
+import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,17 @@ from hetpure.reports.plots import style
 from hetpure.reports.plots.accuracy import accuracy_line
 from hetpure.reports.plots.intervals import geometric_interval, mean_interval
 from hetpure.runs.results import Accuracy
-from hetpure.studies import ablation, cost, features, harmony, joint, masks, numbers, trajectories
-from hetpure.studies.finished import FinishedRun, _moved, purifications
-from hetpure.studies.make import file_stem
+from hetpure.studies import cost, finished, joint
+from hetpure.studies.ablation import Ablation
+from hetpure.studies.cost import Cost, gradient_cost
+from hetpure.studies.features import Features, feature_distance
+from hetpure.studies.figure import Measured, file_stem
+from hetpure.studies.finished import FinishedRun, with_moved
+from hetpure.studies.harmony import Harmony, seam_ratio
+from hetpure.studies.joint import Joint
+from hetpure.studies.masks import Masks
+from hetpure.studies.registry import FIGURES, NUMBERS, describe_figure, find_figure, load_figure
+from hetpure.studies.trajectories import Trajectories, trajectory
 from tests.evaluation.jobs import evaluate
 
 COARSE = {"grid_size": 10, "t_small": 0.05}  # 200 -> 100 -> 0: two network calls
@@ -50,15 +60,29 @@ def run(folder: Path) -> FinishedRun:
 
 
 def test_images_are_the_runs_own_and_purified_as_it_did(run: FinishedRun) -> None:
-    (found,) = run.images(["heterogeneous"])
-    assert found.index.tolist() == run.data.indices and found.clean.shape == (6, 1, 8, 8)
-    adversarial = found.attacked()
-    assert 0 < (adversarial - found.clean).abs().max() <= 0.15 + 1e-6
-    purified = purifications(found, adversarial, draws=2)
+    (row,) = run.images(["heterogeneous"])
+    assert row.index.tolist() == run.data.indices and row.clean.shape == (6, 1, 8, 8)
+    adversarial = row.sides()["adversarial"]
+    assert 0 < (adversarial - row.clean).abs().max() <= 0.15 + 1e-6
+    purified = row.purifications(adversarial, 2)
     with torch.no_grad():
-        scores = found.model.classifier(purified.flatten(0, 1)).view(6, 2, -1).mean(1)
-    recorded = torch.tensor([record.adversarial_scores[0] for record in found.records])
+        scores = row.model.classifier(purified.flatten(0, 1)).view(6, 2, -1).mean(1)
+    records = {
+        record.index: record for method in run.saved.methods if method.name == row.name for record in method.records
+    }
+    recorded = torch.tensor([records[i].adversarial_scores[0] for i in row.index.tolist()])
     torch.testing.assert_close(scores, recorded, rtol=1e-4, atol=1e-4)  # another chunk size of the classifier
+
+
+def test_networks_run_in_the_runs_precision(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("precision: float32", "precision: tf32"))
+    allowed: list[str] = []
+    monkeypatch.setattr(finished, "allow_tf32", allowed.append)
+    FinishedRun(copy).build(["uniform"])
+    assert allowed == ["tf32"]
 
 
 def test_a_seam_is_the_borders_contrast_over_its_neighbourhoods() -> None:
@@ -66,18 +90,19 @@ def test_a_seam_is_the_borders_contrast_over_its_neighbourhoods() -> None:
     mask[..., 4:] = 1
     ramp = (torch.arange(8) / 10).expand(1, 1, 8, 8)
     step = ramp + 0.3 * mask[:1]
-    found = harmony.seam_ratio(torch.cat([ramp, step]), mask)
+    ratios = seam_ratio(torch.cat([ramp, step]), mask)
     # Beside the border horizontal pairs differ by 0.1, vertical ones by nothing. Near it are columns 2..5: in each of
     # 8 lines two horizontal pairs that do not cross, in each of 4 columns seven vertical ones.
     along = 16 * 0.1 / (16 + 28)
     grey = 1 / 255
     expected = torch.tensor([(0.1 + grey) / (along + grey), (0.4 + grey) / (along + grey)])
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-    assert harmony.seam_ratio(ramp, torch.ones(1, 1, 8, 8)).isnan().all()
+    torch.testing.assert_close(ratios, expected, rtol=1e-5, atol=0)
+    assert seam_ratio(ramp, torch.ones(1, 1, 8, 8)).isnan().all()
 
 
-def test_figure_3_repaint_of_one_round_is_no_resampling(run: FinishedRun) -> None:
-    measured = harmony.measure(run, [], images=6, draws=2, shown=1, U=(1, 3))
+def test_harmony_repaint_of_one_round_is_no_resampling(run: FinishedRun) -> None:
+    figure = Harmony(images=6, draws=2, shown=1, U=(1, 3))
+    measured = figure.measure(run, [])
     seams = measured.numbers["seams"]
     assert list(seams) == ["none", "single 1", "single 3", "repaint 1", "repaint 3"]
     assert seams["repaint 1"]["of_each"] == seams["none"]["of_each"]
@@ -85,29 +110,31 @@ def test_figure_3_repaint_of_one_round_is_no_resampling(run: FinishedRun) -> Non
     assert seams["repaint 3"]["of_each"] != seams["none"]["of_each"] != seams["single 3"]["of_each"]
     assert seams["single 3"]["seam"] == geometric_interval(seams["single 3"]["of_each"])
     assert f"n = {measured.numbers['n']} clean images" in measured.caption
-    harmony.draw(measured)
+    figure.draw(measured)
 
 
-def test_figure_4_follows_the_purifier_from_image_to_purified(run: FinishedRun) -> None:
-    (found,) = run.images(["heterogeneous"])
-    timesteps, way = trajectories.trajectory(found, found.clean[2:3], 2, draws=2)
+def test_trajectories_follow_the_purifier_from_image_to_purified(run: FinishedRun) -> None:
+    (row,) = run.images(["heterogeneous"])
+    timesteps, path = trajectory(row, row.clean, 2, 2)
     assert timesteps == [203, 100]  # the first is noised on by U = 3
-    assert way.shape == (2, 4, 1, 8, 8)
-    assert torch.equal(way[:, 0], found.clean[2:3].expand(2, -1, -1, -1))
-    torch.testing.assert_close(way[:, -1], purifications(found, found.clean, 2)[2], rtol=0, atol=1e-5)
+    assert path.shape == (2, 4, 1, 8, 8)
+    assert torch.equal(path[:, 0], row.clean[2:3].expand(2, -1, -1, -1))
+    torch.testing.assert_close(path[:, -1], row.purifications(row.clean, 2)[2], rtol=0, atol=1e-5)
     (plain,) = run.images(["uniform"])
-    _, way = trajectories.trajectory(plain, plain.clean[:1], 0, draws=1)
-    # What the first call takes the image to be, by eq. (1) and the network.
+    _, path = trajectory(plain, plain.clean, 0, 1)
+    # What the first call takes the image for, by eq. (1) and the network.
     purifier: Any = plain.model.purifier
     x = 2 * plain.clean[:1] - 1
     x_t = purifier.schedule.diffuse(x, 200, defense_draws(0, plain.index[:1], 1).normal_like(x, "diffuse", 200))
     with torch.no_grad():
         x0 = to_unit(purifier.schedule.predict_x0(x_t, 200, purifier.denoiser(x_t, 200)))
-    torch.testing.assert_close(way[:, 1], x0, rtol=0, atol=1e-5)
+    torch.testing.assert_close(path[:, 1], x0, rtol=0, atol=1e-5)
+    assert not purifier.denoiser._forward_hooks
 
 
-def test_figure_4_lays_out_each_image_among_its_classes(run: FinishedRun) -> None:
-    measured = trajectories.measure(run, ["uniform", "heterogeneous"], images=1, draws=2, background=12)
+def test_trajectories_lay_out_each_image_among_its_classes(run: FinishedRun) -> None:
+    figure = Trajectories(images=1, draws=2, background=12)
+    measured = figure.measure(run, ["uniform", "heterogeneous"])
     (layout,) = measured.numbers["layouts"]
     label = layout["label"]
     assert label not in layout["seen_as"] and next(iter(layout["background"])) == label
@@ -115,58 +142,80 @@ def test_figure_4_lays_out_each_image_among_its_classes(run: FinishedRun) -> Non
     assert np.array(layout["trajectories"]["heterogeneous"]["adversarial"]).shape == (2, 4, 2)
     assert len(layout["ends"]["uniform"]["natural"]) == 2
     assert "n = 1 image (2 draws each)" in measured.caption
-    trajectories.draw(measured)
+    figure.draw(measured)
 
 
-def test_figure_5_says_what_the_mask_covers(run: FinishedRun) -> None:
-    measured = masks.measure(run, [], images=2, first=1)
+def test_masks_say_what_they_cover(run: FinishedRun) -> None:
+    figure = Masks(images=2, first=1)
+    measured = figure.measure(run, [])
     assert list(measured.arrays) == [
         "original", "adversarial", "attention map", "mask", "heterogeneous noise", "purified"
     ]  # fmt: skip
-    (found,) = run.images(["heterogeneous"])
-    (mask,) = found.model.prepare(found.attacked())
+    (row,) = run.images(["heterogeneous"])
+    (mask,) = row.model.prepare(row.sides()["adversarial"])
     assert measured.numbers["masked_share"] == pytest.approx(mask[1:3].mean(dim=(1, 2, 3)).tolist())
     assert np.array_equal(measured.arrays["mask"], 255 * mask[1:3].byte().numpy())
-    assert measured.numbers["label"] == [str(int(k)) for k in found.label[1:3]]
-    assert "n = 2 of 6 images, the 2 after the first 1, not chosen" in measured.caption
-    masks.draw(measured)
-    with pytest.raises(ConfigError, match="accepted are 1 to 5"):
-        masks.measure(run, [], images=6, first=1)
+    assert measured.numbers["label"] == [str(int(k)) for k in row.label[1:3]]
+    assert "n = 2 of 6 images, the first after 1, not selected" in measured.caption
+    figure.draw(measured)
+    with pytest.raises(ConfigError, match="images is 6; accepted: 1 to 5"):
+        Masks(images=6, first=1).measure(run, [])
 
 
-def test_figure_6_counts_every_pair_of_values(run: FinishedRun) -> None:
-    original, purified = torch.tensor([0.0, 0.3, 0.3, 1.0]), torch.tensor([0.9, 0.3, 0.6, 1.0])
-    counts = joint.joint_histogram(original, purified, 2)
-    assert counts.tolist() == [[1, 2], [0, 1]]
-    measured = joint.measure(run, ["undefended", "heterogeneous"], draws=2, bins=8)
+def test_joint_counts_every_pair_of_values(run: FinishedRun) -> None:
+    original, purified = torch.tensor([[0.0, 0.3], [0.3, 1.0]]), torch.tensor([[0.9, 0.3], [0.6, 1.0]])
+    compared = joint.compare_values(original.view(2, 1, 1, 2), purified.view(2, 1, 1, 1, 2), 2)
+    assert compared["counts"] == [[1, 2], [0, 1]]
+    figure = Joint(draws=2, bins=8)
+    measured = figure.measure(run, ["undefended", "heterogeneous"])
     panels = measured.numbers["panels"]
     assert np.sum(panels["heterogeneous"]["adversarial"]["counts"]) == 6 * 2 * 64
     nothing = panels["undefended"]["natural"]
     assert nothing["rmse"] == [0.0, 0.0, 0.0] and nothing["correlation"] == pytest.approx(1)
     assert np.array(nothing["counts"]).trace() == 6 * 64
-    (found,) = run.images(["undefended"])
-    rmse = 255 * (found.attacked() - found.clean).square().mean(dim=(1, 2, 3)).sqrt()
+    (row,) = run.images(["undefended"])
+    rmse = 255 * (row.sides()["adversarial"] - row.clean).square().mean(dim=(1, 2, 3)).sqrt()
     assert panels["undefended"]["adversarial"]["rmse"][0] == pytest.approx(float(rmse.mean()), rel=1e-5)
     assert "n = 6 images of 1x8x8 values" in measured.caption
-    joint.draw(measured)
+    figure.draw(measured)
 
 
-def test_figure_7_reads_the_rows_that_differ_in_one_key(run: FinishedRun, folder: Path) -> None:
-    measured = ablation.measure(run, [])
+def test_ablation_reads_the_rows_that_differ_in_one_key(run: FinishedRun, folder: Path) -> None:
+    measured = Ablation().measure(run, [])
     (panel,) = measured.numbers["panels"]
     assert panel["keys"] == ["purifier.tau"]
     table = {row["method"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
     assert [(p["row"], p["values"]) for p in panel["points"]] == [("heterogeneous", [0.9]), ("tau=0.5", [0.5])]
     assert all(p["robust"] == table[p["row"]]["robust"] for p in panel["points"])
-    assert "n = 6 images at each point" in measured.caption
-    (axes,) = [axes for part in ablation.draw(measured).subfigs for axes in _axes(part)]
+    assert "n = 6 images at each point, the same at all" in measured.caption
+    (axes,) = [axes for part in Ablation().draw(measured).subfigs for axes in _axes(part)]
     lines = [container.lines[0] for container in axes.containers]  # pyright: ignore
     assert [line.get_ydata()[-1] for line in lines] == [
         100 * table["heterogeneous"][side]["value"] for side in ("standard", "robust")
     ]
 
 
-def test_figure_7_maps_pairs_and_hatches_what_is_missing() -> None:
+@pytest.mark.parametrize(
+    ("removed", "caption"),
+    [
+        ({"tau=0.5": [0]}, "n = 5 to 6 images at each point, not the same at all"),
+        ({"tau=0.5": [0], "heterogeneous": [1]}, "n = 5 images at each point, not the same at all"),
+        ({"tau=0.5": [2], "heterogeneous": [2]}, "n = 5 images at each point, the same at all"),
+    ],
+)
+def test_ablation_says_whether_all_points_have_the_same_images(
+    folder: Path, tmp_path: Path, removed: dict[str, list[int]], caption: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for row, positions in removed.items():
+        (file,) = (copy / row).glob("samples-*.jsonl")
+        lines = sorted(file.read_text().splitlines(keepends=True))
+        file.write_text("".join(line for i, line in enumerate(lines) if i not in positions))
+    assert caption in Ablation().measure(FinishedRun(copy), []).caption
+
+
+def test_ablation_maps_pairs_and_hatches_what_is_missing() -> None:
     def cell(right: int) -> dict:
         return {"value": right / 10, "low": 0.0, "high": 1.0, "count": 10} if right else {**nothing}
 
@@ -176,7 +225,7 @@ def test_figure_7_maps_pairs_and_hatches_what_is_missing() -> None:
         for k, (a, b) in enumerate([(0.3, 0.1), (0.2, 0.1), (0.3, 0.05)])
     ]
     keys = ["purifier.t_large", "purifier.t_small"]
-    figure = ablation.draw(numbers.Measured({"panels": [{"keys": keys, "points": points}]}, "n = 10"))
+    figure = Ablation().draw(Measured({"panels": [{"keys": keys, "points": points}]}, "n = 10"))
     robust = [axes for part in figure.subfigs for axes in _axes(part)][1]
     shades = robust.images[0].get_array()
     assert np.ma.filled(shades, -1).tolist() == [[-1, 20], [10, -1]]  # t_small upwards, t_large to the right
@@ -184,22 +233,15 @@ def test_figure_7_maps_pairs_and_hatches_what_is_missing() -> None:
     assert [text.get_text() for text in robust.get_xticklabels()] == ["0.2", "0.3"]
 
 
-def test_figure_8_measures_a_gradient_and_shows_ratios(run: FinishedRun) -> None:
+def test_cost_measures_a_gradient_and_shows_ratios(run: FinishedRun) -> None:
     # In this process: 8x8 networks need too little memory to see, and what a child does is the same function.
-    plain = run.rows["heterogeneous"]
-    job = {
-        "classifier": cost.to_dict(plain.classifier),
-        "denoiser": cost.to_dict(plain.denoiser),
-        "purifier": {**plain.purifier, "resampling": "repaint", "U": 5},
-        "image": torch.zeros(1, 8, 8).tolist(),
-        "classes": 10,
-        "recompute": False,
-        "rounds": 2,
-        "threads": 1,
-        "device": "cpu",
-    }
-    many = cost.gradient_cost(job)
-    one = cost.gradient_cost({**job, "purifier": {**job["purifier"], "resampling": "single"}})
+    settings = run.rows["heterogeneous"]
+
+    def measured(**changes: Any) -> dict[str, float]:
+        changed = {**settings, "purifier": {**settings["purifier"], **changes}}
+        return gradient_cost(changed, np.zeros((1, 8, 8), np.float32), 10, False, 2, 1, "cpu")
+
+    many, one = measured(resampling="repaint", U=5), measured(resampling="single", U=5)
     assert (many["calls"], one["calls"]) == (6, 3)
     assert 0 < many["fastest"] <= many["seconds"] <= many["slowest"]
     costs = [
@@ -208,7 +250,7 @@ def test_figure_8_measures_a_gradient_and_shows_ratios(run: FinishedRun) -> None
         for again in (False, True)
         for U in (1, 3)
     ]
-    figure = cost.draw(numbers.Measured({"costs": costs, "U": [1, 3]}, "n = 1"))
+    figure = Cost().draw(Measured({"costs": costs, "U": [1, 3]}, "n = 1"))
     memory = [axes for part in figure.subfigs for axes in part.axes][1]
     legend = memory.get_legend()
     assert legend is not None
@@ -218,21 +260,33 @@ def test_figure_8_measures_a_gradient_and_shows_ratios(run: FinishedRun) -> None
     ]  # fmt: skip
 
 
-def test_figure_9_distances_are_relative_and_paired(run: FinishedRun) -> None:
+def test_cost_measures_networks_in_the_runs_precision(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[str, Any]] = []
+    for name in ("prepared_denoiser", "prepared_classifier"):
+        monkeypatch.setattr(cost, name, lambda network, *how, name=name: used.append((name, how)) or network)
+    monkeypatch.setattr(cost, "allow_tf32", lambda precision: used.append(("allow_tf32", precision)))
+    settings = {**run.rows["heterogeneous"], "precision": "tf32", "compile": True}
+    gradient_cost(settings, np.zeros((1, 8, 8), np.float32), 10, False, 1, 1, "cpu")
+    how = ("tf32", True)
+    assert used == [("allow_tf32", "tf32"), ("prepared_classifier", how), ("prepared_denoiser", how)]
+
+
+def test_features_distances_are_relative_and_paired(run: FinishedRun) -> None:
     f0, f = [torch.tensor([[3.0, 4.0], [0.0, 2.0]])], [torch.tensor([[3.0, 5.0], [2.0, 2.0]])]
-    torch.testing.assert_close(features.feature_distance(f, f0), torch.tensor([[0.2], [1.0]]))
-    measured = features.measure(run, ["undefended", "heterogeneous"], draws=2)
+    torch.testing.assert_close(feature_distance(f, f0), torch.tensor([[0.2], [1.0]]))
+    figure = Features(draws=2)
+    measured = figure.measure(run, ["undefended", "heterogeneous"])
     distances = measured.numbers["distances"]
     assert len(measured.numbers["spaces"]) == len(distances["heterogeneous"]["natural"])
     assert measured.numbers["spaces"][-1] == "logits"
     assert all(ends == [0.0, 0.0, 0.0] for ends in distances["undefended"]["natural"])
-    (found,) = run.images(["undefended"])
+    (row,) = run.images(["undefended"])
     with torch.no_grad():
-        clean, attacked = (found.model.classifier(x) for x in (found.clean, found.attacked()))
+        clean, attacked = (row.model.classifier(x) for x in row.sides().values())
     each = ((attacked - clean).norm(dim=1) / clean.norm(dim=1)).numpy()
     assert distances["undefended"]["adversarial"][-1][0] == pytest.approx(each.mean(), rel=1e-4)
     assert "n = 6 images (2 draws" in measured.caption
-    features.draw(measured)
+    figure.draw(measured)
 
 
 def test_intervals() -> None:
@@ -249,9 +303,9 @@ def test_the_command_draws_and_draws_again_without_computing(
 ) -> None:
     command = ["figures", "joint", str(folder), "--row", "uniform", "--out", str(tmp_path), "bins=8"]
     assert main(command) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Figure 6 of the paper, joint: Joint distribution")
-    assert "n = 6 images" in said.replace("\n", " ")
+    output = capsys.readouterr().out
+    assert output.startswith("Figure 6 of the paper, joint: Joint distribution")
+    assert "n = 6 images" in output.replace("\n", " ")
     stem = "joint-uniform-bins8"
     assert {file.name for file in tmp_path.iterdir()} == {f"{stem}.{kind}" for kind in ("png", "pdf", "json")}
     with Image.open(tmp_path / f"{stem}.png") as picture:
@@ -261,34 +315,79 @@ def test_the_command_draws_and_draws_again_without_computing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(joint, "measure", _same_signature(joint.measure, refuse))
+    monkeypatch.setattr(Joint, "measure", refuse)
     assert main(command) == 0
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     with pytest.raises(AssertionError, match="computed again"):
         main([*command[:-1], "bins=9"])
 
 
-def _same_signature(function: Any, replacement: Any) -> Any:
-    replacement.__signature__ = __import__("inspect").signature(function)
-    replacement.__annotations__ = function.__annotations__
-    return replacement
+def test_help_says_what_the_classes_say() -> None:
+    assert [NUMBERS[name] for name in FIGURES] == ["3", "4", "5", "6", "7", "8", "9"]
+    for name, target in FIGURES.items():
+        figure_class = load_figure(target)
+        assert find_figure(NUMBERS[name]) == find_figure(name) == (name, target)
+        about, options = describe_figure(target)
+        assert (figure_class.__doc__ or "").startswith(about)
+        assert options == [field.name for field in dataclasses.fields(figure_class)]  # pyright: ignore
+
+
+def test_a_figure_from_elsewhere(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_figures.py").write_text(OWN_FIGURE)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "out"
+    assert main(["figures", "my_figures:Counts", str(folder), "scale=3", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("Counts: n = 6 images")
+    assert json.loads((out / "Counts-scale3.json").read_text())["numbers"] == {"count": 18}
+    assert main(["figures", "my_figures:Nothing", str(folder)]) == 2
+    assert capsys.readouterr().err.startswith("error: FIGURE is 'my_figures:Nothing', which cannot be imported")
+    sys.modules.pop("my_figures")
+
+
+OWN_FIGURE = """
+from dataclasses import dataclass
+
+from hetpure.reports.plots import style
+from hetpure.studies.figure import Measured, RunFigure
+
+
+@dataclass
+class Counts(RunFigure):
+    scale: int = 1
+
+    def measure(self, run, rows):
+        count = len(run.images(run.select(rows))[0].clean)
+        return Measured({"count": self.scale * count}, f"n = {count} images")
+
+    def draw(self, measured):
+        figure, drawing = style.sheet(3, 2, measured.caption)
+        drawing.subplots().bar(["images"], [measured.numbers["count"]])
+        return figure
+"""
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["masks", "{tmp}"], "is no evaluation's folder: it has no config.yaml"),
-        (["masks", "{run}", "--row", "none such"], "--row none such: is no row of"),
-        (["masks", "{run}", "--row", "uniform"], "its purifier is uniform, and this figure needs a heterogeneous one"),
-        (["trajectories", "{run}", "--row", "undefended"], "its purifier is none, which has no denoiser"),
-        (["6", "{run}", "--row", "clean"], "--row clean: has no attack"),
-        (["harmony", "{run}", "U=[900]"], "U = 900"),
+        (["masks", "{tmp}"], "it has no config.yaml"),
+        (["masks", "{run}", "--row", "none such"], "--row is 'none such'; accepted: a row with a heterogeneous"),
+        (["masks", "{run}", "--row", "uniform"], "--row is 'uniform'; accepted: a row with a heterogeneous"),
+        (["cost", "{run}", "--row", "uniform", "--row", "clean"], "--row is ['uniform', 'clean']; accepted: one row"),
+        (["trajectories", "{run}", "--row", "undefended"], "accepted: a row whose purifier has a denoiser: clean, "),
+        (["6", "{run}", "--row", "clean"], "--row is 'clean', which has no attack"),
+        (["harmony", "{run}", "U=[900]"], "purifier.U"),
+        (["harmony", "{run}", "U=[]"], "U is []; accepted: one length or more"),
+        (["trajectories", "{run}", "background=3"], "background is 3; accepted: 10 or more"),
+        (["masks", "{run}", "first=6"], "first is 6; accepted: 0 to 5"),
+        (["joint", "{run}", "draws=0", "--row", "uniform"], "draws is 0; accepted: 1 or more"),
         (["harmony", "{run}", "length=4"], "length: unknown key; accepted are images, draws, shown, U"),
-        (["features", "{run}", "images=1", "--row", "undefended"], "images: found 1, accepted is 2 or more"),
-        (["ablation", "{run}", "keys=[attack.nope]"], "keys: attack.nope is no key"),
-        (["ablation", "{run}", "protocol=vote"], "protocol: found vote"),
-        (["6", "{run}", "--device", "nonsense"], "--device nonsense: cannot be used"),
-        (["6", "{run}", "denoiser.path=nowhere/at/all"], "denoiser.path: nowhere/at/all"),
+        (["features", "{run}", "images=1", "--row", "undefended"], "2 or more"),
+        (["ablation", "{run}", "keys=[attack.nope]"], "keys is 'attack.nope'; accepted: a key of these rows"),
+        (["ablation", "{run}", "protocol=vote"], "protocol is 'vote'; accepted: one-shot"),
+        (["6", "{run}", "--device", "nonsense"], "--device is 'nonsense', which cannot be used"),
+        (["6", "{run}", "denoiser.path=nowhere/at/all"], "nowhere/at/all"),
     ],
 )
 def test_one_clear_line(
@@ -305,22 +404,25 @@ def test_by_default_rows_without_records_are_left_out(folder: Path, tmp_path: Pa
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)
     shutil.rmtree(copy / "uniform")
-    found = FinishedRun(copy)
-    assert found.compared([]) == ["clean", "heterogeneous", "tau=0.5", "undefended"]
-    assert found.chosen([]) == ["clean", "heterogeneous", "tau=0.5"] and found.chosen(["uniform"]) == ["uniform"]
+    run = FinishedRun(copy)
+    assert run.select([]) == ["clean", "heterogeneous", "tau=0.5", "undefended"]
+    assert run.select([], lambda purifier: purifier["name"] != "none") == ["clean", "heterogeneous", "tau=0.5"]
+    assert run.select(["uniform"]) == ["uniform"]
 
 
 def test_what_has_moved_has_moved_for_rows_with_sections_of_their_own(folder: Path, tmp_path: Path) -> None:
     saved = yaml.safe_load((folder / "config.yaml").read_text())
-    same, here = str(saved["classifier"]["weights"]), str(folder / "config.yaml")
-    for name, weights in (("undefended", same), ("uniform", "gone/away.pt"), ("clean", here)):
+    same, existing = str(saved["classifier"]["weights"]), str(folder / "config.yaml")
+    for name, weights in (("undefended", same), ("uniform", "gone/away.pt"), ("clean", existing)):
         saved["rows"][name]["classifier"] = {**saved["classifier"], "weights": weights}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     rows = FinishedRun(tmp_path, ["classifier.weights=new.pt"]).rows
-    found = {name: row.classifier.weights for name, row in rows.items()}
-    assert found.pop("clean") == here and set(found.values()) == {"new.pt"}
+    weights = {name: row["classifier"]["weights"] for name, row in rows.items()}
+    assert weights.pop("clean") == existing and set(weights.values()) == {"new.pt"}
     network = {"purifier": {"name": "menet", "network": {"name": "a.py:A", "weights": "gone.pt", "source": "there"}}}
-    moved = _moved({"purifier": {"name": "none"}, "rows": {"a": network, "b": {}}}, "purifier.network.weights=new.pt")
+    moved = with_moved(
+        {"purifier": {"name": "none"}, "rows": {"a": network, "b": {}}}, "purifier.network.weights=new.pt"
+    )
     assert moved["rows"]["a"]["purifier"]["network"] == {"name": "a.py:A", "weights": "new.pt"}
     assert moved["purifier"] == {"name": "none"} and moved["rows"]["b"] == {}
 
@@ -349,5 +451,5 @@ def test_accuracy_line_puts_words_side_by_side() -> None:
 
 def _axes(part: Any) -> list[Any]:
     """A part's own and its parts' axes, without colour bars."""
-    found = [axes for axes in part.axes if axes.get_label() != "<colorbar>"]
-    return list(dict.fromkeys([*found, *(axes for inner in part.subfigs for axes in _axes(inner))]))
+    own = [axes for axes in part.axes if axes.get_label() != "<colorbar>"]
+    return list(dict.fromkeys([*own, *(axes for inner in part.subfigs for axes in _axes(inner))]))

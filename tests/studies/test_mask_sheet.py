@@ -6,7 +6,7 @@ from PIL import Image
 
 from hetpure.cli import main
 from hetpure.purification.mask import AttentionMask
-from hetpure.studies.mask_sheet import mask_panels
+from hetpure.studies.masks import mask_panels, selection_of
 from tests.toys import images, tiny_classifier
 
 
@@ -26,6 +26,11 @@ def test_panels_are_what_algorithm_2_makes() -> None:
     assert "block block1" not in mask_panels(AttentionMask(tiny_classifier(), ["block1"]), x)
 
 
+def test_a_selection_in_words() -> None:
+    assert selection_of({"selection": "threshold", "tau": 0.9}) == "tau = 0.9"
+    assert selection_of({"selection": "top_fraction", "top_fraction": 0.15}) == "top 15 %"
+
+
 def test_the_command_draws_a_sheet_without_a_denoiser(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert command(tmp_path, "denoiser.path=null") == 0
     with Image.open(tmp_path / "masks.png") as sheet:
@@ -36,10 +41,10 @@ def test_the_command_draws_a_sheet_without_a_denoiser(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("purifier.name=uniform", "purifier.name: uniform has no attention mask"),
-        ("purifier.tau=2", "purifier.tau = 2"),
+        ("purifier.name=uniform", "purifier.name is 'uniform', which has no mask; accepted: heterogeneous"),
+        ("purifier.tau=2", "purifier.tau"),
         ("purifier.blocks=[9]", "purifier.blocks: stage 9"),
-        ("pictures=0", "pictures: found 0"),
+        ("pictures=0", "pictures is 0; accepted: 1 or more"),
     ],
 )
 def test_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture, override: str, message: str) -> None:
