@@ -31,10 +31,9 @@ from hetpure.reports.page.samples import browser_data, outcome
 from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine
 from hetpure.reports.tables.printed import Figure
 from hetpure.runs import images as pixels
-from hetpure.runs.honesty import Verdict
 from hetpure.runs.read import read_run
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Accuracy, Conditions, Report, accuracy, table_rows, write_results
+from hetpure.runs.results import Accuracy, Conditions, Report, Verdict, accuracy, table_rows, write_results
 from tests import browser
 from tests.evaluation.jobs import evaluate
 

@@ -25,10 +25,9 @@ from hetpure.reports.tables.forms import escaped, latex, markdown, numbers, plai
 from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table
 from hetpure.reports.tables.printed import Figure, printed_names, printed_table
 from hetpure.runs.claim import claim
-from hetpure.runs.honesty import Verdict
 from hetpure.runs.read import read_run
 from hetpure.runs.records import RecordStore
-from hetpure.runs.results import Accuracy, Report, TableRow
+from hetpure.runs.results import Accuracy, Report, TableRow, Verdict
 from tests.runs.schemas import check_folder
 
 PAPER = [f"tables/table{n}.yaml" for n in range(1, 9)]

@@ -10,12 +10,12 @@ from hetpure.cli import main
 from hetpure.reports import write_reports
 from hetpure.reports.aggregate import aggregate, markdown
 from hetpure.reports.table import COLUMNS, Column, print_report, write_table_files
-from hetpure.runs.honesty import Verdict
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import (
     Conditions,
     Report,
     TableRow,
+    Verdict,
     accuracy,
     notes_on,
     table_rows,
