@@ -27,7 +27,7 @@ def format_version(folder: Path) -> int:
     file = folder / RUN
     if not file.is_file():
         return 1
-    version = read_mapping(file).get("format_version")
+    version: Any = read_mapping(file).get("format_version")
     require(type(version) is int and version >= 1, f"{file}: format_version", version, "an integer of at least 1")
     if version > FORMAT_VERSION:
         problem = f"has format version {version}, newer than the {FORMAT_VERSION} that this hetpure reads"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, ttest_1samp
 
+from hetpure.runs.names import VARIANTS
 from hetpure.runs.records import Record
 from hetpure.runs.results import Verdict
 
@@ -194,15 +195,11 @@ def check(
         saved: see ``inside``.
         clean: see ``inside``.
     """
-    stronger = {
-        "more_steps": ("more iterations", f"{factor} times the iterations"),
-        "more_eot": ("more EOT", f"{factor} times the EOT draws"),
-        "larger_eps": ("larger eps", f"{factor} times the eps"),
-    }
     verdicts = [loss_rises(base, settings.get("steps"))]
-    for name, words in stronger.items():
+    for name, quantity in (("more_steps", "iterations"), ("more_eot", "EOT draws"), ("larger_eps", "eps")):
         if name in variants:
-            verdicts.append(never_raises(*words, base, variants[name]))
+            change = f"{factor} times the {quantity}"
+            verdicts.append(never_raises(VARIANTS[name], change, base, variants[name]))
     for name, function in (("huge_eps", huge_eps), ("random_noise", random_noise), ("transfer", transfer)):
         if name in variants:
             verdicts.append(function(base, variants[name]))

@@ -9,6 +9,16 @@ from hetpure.errors import ConfigError
 RESERVED = ("honesty", "adversarial", "figures", "processes", "wandb")
 """Names of other folders in the folder of a run or a row."""
 
+VARIANTS = {
+    "more_steps": "more iterations",
+    "more_eot": "more EOT",
+    "larger_eps": "larger eps",
+    "huge_eps": "huge eps",
+    "random_noise": "random noise",
+    "transfer": "transfer from the undefended classifier",
+}
+"""The honesty checks' other attacks, by the name of their folder."""
+
 LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations"}
 """The paper's and the table's names for these keys; others are called by their last part."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,24 +98,28 @@ def read_run(folder: Path) -> RunFolder:
     """
     problems: list[str] = []
     config = read_settings(folder)
-    report = Report("a run that has not written a table yet", [])
+    results = None
     if (folder / RESULTS).exists():
         try:
-            report = read_results(folder)
+            results = read_results(folder)
         except ConfigError:
             problems.append(f"{RESULTS} is damaged; running the same command again rewrites it")
     if not (folder / SAMPLES).exists():
         problems.append(f"{SAMPLES} is missing, so clean images and class names are not shown")
     samples = _optional(load_samples, folder / SAMPLES, SAMPLES, problems) or Samples([], [], {})
+    report = results or Report("a run that has not written a table yet", [])
     known = {(row.method, row.protocol): row for row in report.rows}
     in_table = {row.method for row in report.rows}
     methods = []
     for name, settings in row_settings(config).items():
         method = _method(folder, name, settings, known, len(samples.indices), problems)
-        if method.records or name in in_table or not in_table:  # else a table's row that could not be evaluated
+        if method.records or name in in_table or results is None:  # else a row that could not be evaluated
             methods.append(method)
     report = replace(report, rows=[row for method in methods for row in method.rows])
-    texts = {name: _optional(_read_text, folder / name, name, problems) for name in (CONFIG, CONTENT)}
+    texts = {
+        name: _optional(partial(Path.read_text, encoding="utf-8"), folder / name, name, problems)
+        for name in (CONFIG, CONTENT)
+    }
     texts = {name: text for name, text in texts.items() if text is not None}
     return RunFolder(folder, report, methods, samples, config, texts, problems)
 
@@ -186,10 +191,6 @@ def _method(
         variants = {path.name: RecordStore(path).read() for path in sorted((folder / name).glob("honesty/*/"))}
     pictures = _optional(load_pictures, folder / name / PICTURES, f"{name}/{PICTURES}", problems)
     return Method(name, settings, store, records, rows, variants, pictures)
-
-
-def _read_text(file: Path) -> str:
-    return file.read_text(encoding="utf-8")
 
 
 def _optional(load: Callable[[Path], T], file: Path, name: str, problems: list[str]) -> T | None:

@@ -277,14 +277,14 @@ def _same_signature(function: Any, replacement: Any) -> Any:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["masks", "{tmp}"], "is no evaluation's folder: it has no config.yaml"),
+        (["masks", "{tmp}"], "is not an evaluation's folder: it has no config.yaml"),
         (["masks", "{run}", "--row", "none such"], "--row none such: is no row of"),
         (["masks", "{run}", "--row", "uniform"], "its purifier is uniform, and this figure needs a heterogeneous one"),
         (["trajectories", "{run}", "--row", "undefended"], "its purifier is none, which has no denoiser"),
         (["6", "{run}", "--row", "clean"], "--row clean: has no attack"),
         (["harmony", "{run}", "U=[900]"], "U = 900"),
         (["harmony", "{run}", "length=4"], "length: unknown key; accepted are images, draws, shown, U"),
-        (["features", "{run}", "images=1", "--row", "undefended"], "images: found 1, accepted is 2 or more"),
+        (["features", "{run}", "images=1", "--row", "undefended"], "images is 1; accepted: 2 or more"),
         (["ablation", "{run}", "keys=[attack.nope]"], "keys: attack.nope is no key"),
         (["ablation", "{run}", "protocol=vote"], "protocol: found vote"),
         (["6", "{run}", "--device", "nonsense"], "--device nonsense: cannot be used"),
