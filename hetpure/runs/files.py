@@ -35,17 +35,17 @@ def format_version(folder: Path) -> int:
     return version
 
 
-def read_config(folder: Path, kind: str = "a run's") -> dict[str, Any]:
+def read_config(folder: Path, whose: str = "run's") -> dict[str, Any]:
     """The saved config of a run of any kind, with today's keys; raises as ``read_mapping`` does."""
-    return read_mapping(folder / CONFIG, kind)
+    return read_mapping(folder / CONFIG, whose)
 
 
-def read_mapping(file: Path, kind: str = "a run's") -> dict[str, Any]:
+def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
     """Reads a YAML or JSON file of a run folder that holds a mapping.
 
     Args:
         file: the file.
-        kind: whose folder has such a file, for the error.
+        whose: what has such a file, for the error, such as ``evaluation's``.
 
     Raises:
         ConfigError: if it is missing, cannot be read, or holds something else.
@@ -60,7 +60,8 @@ def read_mapping(file: Path, kind: str = "a run's") -> dict[str, Any]:
         reason = f"it has no {file.name}"
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = f"{file.name} cannot be read: {one_line(error)}"
-    raise ConfigError(str(file.parent), f"is not {kind} folder: {reason}")
+    article = "an" if whose[0] in "aeiou" else "a"
+    raise ConfigError(str(file.parent), f"is not {article} {whose} folder: {reason}")
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

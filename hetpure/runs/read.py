@@ -131,7 +131,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         ConfigError: if it is not an evaluation's folder, or has a newer format.
     """
     format_version(folder)
-    config = merge(DEFAULTS, read_config(folder, "an evaluation's"))
+    config = merge(DEFAULTS, read_config(folder, "evaluation's"))
     sections = {key: config.get(key) for key in ("purifier", *DEFAULTS) if key != "seed"}
     if isinstance(config["rows"], dict):
         sections |= {f"rows.{name}": row or {} for name, row in config["rows"].items()}
@@ -160,7 +160,7 @@ def read_results(folder: Path) -> Report:
         ConfigError: if it is missing or damaged.
     """
     format_version(folder)
-    content = read_mapping(folder / RESULTS, "a finished run's")
+    content = read_mapping(folder / RESULTS, "finished run's")
     try:
         return parse_results(content)
     except KeyError as error:

@@ -61,7 +61,7 @@ class Chart:
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """Positions in the SVG: of the ticks of both axes; of each line, its path, band and dots."""
+        """Positions in the SVG: the ticks of both axes; the path, band and dots of each line."""
         xs = [x for line in self.lines for x in line.x]
         ys = [y for line in self.lines for y in (*line.y, *line.low, *line.high)]
         x_ticks = MaxNLocator(6, integer=True).tick_values(min(xs), max(xs))
@@ -82,9 +82,15 @@ class Chart:
         return {
             "x_ticks": [(at(tick, y0)[0], f"{tick:g}") for tick in x_ticks if x0 <= tick <= x1],
             "y_ticks": [(at(x0, tick)[1], f"{tick:g}") for tick in y_ticks if y0 <= tick <= y1],
-            "paths": [path(line.x, line.y) for line in self.lines],
-            "bands": [band(line) for line in self.lines],
-            "dots": [[at(*p) for p in zip(line.x, line.y, strict=True)] * (len(line.x) <= 12) for line in self.lines],
+            "lines": [
+                {
+                    "name": line.name,
+                    "path": path(line.x, line.y),
+                    "band": band(line),
+                    "dots": [at(x, y) for x, y in zip(line.x, line.y, strict=True)] if len(line.x) <= 12 else [],
+                }
+                for line in self.lines
+            ],
         }
 
 

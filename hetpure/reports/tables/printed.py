@@ -59,24 +59,15 @@ def printed_table(name: str) -> PrintedTable:
         KeyError: for another name.
     """
     raw = _tables()[name]
-    columns = tuple(raw["columns"])
-    rows = {
-        row["method"]: PrintedRow(
-            row.get("kind", ""),
-            {column: _accuracy(value) for column, value in zip(columns, row["values"], strict=True)},
-            row.get("note"),
-        )
-        for row in raw["rows"]
-    }
-    return PrintedTable(raw["title"], columns, rows, raw.get("note"))
+    rows = {}
+    for row in raw["rows"]:
+        values = [value if isinstance(value, list) else [value] for value in row["values"]]  # or [mean, deviation]
+        accuracies = [PrintedAccuracy(*value) if value[0] is not None else None for value in values]
+        by_column = dict(zip(raw["columns"], accuracies, strict=True))
+        rows[row["method"]] = PrintedRow(row.get("kind", ""), by_column, row.get("note"))
+    return PrintedTable(raw["title"], tuple(raw["columns"]), rows, raw.get("note"))
 
 
 @functools.cache
 def _tables() -> dict[str, Any]:
     return yaml.safe_load(files("hetpure.reports.tables").joinpath("printed_tables.yaml").read_text())
-
-
-def _accuracy(value: float | list[float] | None) -> PrintedAccuracy | None:
-    if value is None:
-        return None
-    return PrintedAccuracy(*value) if isinstance(value, list) else PrintedAccuracy(value)
