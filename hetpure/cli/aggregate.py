@@ -1,4 +1,4 @@
-"""Mean and standard deviation over runs that differ in their seed: hetpure aggregate runs/seed0 runs/seed1 .."""
+"""Mean and standard deviation over runs that differ only in their seed: hetpure aggregate runs/seed0 runs/seed1 .."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="an evaluation's output")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="output folder of an evaluation")
 
 
 def run(options: argparse.Namespace) -> None:

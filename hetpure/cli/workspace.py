@@ -1,4 +1,4 @@
-"""Lay out the W&B workspace of this project's evaluations: the panels that a person needs, as a view of a project.
+"""Lay out a W&B workspace for this project's evaluations, as a view of a W&B project.
 
 hetpure workspace --entity ENTITY --project hetpure
 hetpure workspace --json layout.json      (the layout as a file; no account, no network)
@@ -22,21 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Saves the workspace, or writes its layout."""
     if options.json is None and options.entity is None:
-        raise ConfigError("--entity: must be given, or --json FILE")
+        raise ConfigError("--entity", "must be given, or --json FILE")
     from hetpure.config.tracking import has_account
     from hetpure.reports.workspace import layout, specification
+    from hetpure.runs.files import one_line
 
     workspace = layout(options.entity or "", options.project, options.name)
     if options.json is not None:
         try:
             options.json.write_text(json.dumps(specification(workspace), indent=2) + "\n")
         except OSError as error:
-            raise ConfigError(f"--json {options.json}: {error.strerror}") from None
+            raise ConfigError(f"--json {options.json}", one_line(error)) from None
         print(options.json)
         return
     if not has_account():
-        raise ConfigError("W&B: no account is configured: set WANDB_API_KEY or run `wandb login`, or use --json FILE")
+        raise ConfigError("W&B", "no account is configured; set WANDB_API_KEY or run `wandb login`, or use --json FILE")
     try:
         print(workspace.save().url)
-    except Exception as error:  # whatever W&B's client meets on the network
-        raise RunError(f"W&B: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # anything that W&B's client meets on the network
+        raise RunError(f"W&B: {one_line(error)[:200]}") from None

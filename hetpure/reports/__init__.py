@@ -1,4 +1,4 @@
-"""Everything that is shown of a run, made from its folder alone; nothing here needs torch."""
+"""Everything that is shown of a run, made from its folder alone and without torch."""
 
 from hetpure.reports.write import write_reports
 

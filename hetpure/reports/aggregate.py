@@ -1,29 +1,22 @@
-"""Several runs as one table: mean and standard deviation over seeds, as the paper reports three runs."""
+"""Mean and standard deviation over runs that differ in their seed, as the paper reports three runs."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 from hetpure.runs.claim import ALWAYS_FREE, differences
 from hetpure.runs.read import read_results, read_settings
-from hetpure.runs.results import TableRow
 
 FREE = (*ALWAYS_FREE, "seed", "pictures", "threads", "data.batch_size", "data.root", "honesty.images")
+"""Keys in which the runs may differ."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Accuracies of several runs, in 0..1.
-
-    Attributes:
-        mean: over runs.
-        deviation: their sample standard deviation (n - 1 in the denominator).
-        runs: how many.
-    """
+    """Accuracies of several runs, in 0..1: their mean and sample standard deviation (n - 1 in the denominator)."""
 
     mean: float
     deviation: float
@@ -37,46 +30,43 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
     """``standard`` and ``robust`` of each (method, protocol) over finished runs.
 
     Args:
-        folders: run folders that differ in their seed alone.
+        folders: run folders that differ only in their seed.
 
     Raises:
-        ConfigError: for fewer than two runs, a folder that is no finished run, or runs that cannot be one experiment.
+        ConfigError: for fewer than two runs, an unfinished run, or runs that are not of one experiment.
     """
-    if len(folders) < 2:
-        raise ConfigError("a mean and a standard deviation need two runs or more")
-    configs = [read_settings(folder) for folder in folders]
-    tables = [read_results(folder).rows for folder in folders]
-    seeds: dict[Any, Path] = {}
-    for folder, config in zip(folders, configs, strict=True):
-        if config["seed"] in seeds:
-            raise ConfigError(f"{folder}: has the seed {config['seed']}, as {seeds[config['seed']]} has")
-        seeds[config["seed"]] = folder
-        changes = differences(configs[0], config, FREE)
-        if changes:
-            raise ConfigError(f"{folder}: is another experiment than {folders[0]} ({'; '.join(changes[:4])})")
-    whole = [[_whole(row, folder) for row in rows] for folder, rows in zip(folders, tables, strict=True)]
-    names = [[(row.method, row.protocol) for row in rows] for rows in whole]
-    if any(other != names[0] for other in names):
-        raise ConfigError("the runs' tables have other methods or protocols")
+    require(len(folders) >= 2, "folders", [str(folder) for folder in folders], "two runs or more")
+    first, seeds = read_settings(folders[0]), {}
+    accuracies: list[dict[tuple[str, str], dict[str, float]]] = []
+    for folder in folders:
+        config = read_settings(folder)
+        if (other := seeds.setdefault(config["seed"], folder)) is not folder:
+            raise ConfigError(str(folder), f"has the seed {config['seed']}, as {other} has")
+        if changes := differences(first, config, FREE):
+            problem = f"is not the same experiment as {folders[0]} ({'; '.join(changes[:4])})"
+            raise ConfigError(str(folder), problem)
+        rows = read_results(folder).rows
+        for row in rows:
+            if row.images + row.failed < row.total:
+                problem = f"is not finished: {row.method} has {row.images} of {row.total} images"
+                raise ConfigError(str(folder), problem)
+        sides = [{"standard": row.standard.value, "robust": row.robust.value} for row in rows]
+        accuracies.append({(row.method, row.protocol): side for row, side in zip(rows, sides, strict=True)})
+        if list(accuracies[-1]) != list(accuracies[0]):
+            raise ConfigError(str(folder), f"its table has other methods or protocols than that of {folders[0]}")
     return {
-        name: {side: _spread([getattr(rows[i], side).value for rows in whole]) for side in ("standard", "robust")}
-        for i, name in enumerate(names[0])
+        name: {side: _spread([run[name][side] for run in accuracies]) for side in ("standard", "robust")}
+        for name in accuracies[0]
     }
 
 
-def markdown(found: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:
-    """The table as people read it."""
+def markdown(spreads: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:
+    """The table as Markdown."""
     lines = [f"{runs} runs, mean ± standard deviation", ""]
     lines += ["| method | protocol | standard, % | robust, % |", "| --- | --- | --- | --- |"]
-    for (method, protocol), sides in found.items():
+    for (method, protocol), sides in spreads.items():
         lines.append(f"| {method} | {protocol} | {sides['standard'] or '-'} | {sides['robust'] or '-'} |")
     return "\n".join(lines)
-
-
-def _whole(row: TableRow, folder: Path) -> TableRow:
-    if row.images + row.failed < row.total:
-        raise ConfigError(f"{folder}: is not finished: {row.method} has {row.images} of {row.total} images")
-    return row
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

@@ -1,54 +1,51 @@
-"""What an evaluation shows on W&B; offline where no account is configured."""
+"""What an evaluation shows on Weights & Biases; offline if no account is configured."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from hetpure.config.tracking import quiet_settings, wandb_mode
 from hetpure.reports.plots.sweep import FIGURE
 from hetpure.reports.table import COLUMNS
-from hetpure.reports.tables.forms import numbers
-from hetpure.reports.tables.paper_table import build_table
+from hetpure.reports.tables.paper_table import build_table, numbers
+from hetpure.runs.files import one_line
 from hetpure.runs.names import combinations, labels, text
 from hetpure.runs.read import RunFolder
 from hetpure.runs.results import TableRow
 
-P = ParamSpec("P")
 
+def _may_fail(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that does nothing without a W&B run, and whose failure ends the dashboard but not the evaluation."""
 
-def _shown_or_not(show: Callable[Concatenate["Dashboard", P], None]) -> Callable[Concatenate["Dashboard", P], None]:
-    """What goes wrong with the display is said, and is the end of the display, not of the evaluation."""
+    @wraps(method)
+    def guarded(self: "Dashboard", *arguments: Any) -> None:
+        if self.run is not None:
+            try:
+                method(self, *arguments)
+            except Exception as error:
+                self.give_up(error)
 
-    @wraps(show)
-    def shown(self: "Dashboard", *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.run is None:
-            return
-        try:
-            show(self, *args, **kwargs)
-        except Exception as error:
-            self.give_up(error)
-
-    return shown
+    return guarded
 
 
 class Dashboard:
-    """One W&B run for a command: the resolved config, and each row's scalars, loss curve and pictures under its name.
+    """One W&B run for a command: the resolved config, and each row's numbers, loss curve and pictures under its name.
 
-    What panels find whatever the rows are called: a single row's scalars without its name in front, so that the runs of
-    a sweep compare; each combination of a grid as ``sweep/KEY`` beside ``sweep/robust_accuracy`` and the rest; all
-    rows' pictures as ``pictures``.
+    Some things are also logged under names that panels know whatever the rows are called: the numbers of a single row
+    without its name, so that the runs of a sweep can be compared; each combination of a grid as ``sweep/KEY`` next to
+    ``sweep/robust_accuracy`` and the rest; the pictures of all rows as ``pictures``.
 
     Args:
         config: the resolved config.
-        output: folder of the run, which holds W&B's files too.
-        say: told where W&B cannot be used; the evaluation goes on without.
+        output: the run folder, which holds W&B's files too.
+        say: prints why W&B cannot be used; the evaluation goes on without it.
     """
 
     def __init__(self, config: dict[str, Any], output: Path, say: Callable[[str], None] = print) -> None:
         settings = config["wandb"]
         self.say = say
-        self.alone = len(config["rows"]) < 2
+        self.single = len(config["rows"]) < 2
         self.grid = combinations(config["grid"]) if config["grid"] else {}
         self.run: Any = None
         if (mode := wandb_mode(settings["mode"])) == "disabled":
@@ -67,60 +64,58 @@ class Dashboard:
     def give_up(self, error: Exception) -> None:
         """Goes on without W&B."""
         self.run = None
-        self.say(f"W&B: {' '.join(str(error).split())[:200]}; going on without it")
+        self.say(f"W&B: {one_line(error)[:200]}; going on without it")
 
-    @_shown_or_not
-    def rows(self, lines: list[TableRow], cost: Mapping[str, float]) -> None:
-        """A method's figures, one-shot under its name, other protocols below theirs; what an image cost."""
-        for line in lines:
-            figures = {
-                "standard_accuracy": line.standard.value,
-                "robust_accuracy": line.robust.value,
-                "seconds": line.seconds,
-                "images": line.images,
+    @_may_fail
+    def rows(self, rows: list[TableRow], cost: Mapping[str, float]) -> None:
+        """A method's numbers, one-shot under its name and other protocols below it; network calls per image."""
+        for row in rows:
+            values: dict[str, Any] = {
+                "standard_accuracy": row.standard.value,
+                "robust_accuracy": row.robust.value,
+                "seconds": row.seconds,
+                "images": row.images,
             }
-            prefix = line.method if line.protocol == "one-shot" else f"{line.method}/{line.protocol}"
-            self.run.log({f"{prefix}/{key}": value for key, value in figures.items()})
-            if line.protocol == "one-shot":
-                self._compared(line, {**figures, **cost})
+            prefix = row.method if row.protocol == "one-shot" else f"{row.method}/{row.protocol}"
+            self.run.log({f"{prefix}/{key}": value for key, value in values.items()})
+            if row.protocol == "one-shot":
+                for side, accuracy in (("standard", row.standard), ("robust", row.robust)):
+                    values |= {f"{side}_accuracy_low": accuracy.low, f"{side}_accuracy_high": accuracy.high}
+                self._log_comparable(row.method, {**values, **cost})
 
-    def _compared(self, line: TableRow, figures: dict[str, Any]) -> None:
-        """The same under names that other runs and rows share."""
-        for side, accuracy in (("standard", line.standard), ("robust", line.robust)):
-            figures |= {f"{side}_accuracy_low": accuracy.low, f"{side}_accuracy_high": accuracy.high}
-        if self.alone:
-            self.run.log(figures)
-        if line.method in self.grid:
-            values = self.grid[line.method]
-            names = labels(values)
-            swept = {names[key]: v if isinstance(v, int | float) else text(v) for key, v in values.items()}
-            # One step for all of them: what belongs together is one point.
-            self.run.log({f"sweep/{key}": value for key, value in {**swept, **figures}.items()})
+    def _log_comparable(self, method: str, values: Mapping[str, Any]) -> None:
+        if self.single:
+            self.run.log(values)
+        if combination := self.grid.get(method):
+            names = labels(combination)
+            swept = {names[key]: v if isinstance(v, int | float) else text(v) for key, v in combination.items()}
+            # In one step: what belongs together is one point of a plot.
+            self.run.log({f"sweep/{key}": value for key, value in {**swept, **values}.items()})
 
-    @_shown_or_not
+    @_may_fail
     def curve(self, method: str, losses: list[float]) -> None:
         """The attacker's mean loss by iteration."""
-        self.run.define_metric(f"{method}/attack_loss", step_metric=f"{method}/iteration")
-        if self.alone:
-            self.run.define_metric("attack_loss", step_metric="iteration")
+        prefixes = [f"{method}/", ""] if self.single else [f"{method}/"]
+        for prefix in prefixes:
+            self.run.define_metric(f"{prefix}attack_loss", step_metric=f"{prefix}iteration")
         for iteration, loss in enumerate(losses):
-            figures = {f"{method}/iteration": iteration, f"{method}/attack_loss": loss, "iteration": iteration}
-            self.run.log({**figures, **({"attack_loss": loss} if self.alone else {})})
+            values = {f"{prefix}attack_loss": loss for prefix in prefixes}
+            self.run.log({f"{method}/iteration": iteration, "iteration": iteration, **values})
 
-    @_shown_or_not
+    @_may_fail
     def picture(self, method: str, file: Path) -> None:
         """A row's picture."""
         self.run.log({f"{method}/pictures": [self.wandb.Image(str(file))]})
         self.run.log({"pictures": [self.wandb.Image(str(file), caption=method)]})
 
-    @_shown_or_not
-    def finish(self, report: RunFolder) -> None:
-        """The tables and the grid's figure of a whole run, and the end of the W&B run."""
-        if report.config["table"].get("lines"):
-            columns, data = numbers(build_table(report.config, report.report))
+    @_may_fail
+    def finish(self, folder: RunFolder) -> None:
+        """The tables and the grid's plot of the whole run; ends the W&B run."""
+        if folder.config["table"].get("lines"):
+            columns, data = numbers(build_table(folder.config, folder.report))
             self.run.log({"table": self.wandb.Table(columns=columns, data=data)})
-        if report.config["grid"] and (report.path / FIGURE).is_file():
-            self.run.log({"sweep/figure": [self.wandb.Image(str(report.path / FIGURE))]})
-        data = [[str(column.value(row)) for column in COLUMNS] for row in report.report.rows]
+        if folder.config["grid"] and (folder.path / FIGURE).is_file():
+            self.run.log({"sweep/figure": [self.wandb.Image(str(folder.path / FIGURE))]})
+        data = [[str(column.value(row)) for column in COLUMNS] for row in folder.report.rows]
         self.run.log({"results": self.wandb.Table(columns=[column.heading for column in COLUMNS], data=data)})
         self.run.finish()

@@ -1,13 +1,12 @@
-"""The table of results: its columns, and the forms in which people take it away."""
+"""The table of results: its columns, and the forms in which it is shown and saved."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from hetpure.reports.tables import forms
 from hetpure.runs.files import write_whole
 from hetpure.runs.results import Report, TableRow
 
@@ -20,12 +19,12 @@ class Column:
 
     Attributes:
         heading: as people read it.
-        value: of a row; its text is the cell.
+        value: its value in a row; the text of the value is the cell.
         numbers: what CSV has instead, by heading; by default the value under the column's own heading.
-        words: whether cells are words, aligned left, not numbers.
+        words: whether cells are words, aligned left, and not numbers.
         wraps: whether long cells may be broken into lines.
-        by_protocol: whether the cell differs between the protocols of one method; others are shown once a method.
-        common: whether the page shows it once, above the table, where all rows have the same.
+        by_protocol: whether the protocols of one method differ in it; other columns are shown once per method.
+        common: whether it is shown once, above the table, if all rows have the same value (page and LaTeX).
     """
 
     heading: str
@@ -59,35 +58,39 @@ COLUMNS = [
     Column("S", attrgetter("conditions.ensemble"), {"ensemble": attrgetter("conditions.ensemble")}),
     Column("seconds", lambda row: f"{row.seconds:.1f}", {"seconds": attrgetter("seconds")}),
 ]
-"""All columns in order. A column that is added here is in the terminal, Markdown, CSV, the page and W&B."""
+"""All columns in order. A column added here is in the terminal, Markdown, LaTeX, CSV, the page and W&B."""
 
 
-def cells(rows: Sequence[TableRow]) -> list[list[str]]:
-    """All cells as text; what a method's further protocols would repeat is left blank."""
+def split_common(rows: Sequence[TableRow]) -> tuple[list[Column], dict[str, str]]:
+    """The columns that differ between rows, and by heading the value of those that do not and are ``common``."""
+    values = {column.heading: {str(column.value(row)) for row in rows} for column in COLUMNS if column.common}
+    common = {heading: next(iter(texts)) for heading, texts in values.items() if len(texts) == 1}
+    return [column for column in COLUMNS if column.heading not in common], common
+
+
+def cells(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[list[str]]:
+    """The cells as text; those that a method's further protocols would repeat are empty."""
     lines, method = [], None
     for row in rows:
-        again = row.method == method
-        lines.append(["" if again and not column.by_protocol else str(column.value(row)) for column in COLUMNS])
+        repeated = row.method == method
+        lines.append(["" if repeated and not column.by_protocol else str(column.value(row)) for column in columns])
         method = row.method
     return lines
 
 
-def print_report(report: Report) -> None:
-    """The report in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
+def text_table(report: Report, columns: Sequence[Column], subtitle: str = "") -> forms.TextTable:
+    """Some columns of the report's table as text."""
+    headings = [forms.Heading(column.heading, "", column.words, column.wraps) for column in columns]
+    warnings = [report.warning] if report.warning else []
+    return forms.TextTable(report.title, headings, cells(report.rows, columns), subtitle, warnings, notes=report.notes)
 
+
+def print_report(report: Report) -> None:
+    """Prints the table and the honesty checks in the terminal."""
+    from rich.console import Console
+
+    forms.print_table(text_table(report, COLUMNS))
     console = Console(width=None if Console().is_terminal else 160)
-    if report.warning:
-        console.print(report.warning, style="bold red", markup=False)
-    table = Table(title=report.title, title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column.heading, justify="left" if column.words else "right", no_wrap=not column.wraps)
-    for line in cells(report.rows):
-        table.add_row(*line)
-    console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
     for method, verdicts in report.checks.items():
         console.print(f"honesty checks of {method}:", markup=False, highlight=False)
         for verdict in verdicts:
@@ -95,33 +98,26 @@ def print_report(report: Report) -> None:
             console.print(f"  {verdict}", style=style, markup=False, highlight=False)
 
 
+def markdown(report: Report) -> str:
+    """The table and the honesty checks as Markdown."""
+    lines = []
+    for method, verdicts in report.checks.items():
+        lines += ["", f"Honesty checks of {method}:", "", *(f"* {verdict}" for verdict in verdicts)]
+    return forms.markdown(text_table(report, COLUMNS)) + "".join(f"{line}\n" for line in lines)
+
+
 def write_table_files(report: Report, folder: Path) -> None:
-    """``results.csv`` (numbers) and ``results.md`` (as people read it) in a folder.
+    """Writes ``results.csv`` (numbers), ``results.md`` and ``results.tex`` (as people read them).
 
     Raises:
-        OSError: where one cannot be written; it is then the old one or not there.
+        OSError: if one cannot be written; the old file stays.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     numbers: dict[str, Value] = {}
     for column in COLUMNS:
         numbers |= column.numbers or {column.heading: column.value}
-    writer.writerow(numbers)
-    writer.writerows([value(row) for value in numbers.values()] for row in report.rows)
-    write_whole(folder / "results.csv", text.getvalue())
+    lines = [[value(row) for value in numbers.values()] for row in report.rows]
+    write_whole(folder / "results.csv", forms.csv_text(list(numbers), lines))
     write_whole(folder / "results.md", markdown(report))
-
-
-def markdown(report: Report) -> str:
-    """The report as Markdown."""
-    headings = [column.heading for column in COLUMNS]
-    lines = [f"**{report.warning}**", ""] if report.warning else []
-    lines += [report.title, "", _line(headings), _line(["---"] * len(headings)), *map(_line, cells(report.rows))]
-    lines += ["", *(f"* {note}" for note in report.notes)] if report.notes else []
-    for method, verdicts in report.checks.items():
-        lines += ["", f"Honesty checks of {method}:", "", *(f"* {verdict}" for verdict in verdicts)]
-    return "\n".join(lines) + "\n"
-
-
-def _line(parts: Sequence[str]) -> str:
-    return "| " + " | ".join(parts) + " |"
+    columns, common = split_common(report.rows)
+    subtitle = "; ".join(f"{heading} {value}" for heading, value in common.items())
+    write_whole(folder / "results.tex", forms.latex(text_table(report, columns, subtitle)))

@@ -7,27 +7,27 @@ from typing import Any
 
 from hetpure.reports.page.render import FILE, page
 from hetpure.reports.table import print_report, write_table_files
-from hetpure.runs.files import write_whole
+from hetpure.runs.files import one_line, write_whole
 from hetpure.runs.read import RunFolder, read_run
 
 
 def write_reports(folder: Path) -> RunFolder:
-    """Prints a run's table and writes its tables, its grid's figure and its page into its folder.
+    """Prints a run's table, and writes its tables, the plot of its grid and its page into its folder.
 
-    A file that cannot be written is reported on standard error; the others are.
+    A file that cannot be written is reported on standard error, and the others are written.
 
     Raises:
-        ConfigError: where the folder is no evaluation's.
+        ConfigError: if the folder is not an evaluation's.
     """
     run, table = read_run(folder), None
     _attempt(folder / "results.md", lambda: write_table_files(run.report, folder))
     if run.config["table"].get("lines"):
-        from hetpure.reports.tables.forms import print_table, write_table
-        from hetpure.reports.tables.paper_table import build_table
+        from hetpure.reports.tables.forms import print_table
+        from hetpure.reports.tables.paper_table import build_table, text_table, write_table
 
         table = build_table(run.config, run.report)
         _attempt(folder / "table.md", lambda: write_table(table, folder))
-        print_table(table)
+        print_table(text_table(table))
         if run.report.checks:
             print(f"honesty checks of each evaluation: {folder / 'results.md'}")
     else:
@@ -42,9 +42,9 @@ def write_reports(folder: Path) -> RunFolder:
 
 
 def _attempt(file: Path, write: Callable[[], Any]) -> Any:
-    """What ``write`` returns; None, and a line on standard error, where it fails."""
+    """Returns what ``write`` returns; None, with a line on standard error, if it fails."""
     try:
         return write()
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"[:200]
         print(f"{file}: cannot be written: {reason}; going on without it", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one config, and says which."""
+"""A run folder belongs to one config and says which."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -16,6 +16,7 @@ from hetpure.runs.files import (
     FORMAT_VERSION,
     RUN,
     format_version,
+    one_line,
     read_config,
     read_mapping,
     write_whole,
@@ -29,88 +30,64 @@ ALWAYS_FREE = (
     *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "max_steps", "max_time", "val_check_interval")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "enable_progress_bar", "profiler")),
 )
-"""Keys that change no result: where a run lies, where its weights were had, how it is shown, on how many processes,
-when it stops."""
+"""Keys that never affect results: the output folder, download addresses, logging, processes, when to stop."""
 
 CHOSEN_LATER = ("chunk_size", "recompute")
-"""Last parts of keys whose ``auto`` in a folder is a choice that no run had to make yet: one that makes it goes on."""
+"""Last parts of keys whose saved ``auto`` means that no run has needed the choice yet; one that makes it may resume."""
 
 
 def claim(
     folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
 ) -> None:
-    """Saves the resolved config as ``config.yaml`` in a run's folder, or refuses a folder that is another run's.
+    """Saves the resolved config in a run folder, or refuses a folder that belongs to another run.
 
     Args:
-        folder: the run's; made if needed.
-        config: the resolved config.
-        free: keys that may differ when a run goes on, because they change no result; ``*`` is one part of a name.
-        content: what the config's paths led to, as nested mappings of short strings, kept in ``content.yaml``. With it
-            paths may be free: a file that moved is the same file, another one at the same place is not.
+        folder: the run folder; made if needed.
+        config: the resolved config, saved as ``config.yaml``.
+        free: keys that may change when a run is resumed, because they do not affect results; ``*`` stands for one
+            part of a key.
+        content: hashes of the files that the config's paths lead to, as nested mappings, saved as ``content.yaml``.
+            With it paths may be free: a moved file has the same hash, another file in its place has not.
 
     Raises:
-        ConfigError: names the keys that differ, or says why the folder cannot be written.
+        ConfigError: names the keys that differ, or says why the folder cannot be used.
     """
-    check_claim(folder, config, free, content)
+    format_version(folder)
+    files = {CONFIG: to_dict(config), **({CONTENT: dict(content)} if content else {})}
+    evaluated = content is None or (folder / CONTENT).exists() or any(folder.glob("**/samples-*.jsonl"))
+    changes = []
+    for name, new in files.items():
+        if evaluated and (folder / name).is_file():
+            old = read_config(folder) if name == CONFIG else read_mapping(folder / name)
+            changes += differences(old, new, {*ALWAYS_FREE, *free})
+    if changes:
+        problem = f"{folder} holds another config's run ({'; '.join(changes[:4])})"
+        raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run = {"format_version": FORMAT_VERSION, "hetpure": __version__}
         write_whole(folder / RUN, json.dumps(run, indent=2) + "\n")
-        for file, new in _files(folder, config, content).items():
-            write_whole(file, to_yaml(new))
+        for name, new in files.items():
+            write_whole(folder / name, to_yaml(new))
     except OSError as error:
-        raise _unusable(folder, error) from None
-
-
-def check_claim(
-    folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
-) -> None:
-    """``claim`` without saving anything: refuses a folder that is another run's.
-
-    Raises:
-        ConfigError: names the keys that differ, or says why the folder cannot be read.
-    """
-    format_version(folder)
-    if content is not None and not (folder / CONTENT).exists() and not any(folder.glob("**/samples-*.jsonl")):
-        return  # nothing was evaluated there yet
-    changes = []
-    for file, new in _files(folder, config, content).items():
-        if file.is_file():
-            old = read_config(folder) if file.name == CONFIG else read_mapping(file, "run's")
-            changes += differences(old, new, {*ALWAYS_FREE, *free})
-    if changes:
-        raise ConfigError(
-            f"output: {folder} holds another config's run ({'; '.join(changes[:4])}); "
-            "choose another output, or remove that folder"
-        )
-
-
-def _files(folder: Path, config: DictConfig, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
-    """What a run's folder says of it, by file."""
-    files = {folder / CONFIG: to_dict(config)}
-    return files if not content else {**files, folder / CONTENT: dict(content)}
-
-
-def _unusable(folder: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"output: {folder} cannot be used: {' '.join(str(error).split())}")
+        raise ConfigError("output", f"{folder} cannot be used: {one_line(error)}") from None
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:
-    """What two configs differ in, one line each, but for keys that are free; ``*`` in those is one part of a name."""
-    found = []
+    """One line for each key in which two configs differ and that is not free (see ``claim``)."""
+    lines = []
     for key in [*old, *(k for k in new if k not in old)]:
         name = f"{prefix}{key}"
         if any(_matches(name, pattern) for pattern in free) or (prefix == "rows." and not (key in old and key in new)):
-            continue  # a row more or less leaves the others' results as they are
+            continue  # rows are independent of each other, so they may come and go
         a, b = old.get(key), new.get(key)
         if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
-            a, b = a or {}, b or {}
-            found += differences(a, b, free, f"{name}.")
+            lines += differences(a or {}, b or {}, free, f"{name}.")
         elif a != b and not (a == "auto" and key in CHOSEN_LATER):
-            found.append(f"{name} was {a!r}, is {b!r}")
-    return found
+            lines.append(f"{name} was {a!r}, is {b!r}")
+    return lines
 
 
 def _matches(name: str, pattern: str) -> bool:
-    parts = pattern.split(".")
-    return len(parts) == name.count(".") + 1 and all(p in ("*", n) for p, n in zip(parts, name.split("."), strict=True))
+    parts, expected = name.split("."), pattern.split(".")
+    return len(parts) == len(expected) and all(e in ("*", p) for p, e in zip(parts, expected, strict=True))

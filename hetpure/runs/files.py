@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from hetpure.config.renamed import upgrade_config
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 
 FORMAT_VERSION = 2
-"""Of the run folders that this program writes. A folder without ``run.json`` has version 1."""
+"""Version of the folders that this program writes. A folder without ``run.json`` has version 1."""
 
 RUN, CONFIG, CONTENT, RESULTS = "run.json", "config.yaml", "content.yaml", "results.json"
 SAMPLES, PICTURES = "samples.npz", "pictures.npz"
@@ -23,19 +23,16 @@ def format_version(folder: Path) -> int:
     """The version of a folder's format.
 
     Raises:
-        ConfigError: where it is newer than this program, or ``run.json`` cannot be read.
+        ConfigError: if it is newer than this program, or ``run.json`` cannot be read.
     """
     file = folder / RUN
     if not file.is_file():
         return 1
-    version = read_mapping(file, "run's").get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise ConfigError(f"{file}: format_version is {version!r}, accepted is a whole number from 1 on")
+    version: Any = read_mapping(file).get("format_version")
+    require(type(version) is int and version >= 1, f"{file}: format_version", version, "an integer of at least 1")
     if version > FORMAT_VERSION:
-        raise ConfigError(
-            f"{folder}: has format version {version}, newer than the {FORMAT_VERSION} that this hetpure reads; "
-            "update hetpure"
-        )
+        problem = f"has format version {version}, newer than the {FORMAT_VERSION} that this hetpure reads"
+        raise ConfigError(str(folder), f"{problem}; update hetpure")
     return version
 
 
@@ -45,34 +42,35 @@ def read_config(folder: Path, whose: str = "run's") -> dict[str, Any]:
     return upgrade_config(config) if format_version(folder) == 1 else config
 
 
-def read_mapping(file: Path, whose: str) -> dict[str, Any]:
-    """A YAML or JSON file of a run folder that holds a mapping.
+def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
+    """Reads a YAML or JSON file of a run folder that holds a mapping.
 
     Args:
-        file: to be read.
-        whose: what has such a file, such as ``run's``, for the error.
+        file: the file.
+        whose: what has such a file, for the error, such as ``evaluation's``.
 
     Raises:
-        ConfigError: where it is missing, cannot be read, or holds something else.
+        ConfigError: if it is missing, cannot be read, or holds something else.
     """
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
         if isinstance(content, dict):
             return content
-        reason = f"{file.name} holds no keys"
+        reason = f"{file.name} is not a mapping of keys"
     except FileNotFoundError:
         reason = f"it has no {file.name}"
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = f"{file.name} cannot be read: {' '.join(str(error).split())}"
-    raise ConfigError(f"{file.parent}: is no {whose} folder: {reason}")
+        reason = f"{file.name} cannot be read: {one_line(error)}"
+    article = "an" if whose[0] in "aeiou" else "a"
+    raise ConfigError(str(file.parent), f"is not {article} {whose} folder: {reason}")
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file so that it is the old one or the new one at every instant.
+    """Writes a file so that at every instant it is either the old one or the new one.
 
     Raises:
-        OSError: where it cannot be written; the old one stays.
+        OSError: if it cannot be written; the old one stays.
     """
     part = file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -85,3 +83,8 @@ def write_whole(file: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks; the system's own words for an ``OSError`` that has them."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

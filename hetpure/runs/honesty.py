@@ -1,8 +1,8 @@
-"""Honesty checks: signs that a robust accuracy is the attack's weakness and not the defense's strength.
+"""Honesty checks: signs that a robust accuracy is due to a weak attack and not to a strong defense.
 
 Carlini et al. (2019), "On evaluating adversarial robustness", lists most of them. Each check is one function from
-records to a verdict with its numbers in words. Comparisons are paired: the same samples under the same defender's
-draws, and only those that one attack broke and the other did not say anything (exact one-sided sign test, McNemar's).
+records to a verdict. Attacks are compared on the same samples under the same draws of the defender; only samples that
+one attack broke and the other did not carry information (exact one-sided sign test, McNemar's).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,35 +12,18 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, ttest_1samp
 
+from hetpure.runs.names import VARIANTS
 from hetpure.runs.records import Record
+from hetpure.runs.results import Verdict
 
 LEVEL = 0.05
-"""Of every test."""
+"""Significance level of every test."""
 
 TOLERATED = 0.05
-"""Share of images that may be right at a huge eps: a randomised prediction is right by chance now and then."""
+"""Share of images that may be right at a huge eps: a randomised prediction is sometimes right by chance."""
 
 MARGIN = 2.0**-22
-"""Rounding of float32 values near 1, per value."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a check found.
-
-    Attributes:
-        check: its name.
-        passed: whether; None where it does not apply, lacks records, or cannot tell.
-        details: the numbers, in words.
-    """
-
-    check: str
-    passed: bool | None
-    details: str
-
-    def __str__(self) -> str:
-        mark = {True: "ok", False: "FAILED", None: "no verdict"}[self.passed]
-        return f"{self.check}: {mark}. {self.details}"
+"""Rounding error allowed per float32 value near 1."""
 
 
 def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verdict:
@@ -48,46 +31,47 @@ def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verd
 
     Args:
         records: of the evaluation itself.
-        run_length: iterations of one run, where an attack has several with losses that cannot be compared.
+        run_length: iterations of the first run, for an attack with several runs whose losses cannot be compared.
     """
     name = "loss rises"
-    curves = [record.attack_loss[:run_length] for record in records if record.adversarial]
-    curves = [np.asarray(curve) for curve in curves if len(curve) > 1]
+    curves = [np.asarray(record.attack_loss[:run_length]) for record in records if record.adversarial]
+    curves = [curve for curve in curves if len(curve) > 1]
     if not curves:
-        return Verdict(name, None, "the attack left no losses of two or more iterations")
+        return Verdict(name, None, "the attack recorded no losses of two or more iterations")
     rises = np.array([curve[-max(len(curve) // 4, 1) :].mean() - curve[0] for curve in curves])
-    spread = len(rises) > 1 and float(rises.std()) > 0.0
-    test: Any = ttest_1samp(rises, 0.0, alternative="greater") if spread else None
-    p = float(test.pvalue) if spread else 0.0
-    begin = float(np.mean([curve[0] for curve in curves]))
+    p = 0.0
+    if len(rises) > 1 and rises.std() > 0.0:
+        test: Any = ttest_1samp(rises, 0.0, alternative="greater")
+        p = float(test.pvalue)
+    first = float(np.mean([curve[0] for curve in curves]))
     details = (
-        f"from {begin:.3g} to {begin + rises.mean():.3g} on average, "
+        f"from {first:.3g} to {first + rises.mean():.3g} on average, "
         f"higher in {(rises > 0).sum()} of {len(rises)} images (paired t-test, p = {p:.2g})"
     )
     return Verdict(name, bool(rises.mean() > 0.0 and p < LEVEL), details)
 
 
-def never_raises(name: str, what: str, base: Sequence[Record], stronger: Sequence[Record]) -> Verdict:
+def never_raises(name: str, change: str, base: Sequence[Record], stronger: Sequence[Record]) -> Verdict:
     """A stronger attack leaves no more images right, beyond noise.
 
     Args:
         name: of the check.
-        what: what is stronger, in words.
-        base: of the evaluation itself.
-        stronger: of the variant.
+        change: what makes the attack stronger, in words.
+        base: records of the evaluation itself.
+        stronger: records of the variant.
     """
     pair = _paired(base, stronger)
     if pair is None:
         return Verdict(name, None, "no records to compare")
     details = (
-        f"{pair.right_a} of {pair.count} images right, {pair.right_b} with {what} "
-        f"({pair.only_a} broken only with it, {pair.only_b} only without it, p = {pair.p_weaker:.2g} that it is weaker)"
+        f"{pair.right_a} of {pair.count} images right, {pair.right_b} with {change} ({pair.only_a} broken only with "
+        f"it, {pair.only_b} only without it, p = {pair.p_weaker:.2g} that it is weaker)"
     )
     return Verdict(name, pair.p_weaker >= LEVEL, details)
 
 
 def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
-    """At 64/255 a pixel or more an attack can paint over the image: next to nothing stays right."""
+    """At 64/255 per pixel or more an attack can replace the image: almost nothing stays right."""
     pair = _paired(base, huge)
     if pair is None:
         return Verdict("huge eps", None, "no records")
@@ -97,22 +81,23 @@ def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
 
 
 def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
-    """Random noise of the attack's norm does far less harm: at most half as much, and less beyond doubt.
+    """Random noise of the same norm breaks far fewer images: at most half as many, and significantly fewer.
 
-    No verdict where the attack does more harm but too few images were broken to be sure.
+    No verdict if the attack breaks more but too few images to be significant.
     """
     pair = _paired(base, noise)
     if pair is None:
         return Verdict("random noise", None, "no records to compare")
-    attack_harm, noise_harm = pair.clean - pair.right_a, pair.clean - pair.right_b
+    broken_by_attack, broken_by_noise = pair.clean - pair.right_a, pair.clean - pair.right_b
     details = (
         f"of {pair.count} images {pair.clean} right when clean, {pair.right_b} with random noise, {pair.right_a} "
         f"attacked (sign test, p = {pair.p_weaker:.2g})"
     )
-    if attack_harm <= 0 or 2 * noise_harm > attack_harm:
+    if broken_by_attack <= 0 or 2 * broken_by_noise > broken_by_attack:
         return Verdict("random noise", False, details)
-    sure = pair.p_weaker < LEVEL
-    return Verdict("random noise", True if sure else None, details if sure else f"{details}: too few images to tell")
+    if pair.p_weaker < LEVEL:
+        return Verdict("random noise", True, details)
+    return Verdict("random noise", None, f"{details}: too few images to tell")
 
 
 def transfer(base: Sequence[Record], transferred: Sequence[Record]) -> Verdict:
@@ -128,32 +113,31 @@ def transfer(base: Sequence[Record], transferred: Sequence[Record]) -> Verdict:
 
 
 def gradients(records: Sequence[Record]) -> Verdict:
-    """No gradient is zero, NaN or infinite anywhere."""
+    """No gradient is zero, NaN or infinite."""
     name = "gradients"
     broken = sorted({record.index for record in records if record.failure is not None})
     sizes = {record.index: record.gradient_size for record in records if record.gradient_size}
     if not sizes and not broken:
-        return Verdict(name, None, "the attack asked for no gradients")
-    zero = {index: sum(size == 0.0 for size in of) for index, of in sizes.items()}
-    vanished = [index for index, count in sorted(zero.items()) if count]
-    smallest = min((size for of in sizes.values() for size in of), default=float("nan"))
-    details = f"largest entry of a gradient at least {smallest:.2g} in {sum(map(len, sizes.values()))} gradients"
-    if vanished:
-        details += f"; zero {sum(zero.values())} times, in {len(vanished)} of {len(sizes)} images ({_few(vanished)})"
+        return Verdict(name, None, "the attack computed no gradients")
+    every = [size for values in sizes.values() for size in values]
+    zero = sorted(index for index, values in sizes.items() if 0.0 in values)
+    details = f"largest entry of a gradient at least {min(every, default=float('nan')):.2g} in {len(every)} gradients"
+    if zero:
+        details += f"; zero {every.count(0.0)} times, in {len(zero)} of {len(sizes)} images ({_first(zero)})"
     if broken:
-        details += f"; not finite in {len(broken)} images ({_few(broken)})"
-    return Verdict(name, not vanished and not broken, details)
+        details += f"; not finite in {len(broken)} images ({_first(broken)})"
+    return Verdict(name, not zero and not broken, details)
 
 
 def blind(records: Sequence[Record]) -> str | None:
-    """In how many images every gradient was exactly zero, where it is half of them or more; needs no other attack.
+    """In how many images every gradient was exactly zero, if that is half of them or more; needs no variant.
 
-    A purifier that rounds looks robust to whoever differentiates it; a confident classifier alone leaves a few images
-    without a gradient, which is no sign of that.
+    A purifier that rounds looks robust to an attack that differentiates it. A few images without a gradient are no
+    such sign: a confident classifier alone leaves them.
     """
-    asked = {record.index: record.gradient_size for record in records if record.gradient_size}
-    nothing = sum(not any(sizes) for sizes in asked.values())
-    return f"{nothing} of {len(asked)} images" if asked and 2 * nothing >= len(asked) else None
+    sizes = {record.index: record.gradient_size for record in records if record.gradient_size}
+    count = sum(not any(values) for values in sizes.values())
+    return f"{count} of {len(sizes)} images" if sizes and 2 * count >= len(sizes) else None
 
 
 def inside(
@@ -163,14 +147,14 @@ def inside(
     saved: Callable[[Record], np.ndarray | None],
     clean: Callable[[int], np.ndarray],
 ) -> Verdict:
-    """Every saved adversarial image is in the ball and in [0, 1], as float32 can say it.
+    """Every saved adversarial image is in the ball and in [0, 1], up to the rounding of float32.
 
     Args:
         records: of all samples.
         norm: ``Linf`` or ``L2``.
         eps: the ball's radius.
-        saved: a record's image as it is on disk.
-        clean: the image of an index.
+        saved: a record's adversarial image as saved.
+        clean: the clean image of an index.
     """
     furthest, checked = 0.0, 0
     low, high, outside = 1.0, 0.0, []
@@ -181,15 +165,15 @@ def inside(
             continue
         delta = (image.astype(np.float64) - clean(record.index)).ravel()
         length = float(np.abs(delta).max() if norm == "Linf" else np.linalg.norm(delta))
-        room = MARGIN * (1.0 if norm == "Linf" else delta.size**0.5)
+        margin = MARGIN * (1.0 if norm == "Linf" else delta.size**0.5)
         furthest, checked = max(furthest, length), checked + 1
         low, high = min(low, float(image.min())), max(high, float(image.max()))
-        if not (length <= eps + room and image.min() >= 0.0 and image.max() <= 1.0):
+        if not (length <= eps + margin and image.min() >= 0.0 and image.max() <= 1.0):
             outside.append(record.index)
     if not checked and not outside:
         return Verdict("inside the ball", None, "no adversarial images")
-    details = f"{checked:.0f} images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
-    details += f"; outside: {len(outside)} ({_few(outside)})" if outside else ""
+    details = f"{checked} images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
+    details += f"; outside: {len(outside)} ({_first(outside)})" if outside else ""
     return Verdict("inside the ball", not outside, details)
 
 
@@ -205,24 +189,20 @@ def check(
 
     Args:
         base: one-shot records of the evaluation itself.
-        variants: one-shot records of each variant; see ``variants``.
+        variants: one-shot records of each variant by its name.
         settings: the attack's.
         factor: by how much the stronger variants are stronger.
         saved: see ``inside``.
         clean: see ``inside``.
     """
-    stronger = {
-        "more_steps": ("more iterations", f"{factor} times the iterations"),
-        "more_eot": ("more EOT", f"{factor} times the EOT draws"),
-        "larger_eps": ("larger eps", f"{factor} times the eps"),
-    }
     verdicts = [loss_rises(base, settings.get("steps"))]
-    for variant, words in stronger.items():
-        if variant in variants:
-            verdicts.append(never_raises(*words, base, variants[variant]))
-    for variant, function in (("huge_eps", huge_eps), ("random_noise", random_noise), ("transfer", transfer)):
-        if variant in variants:
-            verdicts.append(function(base, variants[variant]))
+    for name, quantity in (("more_steps", "iterations"), ("more_eot", "EOT draws"), ("larger_eps", "eps")):
+        if name in variants:
+            change = f"{factor} times the {quantity}"
+            verdicts.append(never_raises(VARIANTS[name], change, base, variants[name]))
+    for name, function in (("huge_eps", huge_eps), ("random_noise", random_noise), ("transfer", transfer)):
+        if name in variants:
+            verdicts.append(function(base, variants[name]))
     verdicts.append(gradients(base))
     if "eps" in settings:
         verdicts.append(inside(base, settings["norm"], settings["eps"], saved, clean))
@@ -231,7 +211,7 @@ def check(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two attacks on the same samples: a, the evaluation's, and b; each number counts samples.
+    """Two attacks on the same samples, a (the evaluation's) and b; each number counts samples.
 
     Attributes:
         count: all of them.
@@ -251,12 +231,12 @@ class _Pair:
 
     @property
     def p_weaker(self) -> float:
-        """Chance of so many that only b leaves right, if the two were equally strong."""
+        """Probability of so many samples right only under b, if the two attacks were equally strong."""
         return _sign_test(self.only_b, self.only_a)
 
     @property
     def p_stronger(self) -> float:
-        """Chance of so many that only b breaks, if the two were equally strong."""
+        """Probability of so many samples broken only by b, if the two attacks were equally strong."""
         return _sign_test(self.only_a, self.only_b)
 
 
@@ -265,14 +245,14 @@ def _sign_test(more: int, fewer: int) -> float:
 
 
 def _paired(base: Sequence[Record], other: Sequence[Record]) -> _Pair | None:
-    ours, theirs = ({r.index: r for r in records if r.adversarial} for records in (base, other))
-    common = ours.keys() & theirs.keys()
+    a, b = ({r.index: r for r in records if r.adversarial} for records in (base, other))
+    common = a.keys() & b.keys()
     if not common:
         return None
-    clean = sum(bool(ours[index].right("clean")) for index in common)
-    a, b = ({index for index in common if of[index].right("adversarial")} for of in (ours, theirs))
-    return _Pair(len(common), clean, len(a), len(b), len(a - b), len(b - a))
+    clean = sum(bool(a[index].right("clean")) for index in common)
+    right_a, right_b = ({index for index in common if of[index].right("adversarial")} for of in (a, b))
+    return _Pair(len(common), clean, len(right_a), len(right_b), len(right_a - right_b), len(right_b - right_a))
 
 
-def _few(indices: Sequence[int]) -> str:
+def _first(indices: Sequence[int]) -> str:
     return ", ".join(f"sample {index}" for index in indices[:3]) + (", .." if len(indices) > 3 else "")

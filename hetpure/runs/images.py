@@ -1,16 +1,19 @@
-"""Pixels for people to look at, kept in a run's folder: 8 bits a value, compressed without loss.
+"""Pictures for people to look at, kept in a run folder with 8 bits per value and compressed without loss.
 
-What was evaluated is not here: adversarial images lie beside the records as the float32 values that they are.
+The adversarial images as evaluated, float32, lie beside the records instead.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from hetpure.runs.files import write_whole
+from hetpure.runs.files import one_line, write_whole
+
+T = TypeVar("T")
 
 MAPS = ("attention map", "mask")
 """Panels that are maps over the image, not images."""
@@ -21,7 +24,7 @@ class Pictures:
     """The steps of some images through attack and defense.
 
     Attributes:
-        panels: by sample index, by heading in the order of events: uint8 (H, W, C), C 1 or 3.
+        panels: by sample index, then by heading in the order of the steps: uint8 (H, W, C), C 1 or 3.
         amplification: of the panel ``perturbation``.
     """
 
@@ -31,12 +34,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the samples of a run are.
+    """The samples of a run.
 
     Attributes:
         indices: positions in the dataset split, in the order of the subset.
         classes: names of the classes.
-        clean: by index, of the first samples: uint8 (H, W, C).
+        clean: small images of the first samples by index: uint8 (H, W, C).
     """
 
     indices: Sequence[int]
@@ -45,7 +48,7 @@ class Samples:
 
 
 def is_map(heading: str) -> bool:
-    """Whether a panel is a map over the image (shown in colours of its own), not an image."""
+    """Whether a panel is a map over the image, shown in false colours, and not an image."""
     return heading in MAPS or heading.startswith("block ")
 
 
@@ -55,7 +58,7 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
 
 
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:
-    """The image (C, H, W), with its longest side brought down to ``side`` by averaging; small ones as they are."""
+    """The image (C, H, W), averaged down to ``side`` pixels on its longest side; smaller ones are unchanged."""
     longest = max(image.shape[1:])
     if longest <= side:
         return image
@@ -63,45 +66,49 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
         length = image.shape[axis]
         size = max(round(length * side / longest), 1)
         bins = [range(k * length // size, -(-(k + 1) * length // size)) for k in range(size)]
-        image = np.stack([image.take(of, axis).mean(axis) for of in bins], axis)
+        image = np.stack([image.take(pixels, axis).mean(axis) for pixels in bins], axis)
     return image
 
 
 def save_pictures(pictures: Pictures, file: Path) -> None:
-    """Keeps pictures, all with the same headings.
+    """Saves pictures, all with the same headings.
 
     Raises:
-        OSError: where the file cannot be written; the old one stays.
+        OSError: if the file cannot be written; the old one stays.
     """
     samples = list(pictures.panels.values())
     names = list(samples[0]) if samples else []
-    arrays = {f"panel{k}": np.stack([panels[name] for panels in samples]) for k, name in enumerate(names)}
-    index = np.array(list(pictures.panels), dtype=np.int64)
-    amplification = np.array(pictures.amplification)
-    _save(file, index=index, names=np.array(names, dtype=np.str_), amplification=amplification, **arrays)
+    _save(
+        file,
+        index=np.array(list(pictures.panels), dtype=np.int64),
+        names=np.array(names, dtype=np.str_),
+        amplification=np.array(pictures.amplification),
+        **{f"panel{k}": np.stack([panels[name] for panels in samples]) for k, name in enumerate(names)},
+    )
 
 
 def load_pictures(file: Path) -> Pictures:
-    """What ``save_pictures`` kept.
+    """Loads what ``save_pictures`` saved.
 
     Raises:
-        OSError: where there is none.
-        ValueError: where the file is damaged or another's.
+        OSError: if there is no such file.
+        ValueError: if it is damaged or something else.
     """
-    content = _load(file)
-    names = content["names"].tolist()
-    panels = {
-        index: {name: content[f"panel{k}"][i] for k, name in enumerate(names)}
-        for i, index in enumerate(content["index"].tolist())
-    }
-    return Pictures(panels, float(content["amplification"]))
+
+    def parse(content: Mapping[str, np.ndarray]) -> Pictures:
+        panels = {name: content[f"panel{k}"] for k, name in enumerate(content["names"].tolist())}
+        indices = content["index"].tolist()
+        by_index = {index: {name: images[i] for name, images in panels.items()} for i, index in enumerate(indices)}
+        return Pictures(by_index, float(content["amplification"]))
+
+    return _load(file, parse)
 
 
 def save_samples(samples: Samples, file: Path) -> None:
-    """Keeps samples; those with clean images are the first of ``indices``, their images alike in shape.
+    """Saves samples; those with clean images are the first of ``indices``, and the images have the same shape.
 
     Raises:
-        OSError: where the file cannot be written.
+        OSError: if the file cannot be written.
     """
     clean = [samples.clean[index] for index in samples.indices[: len(samples.clean)]]
     _save(
@@ -113,11 +120,13 @@ def save_samples(samples: Samples, file: Path) -> None:
 
 
 def load_samples(file: Path) -> Samples:
-    """What ``save_samples`` kept; raises as ``load_pictures`` does."""
-    content = _load(file)
-    indices = content["indices"].tolist()
-    clean = dict(zip(indices, content["clean"], strict=False))
-    return Samples(indices, content["classes"].tolist(), clean)
+    """Loads what ``save_samples`` saved; raises as ``load_pictures`` does."""
+
+    def parse(content: Mapping[str, np.ndarray]) -> Samples:
+        indices = content["indices"].tolist()
+        return Samples(indices, content["classes"].tolist(), dict(zip(indices, content["clean"], strict=False)))
+
+    return _load(file, parse)
 
 
 def _save(file: Path, **arrays: np.ndarray) -> None:
@@ -127,10 +136,10 @@ def _save(file: Path, **arrays: np.ndarray) -> None:
     write_whole(file, memory.getvalue())
 
 
-def _load(file: Path) -> dict[str, np.ndarray]:
+def _load(file: Path, parse: Callable[[Mapping[str, np.ndarray]], T]) -> T:
     content = io.BytesIO(file.read_bytes())
     try:
         with np.load(content, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise ValueError(f"{file}: is damaged: {' '.join(str(error).split())}") from None
+            return parse(dict(archive))
+    except Exception as error:  # zipfile, zlib and numpy raise their own
+        raise ValueError(f"the file is damaged: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""What a run folder calls things: rows, protocols, and the combinations of a grid."""
+"""Names in a run folder: of rows, of protocols, and of the combinations of a grid."""
 
 import itertools
 from collections.abc import Collection, Mapping
@@ -7,27 +7,35 @@ from typing import Any
 from hetpure.errors import ConfigError
 
 RESERVED = ("honesty", "adversarial", "figures", "processes", "wandb")
-"""Folders that a run and its rows have for other things."""
+"""Names of other folders in the folder of a run or a row."""
+
+VARIANTS = {
+    "more_steps": "more iterations",
+    "more_eot": "more EOT",
+    "larger_eps": "larger eps",
+    "huge_eps": "huge eps",
+    "random_noise": "random noise",
+    "transfer": "transfer from the undefended classifier",
+}
+"""The honesty checks' other attacks, by the name of their folder."""
 
 LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations"}
-"""What the table and the paper call these keys; others go by the last part of their name."""
+"""The paper's and the table's names for these keys; others are called by their last part."""
 
 Values = dict[str, Any]
 """A combination: key to value."""
 
 
 def check_row_name(name: str) -> None:
-    """A row's name is its folder, in the run's: one or more parts.
+    """Checks the name of a row, which is the path of its folder in the run's: one or more parts.
 
     Raises:
-        ConfigError: for another name.
+        ConfigError: for any other name.
     """
     for part in name.split("/"):
         if part in ("", ".", "..", *RESERVED) or "\0" in part:
-            raise ConfigError(
-                f"rows: found the name {name!r}, accepted are one or more parts joined by /, none of them empty, ., .. "
-                f"or {', '.join(RESERVED)}"
-            )
+            accepted = "one or more parts joined by /, none of them empty, ., .. or " + ", ".join(RESERVED)
+            raise ConfigError("rows", f"the name {name!r} cannot be used", accepted=accepted)
 
 
 def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
@@ -37,26 +45,30 @@ def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
         resubmissions: N of best-of-N; 1 leaves it out.
         votes: V of the majority vote of single purifications; 0 leaves it out.
     """
-    best = [f"best of {resubmissions}"] if resubmissions > 1 else []
-    return ["one-shot", *best, *([f"majority of {votes}"] if votes else [])]
+    names = ["one-shot"]
+    if resubmissions > 1:
+        names.append(f"best of {resubmissions}")
+    if votes:
+        names.append(f"majority of {votes}")
+    return names
 
 
 def combinations(grid: Mapping[str, list[Any]]) -> dict[str, Values]:
-    """Every combination of a grid's values, by its row's name."""
+    """All combinations of a grid's values, by the names of their rows."""
     names = labels(grid)
     every = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return {", ".join(f"{names[key]}={text(value)}" for key, value in values.items()): values for values in every}
 
 
 def labels(keys: Collection[str]) -> dict[str, str]:
-    """A short name for each of some dotted keys; the whole key where two would be called the same."""
+    """A short name for each dotted key; the whole key if two short names would be the same."""
     short = {key: LABELS.get(key, key.rsplit(".", 1)[-1]) for key in keys}
-    called = list(short.values())
-    return {key: name if called.count(name) == 1 else key for key, name in short.items()}
+    every = list(short.values())
+    return {key: name if every.count(name) == 1 else key for key, name in short.items()}
 
 
 def text(value: Any) -> str:
-    """A value in a row's name, which is a folder's too."""
+    """A value as part of a row's name, which is also a folder's."""
     if isinstance(value, Mapping):
         return ",".join(f"{key}={text(part)}" for key, part in value.items())
     if isinstance(value, list):

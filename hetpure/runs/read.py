@@ -1,19 +1,33 @@
-"""A run folder, read back: all that is shown of a run, finished or not. ``docs/run-folder.md`` describes the format."""
+"""Reads a run folder, finished or not. ``docs/run-folder.md`` describes the format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hetpure.config import merge
 from hetpure.errors import ConfigError
-from hetpure.runs.files import CONFIG, CONTENT, PICTURES, RESULTS, SAMPLES, format_version, read_config, read_mapping
+from hetpure.runs.files import (
+    CONFIG,
+    CONTENT,
+    PICTURES,
+    RESULTS,
+    SAMPLES,
+    format_version,
+    one_line,
+    read_config,
+    read_mapping,
+)
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
 from hetpure.runs.names import check_row_name, protocol_names
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Conditions, Report, TableRow, parse_results, table_rows
 
+T = TypeVar("T")
+
 DEFAULTS: dict[str, Any] = {
+    "rows": {},
     "seed": 0,
     "protocols": {"resubmissions": 1, "votes": 0},
     "ensemble": {"mode": None},
@@ -22,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "grid": {},
     "table": {},
 }
-"""What ``config.yaml`` may leave out, as far as reading goes."""
+"""Keys that a reader needs and that ``config.yaml`` may leave out."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,9 @@ class Method:
         settings: its resolved config.
         store: its records on disk.
         records: of all finished samples, under every protocol.
-        rows: its lines of the table, one a protocol.
+        rows: its rows of the table, one for each protocol.
         variants: records of the honesty checks, by variant.
-        pictures: steps of some samples, where they were drawn.
+        pictures: the steps of some samples, if they were kept.
     """
 
     name: str
@@ -48,11 +62,6 @@ class Method:
     pictures: Pictures | None = None
 
     @property
-    def group(self) -> str:
-        """What stands before the last ``/`` of the name; empty where there is none."""
-        return self.name.rpartition("/")[0]
-
-    @property
     def one_shot(self) -> list[Record]:
         """Records under the first protocol."""
         return [record for record in self.records if record.protocol == self.rows[0].protocol]
@@ -60,16 +69,16 @@ class Method:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All of a run.
+    """The content of a run folder.
 
     Attributes:
         path: the folder.
         report: table, notes and honesty checks; the table is counted from the records.
         methods: its rows, in the config's order.
-        samples: what the samples are.
+        samples: indices, class names and small clean images.
         config: the resolved config.
-        texts: ``config.yaml`` and ``content.yaml`` as they stand, by name.
-        problems: files that could not be read, a line each.
+        texts: ``config.yaml`` and ``content.yaml`` as text, by name.
+        problems: one line for each file that could not be read.
     """
 
     path: Path
@@ -82,40 +91,54 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Reads a run's folder, finished or not; only ``config.yaml`` must be there.
+    """Reads a run folder, finished or not; only ``config.yaml`` is required.
 
     Raises:
-        ConfigError: where the folder is no evaluation's, or of a newer format.
+        ConfigError: if it is not an evaluation's folder, or has a newer format.
     """
     problems: list[str] = []
     config = read_settings(folder)
-    report = _report(folder, problems)
-    samples = _samples(folder, problems)
+    results = None
+    if (folder / RESULTS).exists():
+        try:
+            results = read_results(folder)
+        except ConfigError:
+            problems.append(f"{RESULTS} is damaged; running the same command again rewrites it")
+    if not (folder / SAMPLES).exists():
+        problems.append(f"{SAMPLES} is missing, so clean images and class names are not shown")
+    samples = _optional(load_samples, folder / SAMPLES, SAMPLES, problems) or Samples([], [], {})
+    report = results or Report("a run that has not written a table yet", [])
     known = {(row.method, row.protocol): row for row in report.rows}
-    named = {row.method for row in report.rows}
+    in_table = {row.method for row in report.rows}
     methods = []
     for name, settings in row_settings(config).items():
         method = _method(folder, name, settings, known, len(samples.indices), problems)
-        if method.records or name in named or not named:  # a row of a table that cannot run here is in its table alone
+        if method.records or name in in_table or results is None:  # else a row that could not be evaluated
             methods.append(method)
     report = replace(report, rows=[row for method in methods for row in method.rows])
-    texts = {name: text for name in (CONFIG, CONTENT) if (text := _text(folder / name, problems)) is not None}
+    texts = {
+        name: _optional(partial(Path.read_text, encoding="utf-8"), folder / name, name, problems)
+        for name in (CONFIG, CONTENT)
+    }
+    texts = {name: text for name, text in texts.items() if text is not None}
     return RunFolder(folder, report, methods, samples, config, texts, problems)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The resolved config of an evaluation, in today's words, with the ``DEFAULTS`` of what it leaves out.
+    """The resolved config of an evaluation, with today's keys and the ``DEFAULTS`` of those it leaves out.
 
     Raises:
-        ConfigError: where the folder is no evaluation's, or of a newer format.
+        ConfigError: if it is not an evaluation's folder, or has a newer format.
     """
     format_version(folder)
     config = merge(DEFAULTS, read_config(folder, "evaluation's"))
-    sections = {key: config.get(key) for key in ("rows", "purifier", *DEFAULTS) if key != "seed"}
-    wrong = [key for key, section in sections.items() if not isinstance(section, dict)]
-    wrong = wrong or [f"rows.{name}" for name, row in config["rows"].items() if not isinstance(row or {}, dict)]
-    if wrong:
-        raise ConfigError(f"{folder}: is no evaluation's folder: {CONFIG}: {wrong[0]} is not a section of keys")
+    sections = {key: config.get(key) for key in ("purifier", *DEFAULTS) if key != "seed"}
+    if isinstance(config["rows"], dict):
+        sections |= {f"rows.{name}": row or {} for name, row in config["rows"].items()}
+    for key, section in sections.items():
+        if not isinstance(section, dict):
+            problem = f"is not an evaluation's folder: {CONFIG}: {key} is not a section of keys"
+            raise ConfigError(str(folder), problem)
     for name in row_settings(config):
         check_row_name(name)
     return config
@@ -127,14 +150,14 @@ def row_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rows = config["rows"]
     if not rows and not config["table"].get("lines"):
         rows = {str(config["purifier"].get("name")): {}}
-    return {str(name): {**whole, **(changes or {})} for name, changes in rows.items()}  # a row holds whole sections
+    return {str(name): {**whole, **(changes or {})} for name, changes in rows.items()}  # rows change whole sections
 
 
 def read_results(folder: Path) -> Report:
-    """What ``results.json`` says of a finished or interrupted run.
+    """Reads ``results.json``.
 
     Raises:
-        ConfigError: where there is none, or it is damaged.
+        ConfigError: if it is missing or damaged.
     """
     format_version(folder)
     content = read_mapping(folder / RESULTS, "finished run's")
@@ -143,30 +166,8 @@ def read_results(folder: Path) -> Report:
     except KeyError as error:
         reason = f"{RESULTS} lacks {error}"
     except (ValueError, TypeError, AttributeError) as error:
-        reason = f"{RESULTS}: {' '.join(str(error).split())}"
-    raise ConfigError(f"{folder}: is no finished run's folder: {reason}")
-
-
-def _report(folder: Path, problems: list[str]) -> Report:
-    """``results.json``, or what stands in for it before a run has written one."""
-    if (folder / RESULTS).exists():
-        try:
-            return read_results(folder)
-        except ConfigError:
-            problems.append(f"{RESULTS} is damaged; the same command writes it again")
-    return Report("a run that has written no table yet", [])
-
-
-def _samples(folder: Path, problems: list[str]) -> Samples:
-    try:
-        return load_samples(folder / SAMPLES)
-    except FileNotFoundError:
-        problems.append(
-            f"{SAMPLES} is missing: clean images and names of classes are not shown; the same command adds it"
-        )
-    except (OSError, ValueError) as error:
-        problems.append(f"{SAMPLES} cannot be read: {error}")
-    return Samples([], [], {})
+        reason = f"{RESULTS}: {one_line(error)}"
+    raise ConfigError(str(folder), f"is not a finished run's folder: {reason}")
 
 
 def _method(
@@ -177,32 +178,27 @@ def _method(
     total: int,
     problems: list[str],
 ) -> Method:
-    names = protocol_names(settings["protocols"]["resubmissions"], settings["protocols"]["votes"])
-    place = folder / name
-    store = RecordStore(place, names)
+    protocols = protocol_names(settings["protocols"]["resubmissions"], settings["protocols"]["votes"])
+    store = RecordStore(folder / name, protocols)
     records = store.read()
-    row = known.get((name, names[0]))
-    total = (row.total if row else 0) or total or len({record.index for record in records})
-    pictures = None
-    try:
-        pictures = load_pictures(place / PICTURES)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        problems.append(f"{name}/{PICTURES} cannot be read: {error}")
+    attacked = any(record.adversarial for record in records)
+    conditions = Conditions("unknown", "unknown") if attacked else Conditions()  # only results.json has them
+    if row := known.get((name, protocols[0])):
+        total, conditions = row.total or total, row.conditions
+    rows = table_rows(name, records, total or len({record.index for record in records}), protocols, conditions)
     variants = {}
     if settings["honesty"]["images"]:
-        variants = {path.name: RecordStore(path).read() for path in sorted(place.glob("honesty/*")) if path.is_dir()}
-    unknown = Conditions("unknown", "unknown") if any(record.adversarial for record in records) else Conditions()
-    rows = table_rows(name, records, total, names, row.conditions if row else unknown)
+        variants = {path.name: RecordStore(path).read() for path in sorted((folder / name).glob("honesty/*/"))}
+    pictures = _optional(load_pictures, folder / name / PICTURES, f"{name}/{PICTURES}", problems)
     return Method(name, settings, store, records, rows, variants, pictures)
 
 
-def _text(file: Path, problems: list[str]) -> str | None:
+def _optional(load: Callable[[Path], T], file: Path, name: str, problems: list[str]) -> T | None:
+    """The content of a file; None if it is missing, and also, with a line in ``problems``, if it cannot be read."""
     try:
-        return file.read_text()
+        return load(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problems.append(f"{file.name} cannot be read: {' '.join(str(error).split())}")
+        problems.append(f"{name} cannot be read: {one_line(error)}")
         return None

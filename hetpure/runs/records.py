@@ -1,11 +1,11 @@
-"""What an evaluation leaves behind: one JSON line per sample and protocol, and the adversarial images.
+"""The records of a run: one JSON line per sample and protocol, and the adversarial images.
 
-Every process appends to a file of its own, a batch at a time, so that a process that dies takes nothing with it but the
-batch in flight, and so that a later run, with any number of processes, goes on with the samples that have no line yet.
+Every process appends to a file of its own, one batch at a time. So a process that dies loses only the batch in flight,
+and a later run, with any number of processes, continues with the samples that have no line yet.
 
-Images are kept as the float32 values that were evaluated, not rounded to 8 bits: published attacks work on such values
-and the figures stay comparable with theirs. A batch is one ``.npz`` (LZMA), which ``numpy.load`` reads anywhere; the
-signed steps of an attack leave few distinct values, so it takes about 40 to 60 % of the raw bytes (L2: 85 %).
+Images are kept as the float32 values that were evaluated, not rounded to 8 bits, as published attacks work on such
+values. A batch is one ``.npz`` (LZMA), which ``numpy.load`` reads; because signed steps leave few distinct values, it
+takes about 40 to 60 % of the raw bytes (L2: 85 %).
 """
 
 import json
@@ -34,17 +34,17 @@ class Record:
         label: true class.
         clean: class predicted for the clean image, in each of the protocol's evaluations.
         clean_scores: class scores of each of them.
-        adversarial: like ``clean``, of the adversarial image; empty where there was no attack.
+        adversarial: like ``clean``, of the adversarial image; empty without an attack.
         adversarial_scores: like ``clean_scores``.
-        attack_loss: the attacker's mean loss at each gradient it asked for.
+        attack_loss: the attacker's mean loss at each gradient that it computed.
         gradient_size: largest absolute value of each of those gradients.
-        attack_correct: share of the draws, at each of those gradients, that were still classified right.
-        seconds: the sample's share of its batch's time, attack and all protocols together.
-        seed: of all draws; with ``index`` and a purification's number it gives every one of them again.
-        draws: purifications that the protocol looked at, numbered from 0.
+        attack_correct: share of the attacker's draws at each of those gradients that were still classified right.
+        seconds: the sample's share of its batch's time for the attack and all protocols.
+        seed: of all draws; with ``index`` and a purification's number it reproduces each of them.
+        draws: purifications that the protocol used, numbered from 0.
         chunks: rows in a network call of ``attack`` and ``defense``.
         image: file in the row's folder that holds the adversarial image, under the name ``index``.
-        failure: why there is no result; predictions are empty then.
+        failure: why there is no result; predictions are then empty.
     """
 
     index: int
@@ -65,23 +65,23 @@ class Record:
     failure: str | None = None
 
     def right(self, side: Side) -> bool | None:
-        """Whether every evaluation of the clean or adversarial image was right; None where there was none."""
+        """Whether every evaluation of the clean or adversarial image was right; None if there was none."""
         predictions = self.clean if side == "clean" else self.adversarial
         return all(predicted == self.label for predicted in predictions) if predictions else None
 
 
 def shortest(values: ArrayLike) -> list:
-    """float32 values as nested lists of the shortest decimals that mean the same bits."""
+    """float32 values as nested lists of the shortest decimals with the same bits."""
     values = np.asarray(values, dtype=np.float32)
     return [shortest(part) for part in values] if values.ndim > 1 else [float(str(value)) for value in values]
 
 
 class RecordStore:
-    """The records of one row in a folder.
+    """The records of one row.
 
     Args:
-        folder: where; made with the first batch.
-        protocols: names of the protocols that a finished sample has a record of.
+        folder: the row's folder; made with the first batch.
+        protocols: names of the protocols under which a finished sample has a record.
         rank: this process's number, which names its file.
     """
 
@@ -89,15 +89,20 @@ class RecordStore:
         self.folder, self.protocols, self.rank = folder, tuple(protocols), rank
         self.file = folder / f"samples-{rank:03d}.jsonl"
 
+    @property
+    def files(self) -> list[Path]:
+        """The record files of all processes."""
+        return sorted(self.folder.glob("samples-*.jsonl"))
+
     def append(self, records: Sequence[Record], images: Mapping[int, np.ndarray] | None = None) -> None:
-        """Writes a batch: images first, then its lines at once, so that a line never lacks its image.
+        """Writes a batch: first its images, then its lines in one write, so that a line never lacks its image.
 
         Args:
-            records: a batch's records, a sample's one after the other.
-            images: adversarial images (C, H, W), float32, by index, whose file the records name.
+            records: the batch's records, those of a sample one after the other.
+            images: adversarial images (C, H, W), float32, by index; the records name their file.
 
         Raises:
-            OSError: the disk is full, the folder cannot be written; what was there before is whole.
+            OSError: if the disk is full or the folder cannot be written; what was there before stays whole.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if images:
@@ -110,25 +115,25 @@ class RecordStore:
 
     @staticmethod
     def image_name(images: Iterable[int]) -> str:
-        """The file of a batch's images. A batch is written again only while its first sample has no record."""
+        """The file of a batch's images. It is overwritten only while the batch's first sample has no record."""
         return f"adversarial/{next(iter(images)):06d}.npz"
 
     def read(self) -> list[Record]:
-        """All processes' records of finished samples, by index and protocol; each counts once."""
-        found: dict[int, dict[str, Record]] = {}
-        for file in self._files():
+        """Records of finished samples from all processes, by index and protocol; the first of duplicates counts."""
+        samples: dict[int, dict[str, Record]] = {}
+        for file in self.files:
             for _, record in _lines(file):
                 if isinstance(record, Record):
-                    found.setdefault(record.index, {}).setdefault(record.protocol, record)
+                    samples.setdefault(record.index, {}).setdefault(record.protocol, record)
         return [
-            found[index][name]
-            for index in sorted(found)
-            if set(self.protocols) <= set(found[index])
-            for name in self.protocols
+            samples[index][protocol]
+            for index in sorted(samples)
+            if set(self.protocols) <= set(samples[index])
+            for protocol in self.protocols
         ]
 
     def done(self) -> set[int]:
-        """Samples that have all their records."""
+        """Indices of the samples that have all their records."""
         return {record.index for record in self.read()}
 
     def mend(self, world: int = 1) -> None:
@@ -138,12 +143,12 @@ class RecordStore:
         each of ``world`` processes mends its own.
         """
         done = self.done()
-        for file in self._files():
+        for file in self.files:
             if (int(file.stem.removeprefix("samples-")) - self.rank) % world:
                 continue
             keep = 0
-            for end, found in _lines(file):
-                unfinished = found.index not in done if isinstance(found, Record) else found is None
+            for end, record in _lines(file):
+                unfinished = record.index not in done if isinstance(record, Record) else record is None
                 keep = keep if unfinished else end
             if keep < file.stat().st_size:
                 os.truncate(file, keep)
@@ -151,31 +156,28 @@ class RecordStore:
             part.unlink(missing_ok=True)
 
     def adversarial(self, record: Record) -> np.ndarray | None:
-        """A sample's adversarial image (C, H, W) in [0, 1], bit for bit as it was evaluated; None if there is none."""
+        """A sample's adversarial image (C, H, W) in [0, 1], bit for bit as it was evaluated; None without one."""
         if record.image is None or not re.fullmatch(r"adversarial/\d+\.npz", record.image):
             return None
         with np.load(self.folder / record.image, allow_pickle=False) as file:
             return file[str(record.index)]
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("samples-*.jsonl"))
-
 
 def _lines(file: Path) -> Iterator[tuple[int, Record | object | None]]:
-    """Where each line ends, and what it is: a record, other JSON, or None for a line cut short."""
+    """The end of each line in bytes and its content: a record, other JSON, or None for a line that was cut short."""
     end = 0
     for line in file.read_bytes().splitlines(keepends=True):
         end += len(line)
-        found: Record | object | None = None
+        content: Record | object | None = None
         if line.endswith(b"\n"):
             try:
-                found = json.loads(line)
-                found = Record(**found) if isinstance(found, dict) else found
+                content = json.loads(line)
+                content = Record(**content) if isinstance(content, dict) else content
             except ValueError:
-                found = None
-            except TypeError:  # keys of another program's lines, which are not ours to remove
+                content = None
+            except TypeError:  # a line of another program, which must not be removed
                 pass
-        yield end, found
+        yield end, content
 
 
 def _write_images(target: Path, part_suffix: str, images: Mapping[int, np.ndarray]) -> None:

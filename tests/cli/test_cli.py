@@ -76,7 +76,7 @@ def test_mistakes_name_what_was_meant(light: dict) -> None:
     assert "did you mean joint?" in light["figures joynt runs/demo"][2]
     assert "did you mean optimizer?" in light["train-diffusion --config svhn.yaml optimizr.lr=1"][2]
     assert light["evaluate --config demo.yaml nonsense"][2].startswith("error: 'nonsense' is not an override")
-    assert light["report runs/demo --over purifier.tau"][2] == "error: --over KEY and --output FILE go together\n"
+    assert light["report runs/demo --over purifier.tau"][2] == "error: --over and --output: must be given together\n"
 
 
 def test_help_lists_the_commands_and_not_the_configs(light: dict) -> None:

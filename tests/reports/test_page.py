@@ -24,17 +24,16 @@ from hetpure.evaluation import run as module
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.pictures import PictureRow, keep_pictures, keep_samples
 from hetpure.reports import write_reports
-from hetpure.reports.page.charts import draws_charts, loss_charts, submissions_charts
+from hetpure.reports.page.charts import correct_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import Album, png_uri
 from hetpure.reports.page.render import page
 from hetpure.reports.page.samples import browser_data, outcome
 from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine
-from hetpure.reports.tables.printed import Figure
+from hetpure.reports.tables.printed import PrintedAccuracy
 from hetpure.runs import images as pixels
-from hetpure.runs.honesty import Verdict
 from hetpure.runs.read import read_run
 from hetpure.runs.records import Record, RecordStore
-from hetpure.runs.results import Accuracy, Conditions, Report, accuracy, table_rows, write_results
+from hetpure.runs.results import Accuracy, Conditions, Report, Verdict, accuracy, table_rows, write_results
 from tests import browser
 from tests.evaluation.jobs import evaluate
 
@@ -215,7 +214,7 @@ def test_curves_are_the_records(folder: Path) -> None:
     # Two samples of eight stopped after one iteration: 0.5 + k over the other six.
     assert loss.lines[0].y == pytest.approx([0.1, 0.5 + sum(range(6)) / 6])
     assert loss.lines[0].high[1] == pytest.approx(0.5 + np.quantile(range(6), 0.9))
-    (right,) = draws_charts(methods)
+    (right,) = correct_charts(methods)
     assert right.lines[1].y == pytest.approx([100.0, 25.0])
     (submissions,) = submissions_charts(methods)
     first, second, third = submissions.lines[1].y
@@ -233,11 +232,11 @@ def test_a_table_beside_print_comes_first(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     measured = Accuracy(0.5, 0.25, 0.75, 8)
     lines = [
-        TableLine("ours", "AP", {"robust": TableCell(Figure(55.2, 1.5), measured), "standard": TableCell()}),
+        TableLine("ours", "AP", {"robust": TableCell(PrintedAccuracy(55.2, 1.5), measured), "standard": TableCell()}),
         TableLine(
             "theirs",
             "AT",
-            {"robust": TableCell(Figure(40), None, ("no attack",)), "standard": TableCell()},
+            {"robust": TableCell(PrintedAccuracy(40), None, ("no attack",)), "standard": TableCell()},
             reasons=("no & weights",),
             note="half",
         ),
@@ -249,8 +248,8 @@ def test_a_table_beside_print_comes_first(tmp_path: Path) -> None:
     said = [
         "<strong>50.00</strong>",
         "[25.0, 75.0]",
-        "printed 55.20 ± 1.50",
-        "printed 40.00",
+        "published 55.20 ± 1.50",
+        "published 40.00",
         "no &amp; weights",
         "n &gt; 1",
     ]
@@ -308,7 +307,7 @@ def test_long_runs_carry_outcomes_of_all_and_details_of_some(folder: Path, monke
     samples = [sample for method in data["methods"] for sample in method["samples"]]
     assert len(samples) == 3 * SUBSET + 4 and sum("seconds" in sample for sample in samples) == 5
     assert all("one-shot" in sample["protocols"] for sample in samples)
-    assert f"scores and loss curves of {len(samples) - 5} samples are left out" in data["said"]
+    assert f"scores and loss curves of {len(samples) - 5} samples are left out" in data["notes"]
 
 
 def test_panels_keep_their_pixels() -> None:
@@ -353,7 +352,7 @@ def test_the_command_makes_the_same_page_again(
     for other in (tmp_path / "none", tmp_path):
         assert main(["report", str(other)]) == 2
         errors = capsys.readouterr().err
-        assert "is no evaluation's folder" in errors and errors.count("\n") == 1
+        assert "is not an evaluation's folder" in errors and errors.count("\n") == 1
     (folder / "results.json").rename(tmp_path / "results.json")  # a run killed before its first table
     assert main(["report", str(folder)]) == 0
     assert "75.00 [40.9, 92.9]" in (folder / "report.html").read_text(), "counted from the records"
@@ -385,10 +384,10 @@ def test_an_evaluation_leaves_a_page_also_after_ctrl_c(tmp_path: Path, monkeypat
         patch.setattr(module, "evaluate_row", interrupted)
         assert evaluate(output, ROWS, *QUICK) == 130
     text = (output / "report.html").read_text()
-    assert "This run is not finished (noise: 0 of 4 images)" in text and "no figures yet" in text
+    assert "This run is not finished (noise: 0 of 4 images)" in text and "no results yet" in text
 
     # The command that the page shows: a saved config is a config, and gives the same again.
-    command = re.search(r"python evaluate.py (--config \S+) (output=\S+)-again<", text)
+    command = re.search(r"hetpure evaluate (--config \S+) (output=\S+)-again<", text)
     assert command is not None
 
     def typed(*arguments: str) -> int:

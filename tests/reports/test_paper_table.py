@@ -21,14 +21,13 @@ from hetpure.evaluation.config import complete, row_configs
 from hetpure.evaluation.departures import departures
 from hetpure.evaluation.run import FREE
 from hetpure.reports import dashboard
-from hetpure.reports.tables.forms import escaped, latex, markdown, numbers, plain
-from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table
-from hetpure.reports.tables.printed import Figure, printed_names, printed_table
+from hetpure.reports.tables.forms import escaped, latex, markdown
+from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table, numbers, plain, text_table
+from hetpure.reports.tables.printed import PrintedAccuracy, printed_names, printed_table
 from hetpure.runs.claim import claim
-from hetpure.runs.honesty import Verdict
 from hetpure.runs.read import read_run
 from hetpure.runs.records import RecordStore
-from hetpure.runs.results import Accuracy, Report, TableRow
+from hetpure.runs.results import Accuracy, Report, TableRow, Verdict
 from tests.runs.schemas import check_folder
 
 PAPER = [f"tables/table{n}.yaml" for n in range(1, 9)]
@@ -163,7 +162,8 @@ def test_without_a_table_what_is_absent_is_an_error(tmp_path: Path, capsys: pyte
 def test_a_rows_name_stays_in_the_runs_folder(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         complete({**raw(rows={name: {}}), "table": {}})
-    assert str(caught.value).startswith(f"rows: found the name {name!r}, accepted are ")
+    assert str(caught.value).startswith(f"rows: the name {name!r} cannot be used; accepted: one or more")
+    assert caught.value.key == "rows"
 
 
 # ---- what runs, and what does not
@@ -290,7 +290,7 @@ def test_a_package_that_is_not_installed_is_a_cells_reason(monkeypatch: pytest.M
     config = complete(raw({"columns": {"pgd": {}, "aa": {"attack": attack}}}, {"m": {}}))
     assert list(config.rows) == ["m/pgd"]
     table = build_table(to_dict(config), Report("t", []))
-    assert table.lines[0].cells["aa"].reasons == ("attack.version = 'standard' needs the package pyautoattack",)
+    assert table.lines[0].cells["aa"].reasons == ["attack.version = 'standard' needs the package pyautoattack"]
 
 
 def test_a_mistake_is_an_error_also_beside_what_is_absent(tmp_path: Path, capsys) -> None:
@@ -306,11 +306,17 @@ def test_a_mistake_is_an_error_also_beside_what_is_absent(tmp_path: Path, capsys
 def small() -> PaperTable:
     measured = Accuracy(0.5, 0.25, 0.75, 16)
     cells = {
-        "standard": TableCell(Figure(93.16, 0.21), measured),
+        "standard": TableCell(PrintedAccuracy(93.16, 0.21), measured),
         "aa": TableCell(None, None, ("needs a_package & 100 % more",)),
     }
     lines = [
-        TableLine("AT one", "AT", {"standard": TableCell(Figure(88.5)), "aa": TableCell(Figure(9.0))}, True, ("gone",)),
+        TableLine(
+            "AT one",
+            "AT",
+            {"standard": TableCell(PrintedAccuracy(88.5)), "aa": TableCell(PrintedAccuracy(9.0))},
+            True,
+            ("gone",),
+        ),
         TableLine("ours_1 (t*=0.2) | x", "AP", cells, True, (), "a note"),
     ]
     columns = {"standard": "standard", "aa": "Auto_Attack"}
@@ -318,7 +324,7 @@ def small() -> PaperTable:
 
 
 def test_markdown_has_one_cell_a_column_and_footnotes() -> None:
-    text = markdown(small())
+    text = markdown(text_table(small()))
     assert text.startswith("**WATCH OUT**\n")
     body = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in body}) == 1
@@ -332,7 +338,7 @@ def test_latex_is_escaped_and_balanced() -> None:
     assert escaped(r"a_b & 100 % #1 {x} $y$ ~ ^ \z ± –") == (
         r"a\_b \& 100 \% \#1 \{x\} \$y\$ \textasciitilde{} \textasciicircum{} \textbackslash{}z $\pm$ --"
     )
-    text = latex(small())
+    text = latex(text_table(small()))
     for begin, end in (("{", "}"), (r"\begin", r"\end")):
         assert len(re.findall(rf"(?<!\\){re.escape(begin)}", text)) == len(
             re.findall(rf"(?<!\\){re.escape(end)}", text)
@@ -393,8 +399,8 @@ def test_failing_honesty_checks_and_other_settings_stand_above_the_table() -> No
     assert "Not the paper's settings: " in table.warnings[1] and "data.name was 'hfds/uoft-cs/cifar10'" in str(
         table.warnings[1]
     )
-    assert table.lines[0].cells["pgd_eot"].printed == Figure(64.95)
-    assert markdown(table).startswith("**THIS REPORT FAILS")
+    assert table.lines[0].cells["pgd_eot"].printed == PrintedAccuracy(64.95)
+    assert markdown(text_table(table)).startswith("**THIS REPORT FAILS")
 
 
 def test_the_mean_of_two_accuracies_has_an_interval_that_is_wide_enough() -> None:
@@ -410,10 +416,10 @@ def test_the_mean_of_two_accuracies_has_an_interval_that_is_wide_enough() -> Non
 def test_printed_figures_are_whole() -> None:
     assert printed_names() == [f"table{n}" for n in range(1, 9)]
     assert [len(printed_table(name).rows) for name in printed_names()] == [10, 11, 11, 9, 10, 11, 5, 8]
-    ours = printed_table("table1").rows["heterogeneous (the paper)"].figures
+    ours = printed_table("table1").rows["heterogeneous (the paper)"].accuracies
     assert [str(figure) for figure in ours.values()] == ["93.16 ± 0.21", "59.38 ± 1.25", "80.45 ± 1.54"]
-    assert printed_table("table4").rows["Yoon et al. 2021 (ADP)"].figures["pgd_eot"] == Figure(75.666, 1.29)
-    assert printed_table("table1").rows["Lin et al. 2024 (AToP)"].figures["pgd_eot"] is None
+    assert printed_table("table4").rows["Yoon et al. 2021 (ADP)"].accuracies["pgd_eot"] == PrintedAccuracy(75.666, 1.29)
+    assert printed_table("table1").rows["Lin et al. 2024 (AToP)"].accuracies["pgd_eot"] is None
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -425,20 +431,23 @@ def test_every_row_of_the_paper_renders_with_nothing_there(
     monkeypatch.setattr(ImageDataModule, "prepare", lambda self: pytest.fail("data were opened without need"))
     assert main(["evaluate", "--config", name, "output=out"]) == 0
     paper = printed_table(name.removeprefix("tables/").removesuffix(".yaml"))
-    found = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert found["columns"] == list(paper.columns)
-    assert [row["method"] for row in found["rows"] if row["method"] in paper.rows] == list(paper.rows)
-    for row in found["rows"]:
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert table["columns"] == list(paper.columns)
+    assert [row["method"] for row in table["rows"] if row["method"] in paper.rows] == list(paper.rows)
+    for row in table["rows"]:
         assert row["reason"], row["method"]
         printed = paper.rows.get(row["method"])
         for column, cell in row["cells"].items():
-            figure = printed.figures[column] if printed else None
+            figure = printed.accuracies[column] if printed else None
             assert cell["measured"] is None
             assert cell["printed"] == (
                 figure and ([figure.value, figure.deviation] if figure.deviation else figure.value)
             )
     assert (tmp_path / "out" / "table.tex").read_text().isascii()
     assert "Nothing was measured" in capsys.readouterr().out
+    assert not any("EOT" in note for note in table["notes"]), "how nothing was measured"
+    assert read_run(tmp_path / "out").methods == []
+    assert "no row could be evaluated" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["tables/table5.yaml", "tables/table8.yaml"])

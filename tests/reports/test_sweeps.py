@@ -81,8 +81,8 @@ def test_the_figure_from_folders_of_single_runs(swept: Path, single: Path, tmp_p
     capsys.readouterr()
     for arguments, said in (
         ([str(single), "--over", "purifier.taw"], "--over purifier.taw: the config of"),
-        ([str(tmp_path), "--over", "purifier.tau"], "is no evaluation's folder"),
-        ([str(single), str(single), "--over", "purifier.tau"], "another row has the same values"),
+        ([str(tmp_path), "--over", "purifier.tau"], "is not an evaluation's folder"),
+        ([str(single), str(single), "--over", "purifier.tau"], "has the same values as another row"),
     ):
         assert main(["report", *arguments, "--output", str(file)]) == 2
         errors = capsys.readouterr().err
@@ -251,5 +251,5 @@ def test_without_an_account_the_workspace_is_one_line(monkeypatch: pytest.Monkey
 def test_results_that_are_none_are_one_line(tmp_path: Path, results: str) -> None:
     (tmp_path / "config.yaml").write_text("{rows: {}, purifier: {name: none}}")
     (tmp_path / "results.json").write_text(results)
-    with pytest.raises(ConfigError, match="is no finished run's folder"):
+    with pytest.raises(ConfigError, match="is not a finished run's folder"):
         folder_points([tmp_path], ["purifier.tau"])

@@ -2,23 +2,29 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import wandb
 import yaml
+from scipy.stats import binomtest
 
 from hetpure.cli import main
-from hetpure.reports import write_reports
+from hetpure.reports import dashboard, write_reports
 from hetpure.reports.aggregate import aggregate, markdown
+from hetpure.reports.dashboard import Dashboard
 from hetpure.reports.table import COLUMNS, Column, print_report, write_table_files
-from hetpure.runs.honesty import Verdict
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import (
     Conditions,
     Report,
     TableRow,
+    Verdict,
     accuracy,
     notes_on,
     table_rows,
+    wilson,
     write_results,
 )
 
@@ -62,6 +68,13 @@ def test_accuracy_with_its_wilson_interval(right: int, wrong: int, value: float,
     found = accuracy(outcomes("1" * right + "0" * wrong), "clean")
     assert found.count == n
     assert (found.value, found.low, found.high) == pytest.approx((value, low, high), abs=2e-6)
+
+
+def test_wilsons_interval_is_scipys_to_the_bit() -> None:
+    for count in (1, 2, 7, 128, 512, 10_000):
+        for right in {0, 1, count // 3, count - 1, count}:
+            interval = binomtest(right, count).proportion_ci(method="wilson")
+            assert (wilson(right, count).low, wilson(right, count).high) == (interval.low, interval.high)
 
 
 def test_no_samples_is_no_number() -> None:
@@ -176,21 +189,42 @@ def test_results_json_is_json_for_everyone(tmp_path: Path) -> None:
     json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
 
 
+def test_latex_shows_what_all_rows_have_in_common_once(tmp_path: Path) -> None:
+    rows = [
+        one_shot("plain_1", outcomes("1111", "0001"), 4, Conditions("PGD 8/255", "exact", 1, 1)),
+        one_shot("ours", outcomes("1110", "1100"), 4, Conditions("PGD 8/255", "exact", 8, 20)),
+    ]
+    write_table_files(Report("4 images & more", rows, ["a_note"]), tmp_path)
+    text = (tmp_path / "results.tex").read_text()
+    assert r"\caption{4 images \& more. protocol one-shot; attack PGD 8/255; gradients exact.}" in text
+    assert (
+        r"ours & 75.00 [30.1, 95.4] & 50.00 [15.0, 85.0] & 4 & 8 & 20 & 2.0 \\" in text
+        and r"a\_\allowbreak{}note\par" in text
+    )
+    assert r"plain\_1 & " in text and r"\begin{tabular}{lrrrrrr}" in text
+
+
 def test_a_new_column_is_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """One object, in one file, is all that a column takes."""
-    column = Column("broken", lambda row: f"{row.standard.value - row.robust.value:.3f}")
-    monkeypatch.setattr("hetpure.reports.table.COLUMNS", [*COLUMNS, column])
-    monkeypatch.setattr("hetpure.reports.page.render.COLUMNS", [*COLUMNS, column])
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(dashboard, "wandb_mode", lambda _: "offline")
+    monkeypatch.setattr(wandb, "init", lambda **_: SimpleNamespace(log=logged.update, finish=lambda: None))
     folder = run_folder(tmp_path / "run", 0, "1110")
     records = outcomes("1111", "1110")
-    store = RecordStore(folder / "none")
-    store.append(records)
+    RecordStore(folder / "none").append(records)
     write_results(Report("t", table_rows("none", records, 4, ["one-shot"])), folder)
-    write_reports(folder)
-    assert "broken" in capsys.readouterr().out
-    for name in ("results.md", "results.csv", "report.html"):
+    settings = {"project": "p", "name": None, "mode": "auto"}
+    COLUMNS.append(Column("broken", lambda row: f"{row.standard.value - row.robust.value:.3f}"))
+    try:
+        Dashboard({"wandb": settings, "rows": {}, "grid": {}}, folder).finish(write_reports(folder))
+    finally:
+        COLUMNS.pop()
+    printed = capsys.readouterr().out
+    assert "broken" in printed and "going on without it" not in printed
+    for name in ("results.md", "results.tex", "results.csv", "report.html"):
         text = (folder / name).read_text()
         assert "broken" in text and "0.250" in text, name
+    assert logged["results"].columns[-1] == "broken" and logged["results"].data[0][-1] == "0.250"
 
 
 # ---- several runs
@@ -231,11 +265,11 @@ def test_runs_that_are_no_one_experiment_are_refused(tmp_path: Path, capsys) -> 
     unfinished = run_folder(tmp_path / "d", 2, "1110")
     write_results(Report("t", table_rows("ours", outcomes("11", "11"), 4, ["one-shot"])), unfinished)
     for folders, said in (
-        ([first], "two runs"),
+        ([first], "accepted: two runs or more"),
         ([first, same_seed], "has the seed 0"),
         ([first, other], "attack.eps was 0.1, is 0.2"),
         ([first, unfinished], "not finished"),
-        ([first, tmp_path / "none"], "no evaluation's folder"),
+        ([first, tmp_path / "none"], "not an evaluation's folder"),
     ):
         assert main(["aggregate", *map(str, folders)]) == 2
         errors = capsys.readouterr().err

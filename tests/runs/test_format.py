@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -143,36 +145,119 @@ def test_a_claimed_folder_says_its_version(tmp_path: Path) -> None:
 
 # ---- a folder from the documentation alone
 
+PAGE = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text()
+
+
+def test_the_smallest_folder_of_the_documentation_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each file as it stands on the page: its name, then its content, indented."""
+    for name, content in re.findall(r"^`(mine/[^`]+)`:\n\n((?:    .*\n)+)", PAGE, re.MULTILINE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(content))
+    assert check_folder(tmp_path / "mine") == 1
+    assert main(["report", str(tmp_path / "mine")]) == 0
+    assert "0.00 [0.0, 79.3]" in capsys.readouterr().out, "one sample, which the attack broke"
+
 
 def by_hand(folder: Path) -> None:
-    """A run as docs/run-folder.md describes it, with no code of this project."""
+    """A run with every file that docs/run-folder.md describes, written without any code of this project."""
+
+    def line(index: int, **values: Any) -> str:
+        record = {"index": index, "protocol": "one-shot", "label": 1, "clean": [1], "clean_scores": [[0, 1]]}
+        return json.dumps({**record, **values}) + "\n"
+
+    attacked = {"adversarial": [0], "adversarial_scores": [[1, 0]], "attack_loss": [0.1, 0.7], "gradient_size": [1, 2]}
+    attacked |= {"attack_correct": [1, 0.5], "seconds": 2.5, "seed": 7, "draws": 4, "chunks": {"attack": 8}}
+    twice = {"protocol": "best of 2", "clean": [1, 1], "clean_scores": [[0, 1]] * 2, "adversarial": [1, 0]}
+    row = folder / "mine" / "pgd"
+    (row / "adversarial").mkdir(parents=True)
+    (row / "honesty" / "huge_eps").mkdir(parents=True)
     config = {
-        "seed": 0, "output": "runs/hand", "purifier": {"name": "mine"}, "rows": {"mine": {}},
-        "protocols": {"resubmissions": 1, "votes": 0}, "honesty": {"images": 0},
-        "ensemble": {"size": 1, "mode": "vote"}, "data": {"subset": 2}, "chunk_size": 8,
-    }  # fmt: skip
-    (folder / "mine" / "adversarial").mkdir(parents=True)
+        "seed": 7,
+        "purifier": {"name": "mine"},
+        "rows": {"mine/pgd": {}, "absent": {"purifier": {"name": "theirs"}}},
+        "protocols": {"resubmissions": 2, "votes": 0},
+        "honesty": {"images": 1},
+        "ensemble": {"mode": "vote"},
+    }
+    row_of_table = {"method": "mine/pgd", "protocol": "one-shot", "images": 2, "failed": 1, "total": 4, "seconds": 3.5}
+    row_of_table |= {side: {"value": None, "low": None, "high": None, "count": 0} for side in ("standard", "robust")}
+    row_of_table |= {"conditions": {"attack": "PGD of mine", "gradients": "exact", "eot": 2, "ensemble": 4}}
+    results = {
+        "format_version": 2,
+        "title": "a run by hand",
+        "rows": [row_of_table],
+        "notes": ["written by hand"],
+        "honesty": {"mine/pgd": [{"check": "huge eps", "passed": False, "details": "1 of 1 right"}]},
+        "missing": {"absent": ["no weights"]},
+    }
     (folder / "run.json").write_text('{"format_version": 2}')
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    np.savez(folder / "mine" / "adversarial" / "000003.npz", **{"3": np.zeros((3, 4, 4), np.float32)})
-    lines = [
-        {"index": 3, "protocol": "one-shot", "label": 1, "clean": [1], "clean_scores": [[0, 1]], "adversarial": [0],
-         "adversarial_scores": [[1, 0]], "image": "adversarial/000003.npz"},
-        {"index": 5, "protocol": "one-shot", "label": 0, "clean": [0], "clean_scores": [[1, 0]], "adversarial": [0],
-         "adversarial_scores": [[1, 0]]},
-    ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "mine" / "samples-000.jsonl").write_text(text)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "content.yaml").write_text("data: {images: 67da1755bee97a23}\n")
+    (folder / "results.json").write_text(json.dumps(results))
+    clean = np.full((3, 4, 4, 3), 128, np.uint8)
+    np.savez(folder / "samples.npz", indices=np.array([3, 5, 9, 11]), classes=np.array(["cat", "dog"]), clean=clean)
+    np.savez(row / "adversarial" / "000003.npz", **{"3": np.zeros((3, 4, 4), np.float32)})
+    panels = {"panel0": clean[:1], "panel1": clean[:1, :, :, :1]}
+    np.savez(row / "pictures.npz", index=np.array([3]), names=np.array(["clean", "mask"]), amplification=5.0, **panels)
+    first = line(3, **attacked, image="adversarial/000003.npz") + line(3, **twice)
+    (row / "samples-000.jsonl").write_text(first + line(9, clean=[], clean_scores=[], failure="not finite"))
+    second = line(9, protocol="best of 2", clean=[], clean_scores=[], failure="not finite") + line(5, adversarial=[1])
+    again = line(3, adversarial=[1]) + line(5, **{**twice, "adversarial": [1, 1]}) + line(11, adversarial=[1])
+    (row / "samples-001.jsonl").write_text(second + again + line(11, **twice)[:40])  # and killed
+    (row / "honesty" / "huge_eps" / "samples-000.jsonl").write_text(line(3, adversarial=[1]))
 
 
 def test_a_folder_written_by_hand_is_read_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_hand(tmp_path)
-    assert check_folder(tmp_path) == 2
-    (method,) = read_run(tmp_path).methods
-    (row,) = method.rows
-    assert (row.images, row.standard.value, row.robust.value) == (2, 1.0, 0.5)
-    assert row.conditions.attack == "unknown", "only results.json would say it"
+    assert check_folder(tmp_path) == 9
+    run = read_run(tmp_path)
+    (method,) = run.methods
+    assert not run.problems and run.report.missing == {"absent": ["no weights"]}
+    shown = [(row.protocol, row.images, row.failed, row.total, row.robust.value) for row in method.rows]
+    assert shown == [("one-shot", 2, 1, 4, 0.5), ("best of 2", 2, 1, 4, 0.5)]
+    assert method.records[0].attack_loss == [0.1, 0.7], "of a record that occurs twice the first counts"
+    assert [len(records) for records in method.variants.values()] == [1]
     image = method.store.adversarial(method.records[0])
-    assert image is not None and image.shape == (3, 4, 4)
+    assert image is not None and image.shape == (3, 4, 4) and method.pictures is not None
     assert main(["report", str(tmp_path)]) == 0
-    assert "mine" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png") == 3 + 1 + 2, "clean, adversarial, two panels"
+    for text in ("a run by hand", "PGD of mine", "written by hand", "FAILS ITS HONESTY CHECKS", "1 of 1 right", "dog"):
+        assert text in page
+    assert "unfinished" not in page and "not finished (mine/pgd: 3 of 4 images)" in page
+    assert {file.name for file in tmp_path.glob("results.*")} == {
+        "results.json",
+        "results.csv",
+        "results.md",
+        "results.tex",
+    }
+
+
+def test_without_results_json_a_reader_knows_less(tmp_path: Path) -> None:
+    by_hand(tmp_path)
+    (tmp_path / "results.json").unlink()
+    run = read_run(tmp_path)
+    assert [method.name for method in run.methods] == ["mine/pgd", "absent"], "who knows what could not be evaluated?"
+    assert run.methods[0].rows[0].conditions.attack == "unknown" and run.methods[0].rows[0].total == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("3", "config.yaml is not a mapping of keys"),
+        ("{a: [", "config.yaml cannot be read"),
+        ("{rows: {}}", "purifier is not a section of keys"),
+        ("{purifier: {name: a}, rows: [a]}", "rows is not a section of keys"),
+        ("{purifier: {name: a}, rows: {b: 3}}", "rows.b is not a section of keys"),
+        ("{purifier: {name: a}, rows: {../b: {}}}", "'../b' cannot be used"),
+        (None, "it has no config.yaml"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_in_one_line(
+    config: str | None, problem: str, tmp_path: Path, capsys
+) -> None:
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
+    assert main(["report", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert problem in errors and errors.count("\n") == 1

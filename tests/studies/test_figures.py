@@ -371,7 +371,7 @@ class Counts(RunFigure):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["masks", "{tmp}"], "it has no config.yaml"),
+        (["masks", "{tmp}"], "is not an evaluation's folder: it has no config.yaml"),
         (["masks", "{run}", "--row", "none such"], "--row is 'none such'; accepted: a row with a heterogeneous"),
         (["masks", "{run}", "--row", "uniform"], "--row is 'uniform'; accepted: a row with a heterogeneous"),
         (["cost", "{run}", "--row", "uniform", "--row", "clean"], "--row is ['uniform', 'clean']; accepted: one row"),

@@ -15,13 +15,13 @@ LIMIT = 6_000_000
 
 
 class Album:
-    """Encodes images while there is room.
+    """Encodes images as long as there is room.
 
     Args:
-        limit: characters that there is room for.
+        limit: characters of all data URIs.
 
     Attributes:
-        left_out: how many images found no room.
+        left_out: number of images that found no room.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -30,15 +30,15 @@ class Album:
 
     @property
     def full(self) -> bool:
-        """Whether an image found no room: then no later one does, so that what is there has no holes."""
+        """Whether an image found no room; then no later one is taken, so that there are no gaps."""
         return self.left_out > 0
 
     def add(self, pixels: np.ndarray, heading: str = "") -> str | None:
-        """The data URI of uint8 pixels (H, W, C), or None where there is no room.
+        """The data URI of uint8 pixels (H, W, C), or None if there is no room.
 
         Args:
-            pixels: the image; maps (see ``is_map``) are coloured.
-            heading: of its panel.
+            pixels: the image.
+            heading: of its panel; maps (see ``is_map``) get false colours.
         """
         uri = None if self.full else png_uri(pixels, is_map(heading))
         if uri is None or len(uri) > self.room:
@@ -51,8 +51,7 @@ class Album:
 def png_uri(pixels: np.ndarray, scalar: bool = False, side: int = 128) -> str:
     """uint8 pixels (H, W, C) as a PNG data URI, at most ``side`` pixels long; a scalar map in viridis."""
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
-    if max(image.size) > side:
-        image.thumbnail((side, side), Image.Resampling.BOX)
+    image.thumbnail((side, side), Image.Resampling.BOX)  # never enlarges
     if scalar and image.mode == "L":
         image = Image.frombytes("P", image.size, image.tobytes())
         image.putpalette(_viridis())
@@ -63,5 +62,4 @@ def png_uri(pixels: np.ndarray, scalar: bool = False, side: int = 128) -> str:
 
 @cache
 def _viridis() -> list[int]:
-    colours = mpl.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
-    return colours.ravel().tolist()
+    return mpl.colormaps["viridis"](np.arange(256), bytes=True)[:, :3].ravel().tolist()

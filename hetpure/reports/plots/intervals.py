@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from hetpure.errors import ConfigError
+from hetpure.errors import require
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> list[float]:
@@ -15,8 +15,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> list[float]:
         ConfigError: for fewer than two values.
     """
     x = np.asarray(values, dtype=float)
-    if len(x) < 2:
-        raise ConfigError(f"images: found {len(x)}, accepted is 2 or more: one makes no interval")
+    require(len(x) >= 2, "images", len(x), "2 or more, because one gives no interval")
     mean = float(x.mean())
     half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     return [mean, mean - half, mean + half]

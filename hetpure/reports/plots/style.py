@@ -1,7 +1,7 @@
-"""What all figures share: colours, type, the place of the caption, the files they become.
+"""The common style of all figures: colours, fonts, captions, files.
 
-Colours are Okabe and Ito's, which people with any colour blindness tell apart; no two lines differ in colour alone.
-Maps use cividis (sequential and even in brightness, made for the same readers).
+Colours are Okabe and Ito's, which colour-blind people can tell apart; no two lines differ in colour alone. Maps use
+cividis, which is sequential, even in brightness, and made for the same readers.
 """
 
 import textwrap
@@ -51,7 +51,7 @@ def sheet(width: float, height: float, caption: str) -> tuple[Figure, SubFigure]
     Args:
         width: in inches.
         height: of the drawing, in inches; the caption's is added.
-        caption: says what is seen and of how many images.
+        caption: what is shown, and of how many images.
     """
     lines = textwrap.wrap(caption, int((width - 0.3) * _CHARACTERS_PER_INCH))
     below = len(lines) * _LINE_INCHES + 0.2
@@ -69,18 +69,18 @@ def stacked(figure: FigureBase, heights: Sequence[float]) -> list[SubFigure]:
 
 
 def beside(figure: FigureBase, widths: Sequence[float]) -> list[SubFigure]:
-    """Parts of a figure, one beside the other."""
+    """Parts of a figure, side by side."""
     parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)
     return list(cast(Any, parts)[0])
 
 
 def shades(norm: Normalize) -> ScalarMappable:
-    """What a colour bar of the maps wants."""
+    """The colours of the maps, for a colour bar."""
     return ScalarMappable(norm, MAP)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes a figure as STEM.png, to look at, and STEM.pdf, to print; the same figure gives the same bytes."""
+    """Writes a figure as STEM.png and STEM.pdf; the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
     for file in files:

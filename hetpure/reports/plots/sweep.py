@@ -1,4 +1,4 @@
-"""Accuracy over swept keys: the figure of one run's grid, or of many runs that shared a grid out."""
+"""Plots of accuracy over swept keys: of one run's grid, or of many runs that share a grid."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+
 from hetpure.errors import ConfigError
-from hetpure.reports.plots.figure import draw_heat_map, draw_line
+from hetpure.reports.plots import style
+from hetpure.reports.plots.accuracy import accuracy_panel
 from hetpure.runs.names import combinations, labels
 from hetpure.runs.read import RunFolder, read_results, read_settings, row_settings
 from hetpure.runs.results import TableRow
@@ -17,112 +20,100 @@ FIGURE = "sweep.png"
 
 @dataclass(frozen=True)
 class Point:
-    """What one combination of values led to.
-
-    Attributes:
-        values: swept key to value.
-        result: the one-shot line of its row.
-    """
+    """One combination of values, by swept key, and the one-shot row measured with it."""
 
     values: Mapping[str, Any]
     result: TableRow
 
 
 def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
-    """The rows of finished runs, by what their configs say of some keys.
+    """The rows of finished runs, by the values that some keys have in their configs.
 
     Raises:
-        ConfigError: for a folder without results, a key that its config has not, or two rows with the same values.
+        ConfigError: for a folder without results, a key that its config lacks, or two rows with the same values.
     """
-    found: dict[str, Point] = {}
+    points: dict[str, Point] = {}
     for folder in folders:
-        config, lines = read_settings(folder), read_results(folder).rows
-        settings_of = row_settings(config)
-        for line in lines:
-            if line.protocol != "one-shot" or not line.images:
+        config, rows = read_settings(folder), read_results(folder).rows
+        settings = row_settings(config)
+        for row in rows:
+            if row.protocol != "one-shot" or not row.images:
                 continue
-            settings = settings_of.get(line.method, config)
-            values = {key: _value(settings, key, folder) for key in keys}
+            values = {key: _value(settings.get(row.method, config), key, folder) for key in keys}
             name = json.dumps(values, sort_keys=True)
-            if name in found:
-                raise ConfigError(f"{folder}: {line.method}: another row has the same values: {name}")
-            found[name] = Point(values, line)
-    return list(found.values())
+            if name in points:
+                raise ConfigError(str(folder), f"its row {row.method} has the same values as another row: {name}")
+            points[name] = Point(values, row)
+    return list(points.values())
 
 
 def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: Path) -> None:
-    """One key: a line; two: a heat map; more: the combinations side by side.
+    """Draws accuracy over the keys of some points; see ``accuracy_panel``.
 
     Args:
-        points: what was found.
-        others: one-shot lines of rows outside the grid.
+        points: at least one.
+        others: one-shot rows outside the grid.
         title: headline.
-        file: where to.
+        file: the picture.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: if it cannot be written.
     """
-    keys = list(points[0].values)
-    called = labels(keys)
-    pairs = [(point.result.standard, point.result.robust) for point in points]
-    caption = _caption([point.result for point in points])
-    if len(keys) == 2:
-        values = [(point.values[keys[0]], point.values[keys[1]]) for point in points]
-        draw_heat_map((called[keys[0]], called[keys[1]]), list(zip(values, pairs, strict=True)), title, caption, file)
-        return
-    if len(keys) == 1:
-        label, values = called[keys[0]], [point.values[keys[0]] for point in points]
-    else:
-        label = ", ".join(called.values())
-        values = [", ".join(str(value) for value in point.values.values()) for point in points]
-    rest = {line.method: (line.standard, line.robust) for line in others}
-    draw_line(label, list(zip(values, pairs, strict=True)), rest, title, caption, file)
+    rows = [point.result for point in points]
+    values = [tuple(point.values.values()) for point in points]
+    width, height = 6.4, 4.0
+    if len(values[0]) == 2:
+        columns, lines = (len({str(pair[i]) for pair in values}) for i in (0, 1))
+        width, height = 2 * (columns + 1.6), 0.75 * lines + 1.5
+    figure, part = style.sheet(width, height, _caption(rows))
+    part.suptitle(title, fontsize=9)
+    standard, robust = [row.standard for row in rows], [row.robust for row in rows]
+    names = list(labels(points[0].values).values())
+    with mpl.rc_context(style.SETTINGS):
+        accuracy_panel(part, names, values, standard, robust, {row.method: row.robust for row in others})
+        figure.savefig(file)
 
 
 def draw_grid(run: RunFolder) -> bool:
-    """Draws the figure of a run with a grid, ``sweep.png`` in its folder; False where nothing has a result.
+    """Draws ``sweep.png`` for a run with a grid; False if no combination has a result.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: if it cannot be written.
     """
-    results = {row.method: row for row in run.report.rows if row.protocol == "one-shot" and row.images}
-    values = combinations(run.config["grid"])
-    points = [Point(of, results.pop(name)) for name, of in values.items() if name in results]
+    rows = {row.method: row for row in run.report.rows if row.protocol == "one-shot" and row.images}
+    grid = combinations(run.config["grid"])
+    points = [Point(values, rows.pop(name)) for name, values in grid.items() if name in rows]
     if points:
-        draw(points, list(results.values()), run.report.title, run.path / FIGURE)
+        draw(points, list(rows.values()), run.report.title, run.path / FIGURE)
     return bool(points)
 
 
 def draw_folders(folders: Sequence[Path], keys: Sequence[str], file: Path) -> None:
-    """The figure of finished runs over one or two keys of their configs.
+    """Draws finished runs over some keys of their configs.
 
     Raises:
-        ConfigError: see ``folder_points``; or where no row has a result.
-        OSError, ValueError: where the file cannot be written, or its suffix is no picture format.
+        ConfigError: see ``folder_points``; or if no row has a result.
+        OSError, ValueError: if the file cannot be written, or its suffix is not that of a picture.
     """
     points = folder_points(folders, keys)
     if not points:
-        raise ConfigError("no row of these folders has a result")
+        raise ConfigError(" ".join(map(str, folders)), "no row of these folders has a result")
     draw(points, [], f"{len(points)} evaluations", file)
 
 
-def _caption(lines: Sequence[TableRow]) -> str:
-    counts = sorted({line.images for line in lines})
+def _caption(rows: Sequence[TableRow]) -> str:
+    counts = sorted({row.images for row in rows})
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    parts = {
-        "": [line.conditions.attack for line in lines],
-        "gradients ": [line.conditions.gradients for line in lines],
-        "EOT ": [line.conditions.eot for line in lines],
-        "S ": [line.conditions.ensemble for line in lines],
-    }
-    alike = [f"{name}{found[0]}" for name, found in parts.items() if len(set(found)) == 1]
-    return f"n = {images} images a point, 95 % Wilson intervals; {'; '.join(alike)}"
+    names = {"attack": "", "gradients": "gradients ", "eot": "EOT ", "ensemble": "S "}
+    values = {name: {getattr(row.conditions, name) for row in rows} for name in names}
+    common = [f"{label}{values[name].pop()}" for name, label in names.items() if len(values[name]) == 1]
+    return f"n = {images} images a point, 95 % Wilson intervals; {'; '.join(common)}"
 
 
 def _value(settings: Mapping[str, Any], key: str, folder: Path) -> Any:
     value: Any = settings
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise ConfigError(f"--over {key}: the config of {folder} has no such key")
+            raise ConfigError(f"--over {key}", f"the config of {folder} has no such key")
         value = value[part]
     return value

@@ -1,11 +1,18 @@
-"""A table of methods by columns: what was measured beside what is printed, and why a cell is empty."""
+"""A table of methods by columns: published next to measured accuracies, and why a cell is empty."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from hetpure.reports.tables.printed import Figure, PrintedTable, printed_table
+from hetpure.reports.tables.forms import Heading, TextTable, csv_text, latex, mark, markdown
+from hetpure.reports.tables.printed import PrintedAccuracy, PrintedTable, printed_table
+from hetpure.runs.files import write_whole
 from hetpure.runs.results import Accuracy, Report, TableRow
+
+NOT_MEASURED = "–"
+NOT_PUBLISHED = "-"
 
 
 @dataclass(frozen=True)
@@ -13,26 +20,26 @@ class TableCell:
     """One method in one column.
 
     Attributes:
-        printed: the paper's figure, if any.
-        measured: ours, if any.
-        reasons: why there is none, as far as that is worth saying.
+        printed: the paper's accuracy, if any.
+        measured: this run's accuracy, if any.
+        reasons: why there is none, if that needs saying.
     """
 
-    printed: Figure | None = None
+    printed: PrintedAccuracy | None = None
     measured: Accuracy | None = None
-    reasons: tuple[str, ...] = ()
+    reasons: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class TableLine:
-    """A method.
+    """One method.
 
     Attributes:
-        method: as people read it.
+        method: its name as shown.
         kind: AT, AP, or empty.
         cells: by column.
         printed: whether the paper's table has it.
-        reasons: why nothing of it was measured.
+        reasons: why none of its cells was measured.
         note: what else there is to say.
     """
 
@@ -40,7 +47,7 @@ class TableLine:
     kind: str
     cells: Mapping[str, TableCell]
     printed: bool = False
-    reasons: tuple[str, ...] = ()
+    reasons: Sequence[str] = ()
     note: str | None = None
 
 
@@ -52,10 +59,10 @@ class PaperTable:
         title: what the table is about.
         run: what was run for the measured columns.
         columns: titles by name, in order.
-        printed: columns that have printed figures.
+        printed: columns that have published accuracies.
         lines: the methods, in order.
-        notes: under what each column was measured, and the like.
-        warnings: what must be known before any figure is believed.
+        notes: how each column was measured, and the like.
+        warnings: what must be read before any number.
     """
 
     title: str
@@ -64,98 +71,193 @@ class PaperTable:
     printed: frozenset[str]
     lines: Sequence[TableLine]
     notes: Sequence[str] = ()
-    warnings: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def measured(self) -> list[Accuracy]:
-        """All measured figures."""
-        return [cell.measured for line in self.lines for cell in line.cells.values() if cell.measured]
-
-    @property
-    def count(self) -> int | None:
-        """Images in every measured cell, if that is one number."""
-        counts = {figure.count for figure in self.measured}
-        return counts.pop() if len(counts) == 1 else None
+    warnings: Sequence[str] = ()
 
 
 def build_table(config: Mapping[str, Any], report: Report) -> PaperTable:
-    """The table of a resolved config with ``table.lines``, from what its run found."""
+    """The table of a resolved config with ``table.lines``, filled from its run's report."""
     settings, root = config["table"], config["data"]["root"]
+    columns = {name: column["title"] or name for name, column in settings["columns"].items()}
     paper = printed_table(settings["printed"]) if settings["printed"] else None
-    measured = {(row.method, row.protocol): row for row in report.rows}
-    lines = [_line(line, settings["columns"], paper, measured, report.missing) for line in settings["lines"].values()]
-    notes = [*_conditions(settings, report.rows), *report.notes, *([paper.note] if paper and paper.note else [])]
+    title = "methods by attacks"
+    notes = [*_conditions(settings, report.rows), *report.notes]
     warnings = [report.warning] if report.warning else []
-    if measured and paper is not None and (other := report.departures):
-        shown = "; ".join(other[:4]) + (f"; and {len(other) - 4} more" if len(other) > 4 else "")
-        warnings.append(f"Not the paper's settings: {shown}. Measured and printed figures are not the same quantity.")
+    if paper is not None:
+        title = f"Table {settings['printed'].removeprefix('table')}: {paper.title}"
+        notes += [paper.note] if paper.note else []
+        if (changes := report.departures) and any(row.images for row in report.rows):
+            listed = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+            warnings.append(f"Not the paper's settings: {listed}. Measured and published numbers are not comparable.")
     return PaperTable(
-        settings["title"] or (f"{_numbered(settings['printed'])}: {paper.title}" if paper else "methods by attacks"),
+        settings["title"] or title,
         report.title + (f"; images from {root}" if root else ""),
-        {name: column["title"] or name for name, column in settings["columns"].items()},
-        frozenset(set(settings["columns"]) & set(paper.columns if paper else ())),
-        lines,
+        columns,
+        frozenset(name for name in columns if paper and name in paper.columns),
+        [_line(line, settings["columns"], paper, report) for line in settings["lines"].values()],
         notes,
         warnings,
     )
 
 
-def _line(
-    line: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    paper: PrintedTable | None,
-    measured: Mapping[tuple[str, str], TableRow],
-    absent: Mapping[str, Sequence[str]],
-) -> TableLine:
+def _line(line: Mapping[str, Any], columns: Mapping[str, Any], paper: PrintedTable | None, report: Report) -> TableLine:
     printed = paper.rows[line["printed"]] if paper and line["printed"] else None
+    rows = {(row.method, row.protocol): row for row in report.rows}
     cells = {}
     for name, column in columns.items():
-        source = line["cells"].get(name)
-        row = measured.get((source, column["protocol"])) if source else None
-        reasons = [*line["missing"].get(column["of"] or "", ()), *absent.get(source, ())] if source else []
-        found = _measured(row, column["side"]) if row else None
-        figure = printed.figures.get(name) if printed else None
-        cells[name] = TableCell(figure, found, tuple(reasons))
-    reasons = (line["reason"],) if line["reason"] else ()
-    everywhere = [cells[name].reasons for name in line["cells"]]
-    if everywhere and everywhere[0] and all(reasons == everywhere[0] for reasons in everywhere):
-        # The same throughout is the line's.
-        reasons = everywhere[0]
-        cells = {name: TableCell(cell.printed, cell.measured) for name, cell in cells.items()}
+        source, measured, reasons = line["cells"].get(name), None, []
+        if source is not None:
+            row = rows.get((source, column["protocol"]))
+            measured = _measured(row, column["side"]) if row else None
+            reasons = [*line["missing"].get(column["of"] or "", ()), *report.missing.get(source, ())]
+        cells[name] = TableCell(printed.accuracies.get(name) if printed else None, measured, reasons)
+    reasons = [line["reason"]] if line["reason"] else []
+    if line["cells"]:
+        first, *others = (cells[name].reasons for name in line["cells"])
+        if first and all(other == first for other in others):  # a reason shared by all cells is the line's
+            reasons = list(first)
+            cells = {name: TableCell(cell.printed, cell.measured) for name, cell in cells.items()}
     notes = [note for note in (printed.note if printed else None, line["note"]) if note]
     if reasons and any(cell.measured for cell in cells.values()):
-        notes.append(f"measured before; now: {'; and '.join(reasons)}")
-        reasons = ()
+        notes.append(_measured_before(reasons))
+        reasons = []
     return TableLine(line["label"], line["kind"] or "", cells, printed is not None, reasons, "; ".join(notes) or None)
 
 
+def _measured_before(reasons: Sequence[str]) -> str:
+    return f"measured before; now: {'; and '.join(reasons)}"
+
+
 def _measured(row: TableRow, side: str) -> Accuracy | None:
-    standard, robust = row.standard, row.robust
-    if side != "average":
-        found = standard if side == "standard" else robust
-    else:
-        # The mean of two accuracies varies at most as much as they do on average: so this interval is wide enough.
-        value, low, high = ((getattr(standard, end) + getattr(robust, end)) / 2 for end in ("value", "low", "high"))
-        found = Accuracy(value, low, high, robust.count)
-    return found if found.count else None
+    sides = {"standard": (row.standard,), "robust": (row.robust,)}.get(side, (row.standard, row.robust))
+    # The mean of two accuracies varies at most as much as they do on average, so its interval is wide enough.
+    value, low, high = (sum(getattr(a, end) for a in sides) / len(sides) for end in ("value", "low", "high"))
+    return Accuracy(value, low, high, sides[-1].count) if sides[-1].count else None
 
 
 def _conditions(settings: Mapping[str, Any], rows: Sequence[TableRow]) -> list[str]:
-    """Under what each column's evaluations really ran: one line a column, methods that share conditions together."""
-    by_name = {row.method: row.conditions for row in rows}
+    """How each column was really measured: one line per column, with the methods that share conditions together."""
+    conditions = {row.method: row.conditions for row in rows if row.images}
     notes = []
-    for column in settings["columns"]:
-        together: dict[str, list[str]] = {}
+    for name, column in settings["columns"].items():
+        methods: dict[str, list[str]] = {}
         for line in settings["lines"].values():
-            c = by_name.get(line["cells"].get(column, ""))
-            if c is not None and settings["columns"][column]["of"] == column:
-                said = f"{c.attack}, gradients {c.gradients}, EOT {c.eot}, S {c.ensemble}"
-                together.setdefault(said, []).append(line["label"])
-        parts = [f"{said} ({', '.join(labels)})" for said, labels in together.items()]
-        if parts:
-            notes.append(f"{settings['columns'][column]['title'] or column}: {'; '.join(parts)}")
+            c = conditions.get(line["cells"].get(name, ""))
+            if c is not None and column["of"] == name:
+                words = f"{c.attack}, gradients {c.gradients}, EOT {c.eot}, S {c.ensemble}"
+                methods.setdefault(words, []).append(line["label"])
+        if methods:
+            parts = [f"{words} ({', '.join(labels)})" for words, labels in methods.items()]
+            notes.append(f"{column['title'] or name}: {'; '.join(parts)}")
     return notes
 
 
-def _numbered(name: str) -> str:
-    return f"Table {name.removeprefix('table')}"
+# ---- forms
+
+
+def text_table(table: PaperTable) -> TextTable:
+    """The table as text; reasons and notes become footnotes, the same text under the same number."""
+    footnotes: list[str] = []
+
+    def raised(texts: Sequence[str]) -> str:
+        footnotes.extend(text for text in texts if text not in footnotes)
+        return mark(",".join(str(footnotes.index(text) + 1) for text in texts))
+
+    counts = {cell.measured.count for line in table.lines for cell in line.cells.values() if cell.measured}
+    lines = []
+    for line in table.lines:
+        cells = [line.kind, line.method + raised([*line.reasons, *([line.note] if line.note else [])])]
+        for name, cell in line.cells.items():
+            if name in table.printed:
+                cells.append(str(cell.printed) if cell.printed else NOT_PUBLISHED if line.printed else "")
+            if cell.measured is None:
+                cells.append(NOT_MEASURED + raised(cell.reasons))
+            else:
+                count = f" n={cell.measured.count}" if len(counts) > 1 else ""
+                cells.append(f"{cell.measured}{count}{raised([_measured_before([r]) for r in cell.reasons])}")
+        lines.append(cells)
+    headings = [Heading("type", words=True), Heading("method", words=True, wraps=True)]
+    for name, title in table.columns.items():
+        if table.printed:
+            headings += [Heading("published", title)] if name in table.printed else []
+            headings.append(Heading("measured", title))
+        else:
+            headings.append(Heading(title))
+    first = 0 if any(line.kind for line in table.lines) else 1  # a column of types only if there are any
+    kinds = [line.kind for line in table.lines]
+    subtitle = f"Accuracies in percent. Nothing was measured; the settings are {table.run}"
+    if counts:
+        counted = f"n = {min(counts)} in each measured cell; " if len(counts) == 1 else ""
+        subtitle = f"Accuracies in percent; measured with 95 % Wilson intervals. {counted}{table.run}"
+    return TextTable(
+        table.title,
+        headings[first:],
+        [cells[first:] for cells in lines],
+        subtitle,
+        table.warnings,
+        [k for k in range(1, len(kinds)) if kinds[k] != kinds[k - 1]],
+        footnotes,
+        table.notes,
+    )
+
+
+def numbers(table: PaperTable) -> tuple[list[str], list[list[Any]]]:
+    """Header and lines of numbers in percent; None where there is none."""
+    header = ["kind", "method"]
+    for name in table.columns:
+        header += [f"{name}_printed", f"{name}_printed_std"] if name in table.printed else []
+        header += [f"{name}_{end}" for end in ("measured", "low", "high", "images")]
+    lines = []
+    for line in table.lines:
+        values: list[Any] = [line.kind, line.method]
+        for name, cell in line.cells.items():
+            if name in table.printed:
+                values += [cell.printed.value, cell.printed.deviation] if cell.printed else [None, None]
+            m = cell.measured
+            values += [100 * m.value, 100 * m.low, 100 * m.high, m.count] if m else [None] * 4
+        reasons = [*line.reasons, *(reason for cell in line.cells.values() for reason in cell.reasons)]
+        lines.append([*values, "; and ".join(dict.fromkeys(reasons)) or None, line.note])
+    return [*header, "reason", "note"], lines
+
+
+def plain(table: PaperTable) -> dict[str, Any]:
+    """The table for JSON: published accuracies in percent, as [mean, deviation] if both are given; measured in 0..1."""
+
+    def cell(cell: TableCell) -> dict[str, Any]:
+        printed = cell.printed
+        return {
+            "printed": printed and (printed.value if printed.deviation is None else [printed.value, printed.deviation]),
+            "measured": asdict(cell.measured) if cell.measured else None,
+            "reason": "; and ".join(cell.reasons) or None,
+        }
+
+    return {
+        "title": table.title,
+        "run": table.run,
+        "warnings": list(table.warnings),
+        "columns": list(table.columns),
+        "titles": dict(table.columns),
+        "rows": [
+            {
+                "kind": line.kind,
+                "method": line.method,
+                "cells": {name: cell(each) for name, each in line.cells.items()},
+                "reason": "; and ".join(line.reasons) or None,
+                "note": line.note,
+            }
+            for line in table.lines
+        ],
+        "notes": list(table.notes),
+    }
+
+
+def write_table(table: PaperTable, folder: Path) -> None:
+    """Writes ``table.md``, ``table.csv`` (numbers, in percent), ``table.tex`` and ``table.json``.
+
+    Raises:
+        OSError: if one cannot be written; the old file stays.
+    """
+    header, lines = numbers(table)
+    write_whole(folder / "table.json", json.dumps(plain(table), indent=2, allow_nan=False, ensure_ascii=False))
+    write_whole(folder / "table.csv", csv_text(header, lines))
+    write_whole(folder / "table.md", markdown(text_table(table)))
+    write_whole(folder / "table.tex", latex(text_table(table)))
