@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
+from hetpure.models.denoisers import Denoiser
 from hetpure.schedule import CLEAN
 from hetpure.training.fit import fit
 from hetpure.training.purification_figures import PurificationFigures
 from tests.training.test_diffusion import new_module
 
 
-class Oracle(nn.Module):
+class Oracle(Denoiser):
     """Knows the clean image: what it predicts as noise leads straight back to it."""
 
     def __init__(self, x0: Tensor, module: Any):
@@ -25,7 +26,7 @@ class Oracle(nn.Module):
         return (x - abar.sqrt() * self.x0) / (1 - abar).sqrt()
 
 
-def measure(figures: PurificationFigures, image: Tensor, denoiser: nn.Module | None = None) -> dict[str, float]:
+def measure(figures: PurificationFigures, image: Tensor, denoiser: Denoiser | None = None) -> dict[str, float]:
     """The figures of one batch, with another denoiser in the purifiers' place."""
     module = new_module()
     trainer: Any = type("Trainer", (), {"global_rank": 0, "world_size": 1})()
@@ -46,7 +47,7 @@ def test_a_perfect_denoiser_gives_the_image_back():
 
 
 def test_predicting_no_noise_leaves_what_the_closed_form_says():
-    class Nothing(nn.Module):
+    class Nothing(Denoiser):
         def forward(self, x: Tensor, t: int) -> Tensor:
             return torch.zeros_like(x)
 
