@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from hetpure.attacks.apgd import APGD
@@ -165,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     raw = read_config("demo.yaml", [f"data.subset={options.images}", f"purifier.steps={options.steps}"])
-    config: DictConfig = complete({**raw, "chunk_size": options.chunk or options.images, "rows": {"heterogeneous": {}}})
+    config = complete({**raw, "chunk_size": options.chunk or options.images, "rows": {"heterogeneous": {}}})
     data = ImageDataModule(**to_dict(config.data)).prepare()
     model = build_rows(config, data)[0].model
     counted = Counted(model.purifier.denoiser)  # pyright: ignore[reportArgumentType]

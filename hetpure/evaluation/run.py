@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
 
 from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
@@ -22,16 +22,16 @@ from hetpure.data.items import item
 from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
+from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.departures import departures
 from hetpure.evaluation.evaluator import Evaluator
-from hetpure.evaluation.expand_grid import left_out
 from hetpure.evaluation.heartbeat import Pulse
 from hetpure.evaluation.pictures import draw_pictures, keep_pictures, keep_samples, recorded_pictures
 from hetpure.evaluation.process_monitor import Watch
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder, to_exclude
-from hetpure.evaluation.resolve import Given, available, content_here
+from hetpure.evaluation.resolve import ChooseAuto, Given, content_here, resolve_rows
 from hetpure.models.precision import allow_tf32
 from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
@@ -54,8 +54,13 @@ FREE = (
 """Keys that may differ when an evaluation goes on."""
 
 
-def run(config: DictConfig, only: Collection[str] | None = None, given: Given | None = None) -> Report:
-    """Runs an evaluation from a complete config; what the output folder holds already is not computed again.
+def run(
+    config: RunSettings,
+    only: Collection[str] | None = None,
+    given: Given | None = None,
+    choose_auto: ChooseAuto | None = None,
+) -> Report:
+    """Runs an evaluation from complete settings; what the output folder holds already is not computed again.
 
     The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other.
 
@@ -63,6 +68,7 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
         config: complete.
         only: names of the rows to evaluate now; None for all. The report has other rows as far as they have records.
         given: data and networks that are in hand; see ``hetpure.evaluate``.
+        choose_auto: see ``resolve_rows``.
 
     Returns:
         The report that is written.
@@ -72,13 +78,13 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
         RunError: where it cannot go on; the table of what is finished is written, as far as that can be.
         KeyboardInterrupt: likewise.
     """
-    config.threads = config.threads or torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    config = replace(config, threads=config.threads or torch.get_num_threads())
+    torch.set_num_threads(config.threads or 1)
     os.environ["OMP_NUM_THREADS"] = str(config.threads)  # Lightning's launcher would divide the cores otherwise
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
-    resolved = available(config, trainer, only, given)
-    data, rows = resolved.data, resolved.rows
+    resolved = resolve_rows(config, trainer, only, given, choose_auto)
+    config, data, rows = resolved.config, resolved.data, resolved.rows
     output, first = Path(config.output), trainer.is_global_zero
     claim(output, config, FREE, content_here(resolved, output) if rows else {})
     changed = departures(config)
@@ -156,7 +162,7 @@ def evaluation_trainer(settings: dict[str, Any]) -> lightning.Trainer:
     return build_trainer({**ours, **fixed})
 
 
-def set_precision(config: DictConfig, trainer: lightning.Trainer) -> None:
+def set_precision(config: RunSettings, trainer: lightning.Trainer) -> None:
     """Sets what a precision needs set for the whole process.
 
     Raises:
@@ -217,7 +223,7 @@ def evaluate_row(
 
 
 def make_report(
-    config: DictConfig,
+    config: RunSettings,
     rows: Sequence[Row],
     data: ImageDataModule,
     absent: Mapping[str, list[str]],
@@ -232,12 +238,13 @@ def make_report(
         absent: what each other row lacks now. It is reported as it was evaluated before, if it was.
         changed: see ``departures``.
     """
-    lines, notes, checks, blinded = [], left_out(to_dict(config)), {}, {}
+    notes = [f"grid: {name} is left out: {reason}" for name, reason in config.left_out.items()]
+    lines, checks, blinded = [], {}, {}
     for row in rows:
         records = row.store.read()
         names = [protocol.name for protocol in row.protocols]
         lines += table_rows(row.name, records, len(data.indices), names, row.conditions)
-        notes += notes_on(row.name, records, config.chunk_size)
+        notes += notes_on(row.name, records, int(config.chunk_size))
         if config.honesty.images and row.attack is not None:
             checks[row.name] = verdicts_on(row, records, config.honesty.factor, data)
         if images := blind(records):
@@ -260,17 +267,21 @@ def verdicts_on(row: Row, records: Sequence[Record], factor: int, data: ImageDat
     """The honesty checks of a row, from the records of it and its variants."""
     one_shot = [record for record in records if record.protocol == row.protocols[0].name]
     variants = {name: variant.store.read() for name, variant in row.variants.items()}
+    attack = row.attack
+    threat = attack.threat if attack is not None else None
     return check(
         one_shot,
         variants,
-        row.settings,
         factor,
         saved=row.store.adversarial,
         clean=lambda index: item(data.test_source, index)["image"].numpy(),
+        run_length=attack.run_length if attack is not None else None,
+        norm=threat.norm if threat else None,
+        eps=threat.eps if threat else None,
     )
 
 
-def describe(config: DictConfig) -> str:
+def describe(config: RunSettings) -> str:
     """What the rows have in common, in a line."""
     images = f"{config.data.subset} images of " if config.data.subset else ""
     images = f"{images[:-4]} after {config.data.subset_skip} of " if config.data.subset_skip else images
@@ -279,7 +290,7 @@ def describe(config: DictConfig) -> str:
     return text + ("; networks compiled" if config.compile else "")
 
 
-def _evaluate_with_variants(row: Row, config: DictConfig, data: ImageDataModule, watch: Watch) -> None:
+def _evaluate_with_variants(row: Row, config: RunSettings, data: ImageDataModule, watch: Watch) -> None:
     evaluate_row(row, evaluation_trainer(to_dict(config.trainer)), data, watch=watch)
     for variant in row.variants.values():
         few = data.indices[: config.honesty.images]
@@ -292,7 +303,7 @@ def _told(watch: Watch, error: BaseException) -> None:
         watch.leave("interrupted")
 
 
-def _finish_row(row: Row, config: DictConfig, data: ImageDataModule, dashboard: Dashboard) -> None:
+def _finish_row(row: Row, config: RunSettings, data: ImageDataModule, dashboard: Dashboard) -> None:
     """Scalars, loss curve and pictures of a finished row."""
     records = row.store.read()
     names = [protocol.name for protocol in row.protocols]

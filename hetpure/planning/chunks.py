@@ -6,23 +6,21 @@ same command, on whatever machine and with however many processes, finds it agai
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.errors import AbsentError, ConfigError, RunError
+from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
-from hetpure.evaluation.config import row_configs
+from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.protocols import draws_needed
+from hetpure.evaluation.resolve import OnMissing, restore_auto_settings
 from hetpure.planning.measure import INPUT_GRADIENT, Memory, Meter
 from hetpure.planning.work import work_of
-from hetpure.runs.read import read_settings
 
 AUTO = "auto"
 
@@ -41,90 +39,61 @@ MOST = 1024
 GROUP = Path("/sys/fs/cgroup")
 """Where a container finds its limits."""
 
-Lacks = Callable[[str, AbsentError], None]
-
 WAIT = 900.0
 """Seconds that further processes wait for the first one's choice."""
 
 
-def settle(
-    config: DictConfig, data: ImageDataModule, place: lightning.Trainer, loaded: Loaded, lacks: Lacks | None = None
-) -> None:
-    """Puts numbers where a config says ``auto``; does nothing where it nowhere does.
+def choose_auto_settings(
+    config: RunSettings,
+    data: ImageDataModule,
+    trainer: lightning.Trainer,
+    loaded: Loaded,
+    on_missing: OnMissing | None = None,
+) -> RunSettings:
+    """The settings with numbers where they say ``auto``.
 
     What the output folder's config has stays. Else a graph is kept where it fits at the smallest chunk that is about
     as fast a row as any. Of the powers of two that fit in memory for every row and were tried, the chunk is the one
     that makes the whole cheapest, padding included; of equals, the largest. Two are always tried, if two fit.
 
     Args:
-        config: complete; changed in place.
+        config: the settings.
         data: the images.
-        place: says which process this is, and on which device.
+        trainer: says which process this is, and on which device.
         loaded: keeps the networks that were loaded for measuring.
-        lacks: see ``build_rows``.
+        on_missing: see ``build_rows``.
 
     Raises:
         ConfigError: for networks or settings that cannot be.
         RunError: where the first process's choice does not come.
     """
-    if not _open(config):
-        return
-    recall(config)
-    if not _open(config):
-        return
-    if place.is_global_zero:
-        _choose(config, data, place, loaded, lacks)
-        return
+    config = restore_auto_settings(config)
+    if not config.is_open:
+        return config
+    if trainer.is_global_zero:
+        return _choose(config, data, trainer, loaded, on_missing)
     start = time.monotonic()
-    while _open(config):
+    while config.is_open:
         if time.monotonic() - start > WAIT:
             raise RunError(f"chunk_size: no choice by the first process in {config.output} after {WAIT:.0f} s")
         time.sleep(0.5)
-        recall(config)
-
-
-def _open(config: DictConfig) -> bool:
-    """Whether anything is still to be chosen."""
-    return config.chunk_size == AUTO or bool(_undecided(config))
-
-
-def _undecided(config: DictConfig) -> list[str]:
-    return [name for name, row in row_configs(config).items() if row.attack.get("recompute") == AUTO]
-
-
-def _decide(config: DictConfig, name: str, recompute: bool) -> None:
-    of = config.rows.get(name, config)
-    of.attack.recompute = recompute
-
-
-def recall(config: DictConfig) -> None:
-    """Takes over what the output folder's config has chosen, in place; does nothing where it has not."""
-    try:
-        saved = read_settings(Path(config.output))
-    except ConfigError:
-        return
-    chunk, rows = saved.get("chunk_size"), saved["rows"]
-    if config.chunk_size == AUTO and isinstance(chunk, int):
-        config.chunk_size = chunk
-    for name in _undecided(config):
-        attack = ((rows.get(name) or {}) if config.rows else saved).get("attack") or {}
-        if isinstance(attack.get("recompute"), bool):
-            _decide(config, name, attack["recompute"])
+        config = restore_auto_settings(config)
+    return config
 
 
 def _choose(
-    config: DictConfig, data: ImageDataModule, place: lightning.Trainer, loaded: Loaded, lacks: Lacks | None
-) -> None:
+    config: RunSettings,
+    data: ImageDataModule,
+    place: lightning.Trainer,
+    loaded: Loaded,
+    on_missing: OnMissing | None,
+) -> RunSettings:
     device = place.strategy.root_device
-    draft = OmegaConf.create(to_dict(config))
-    assert isinstance(draft, DictConfig)
-    undecided = _undecided(config)
-    for name in undecided:
-        _decide(draft, name, True)
-    draft.chunk_size = 1 if config.chunk_size == AUTO else config.chunk_size
-    rows = build_rows(draft, data, lacks, loaded)
+    undecided = config.undecided
+    draft = config.decide(1 if config.chunk_size == AUTO else None, dict.fromkeys(undecided, True))
+    rows = build_rows(draft, data, on_missing, loaded)
     if not rows:
-        return
+        return config
     undecided = [name for name in undecided if name in {row.name for row in rows}]
     examples = torch.stack([torch.as_tensor(item(data.test_source, k)["image"]) for k in data.indices[:8]])
     meter = Meter(examples.to(device), seconds=5.0)
@@ -141,25 +110,26 @@ def _choose(
     memory = dict(flat)
     for name in undecided:
         keeps = kept[name].at(useful) <= limit
-        _decide(config, name, not keeps)
+        config = config.decide(recompute={name: not keeps})
         memory[name] = kept[name] if keeps else flat[name]
     if config.chunk_size == AUTO:
         fits = [size for size in speeds if all(m.at(size) <= limit for m in memory.values())] or sizes[:1]
         costs = {size: speeds[size] * _rows_through(rows, data, config.data.batch_size, size) for size in fits}
-        config.chunk_size = max(size for size in fits if costs[size] <= EQUAL * min(costs.values()))
+        config = config.decide(max(size for size in fits if costs[size] <= EQUAL * min(costs.values())))
     print(_said(config, memory, limit, undecided))
+    return config
 
 
-def _said(config: DictConfig, memory: dict[str, Memory], limit: float, undecided: Sequence[str]) -> str:
+def _said(config: RunSettings, memory: dict[str, Memory], limit: float, undecided: Sequence[str]) -> str:
     size = int(config.chunk_size)
     largest = max(memory, key=lambda name: memory[name].at(size))
     text = (
         f"chunks of {size} rows; the largest gradient ({largest}) needs {memory[largest].at(size) / 1e9:.2f} GB of the "
         f"{limit / 1e9:.2f} GB that it may"
     )
-    rows = row_configs(config)
+    rows = config.rows
     for what, wanted in (("graph kept", False), ("recomputed", True)):
-        names = [name for name in undecided if rows[name].attack.recompute is wanted]
+        names = [name for name in undecided if rows[name].attack["recompute"] is wanted]
         text += f"; {what}: {', '.join(names)}" if names else ""
     return text
 

@@ -8,11 +8,10 @@ through the networks over that machine's rates.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -22,9 +21,10 @@ from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.config import row_configs
-from hetpure.evaluation.resolve import available
+from hetpure.evaluation.config import RunSettings
+from hetpure.evaluation.resolve import resolve_rows
 from hetpure.evaluation.run import evaluation_trainer, set_precision
+from hetpure.planning.chunks import choose_auto_settings
 from hetpure.planning.measure import Calls, Memory, Meter, Span
 from hetpure.planning.work import Piece, Pieces, work_of
 
@@ -74,7 +74,7 @@ class RowPlan:
     busy: float = 0.0
 
 
-def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()) -> list[RowPlan]:
+def plan(config: RunSettings, seconds: float = SECONDS, rates: Sequence[str] = ()) -> list[RowPlan]:
     """Prints what an evaluation will cost; runs and writes nothing.
 
     Args:
@@ -88,14 +88,14 @@ def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()
     other = parse_rates(rates)
     if not 0.0 < seconds < math.inf:
         raise ConfigError(f"--plan-seconds {seconds:g}: accepted is a finite number above 0")
-    config.threads = config.threads or torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    config = replace(config, threads=config.threads or torch.get_num_threads())
+    torch.set_num_threads(config.threads or 1)
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
-    here = available(config, trainer)
-    data, rows = here.data, here.rows
+    resolved = resolve_rows(config, trainer, choose_auto=choose_auto_settings)
+    config, data, rows = resolved.config, resolved.data, resolved.rows
     if trainer.is_global_zero:
-        for name, reasons in here.absent.items():
+        for name, reasons in resolved.absent.items():
             print(f"plan: {name} cannot be evaluated here: {'; '.join(reasons)}")
     if not rows:
         print("plan: no row can be evaluated here")
@@ -107,7 +107,7 @@ def plan(config: DictConfig, seconds: float = SECONDS, rates: Sequence[str] = ()
 
 
 def plan_rows(
-    config: DictConfig, rows: list[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
+    config: RunSettings, rows: list[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
 ) -> list[RowPlan]:
     """The plan of built rows, and of their honesty checks as rows of their own.
 
@@ -119,13 +119,11 @@ def plan_rows(
         world: processes that share the images.
         device: where this one computes.
     """
-    planned = [(row.name, row, row_configs(config)[row.name], data.indices) for row in rows]
+    planned = [(row.name, row, config.rows[row.name], data.indices) for row in rows]
     for row in rows:
         few = data.indices[: config.honesty.images]
-        planned += [
-            (f"{row.name}, {name}", variant, row_configs(config)[row.name], few)
-            for name, variant in row.variants.items()
-        ]
+        settings = config.rows[row.name]
+        planned += [(f"{row.name}, {name}", variant, settings, few) for name, variant in row.variants.items()]
     examples = torch.stack([torch.as_tensor(item(data.test_source, k)["image"]) for k in data.indices[:8]]).to(device)
     meter = Meter(examples, seconds, grows=not config.compile)
     wanted: dict[Any, tuple[PurifiedClassifier, Piece, float]] = {}
@@ -228,7 +226,7 @@ def hours_at(calls: Calls, rates: Mapping[str, Rate]) -> float | None:
 
 
 def print_plan(
-    plans: list[RowPlan], config: DictConfig, rates: Mapping[str, Rate], world: int, device: torch.device
+    plans: list[RowPlan], config: RunSettings, rates: Mapping[str, Rate], world: int, device: torch.device
 ) -> None:
     """The plan in the terminal."""
     console = Console(width=None if Console().is_terminal else 160)
@@ -247,7 +245,7 @@ def print_plan(
         table.add_row("all", "", "", "", "", "", *map(_hours, [*hours, *there]), end_section=True)
     console.print(table)
     sizes = Table(title="memory of a gradient by chunk, GB", title_justify="left")
-    chunk = config.chunk_size
+    chunk = int(config.chunk_size)
     candidates = sorted({max(1, chunk // 4), max(1, chunk // 2), chunk, 2 * chunk, 4 * chunk})
     for i, head in enumerate(["row", *map(str, candidates)]):
         sizes.add_column(head, justify="right" if i else "left")
@@ -283,7 +281,7 @@ def _hours(hours: float) -> str:
 
 
 def _notes(
-    plans: list[RowPlan], config: DictConfig, rates: Mapping[str, Rate], world: int, device: torch.device
+    plans: list[RowPlan], config: RunSettings, rates: Mapping[str, Rate], world: int, device: torch.device
 ) -> list[str]:
     notes = [
         "calls count rows through the networks, padding of chunks included; a recomputed call is one without and one "
@@ -295,7 +293,7 @@ def _notes(
     if early:
         shares = "; ".join(f"{row.name} {_hours(row.least_left / 3600)}" for row in early)
         notes.append(f"attacks that leave broken samples alone may stop early; if every sample broke at once: {shares}")
-    clock, busy = sum(row.seconds for row in plans), sum(row.busy for row in plans) / config.threads
+    clock, busy = sum(row.seconds for row in plans), sum(row.busy for row in plans) / (config.threads or 1)
     if device.type == "cpu" and busy < IDLE * clock:
         notes.append(
             f"other programs were running: this one had {100 * busy / clock:.0f} % of its {config.threads} threads' "

@@ -5,8 +5,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
@@ -36,14 +34,12 @@ CHOSEN_LATER = ("chunk_size", "recompute")
 """Last parts of keys whose ``auto`` in a folder is a choice that no run had to make yet: one that makes it goes on."""
 
 
-def claim(
-    folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
-) -> None:
+def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mapping[str, Any] | None = None) -> None:
     """Saves the resolved config as ``config.yaml`` in a run's folder, or refuses a folder that is another run's.
 
     Args:
         folder: the run's; made if needed.
-        config: the resolved config.
+        config: the resolved config, as a mapping or a dataclass.
         free: keys that may differ when a run goes on, because they change no result; ``*`` is one part of a name.
         content: what the config's paths led to, as nested mappings of short strings, kept in ``content.yaml``. With it
             paths may be free: a file that moved is the same file, another one at the same place is not.
@@ -63,7 +59,7 @@ def claim(
 
 
 def check_claim(
-    folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
+    folder: Path, config: Any, free: Collection[str] = (), content: Mapping[str, Any] | None = None
 ) -> None:
     """``claim`` without saving anything: refuses a folder that is another run's.
 
@@ -85,7 +81,7 @@ def check_claim(
         )
 
 
-def _files(folder: Path, config: DictConfig, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
+def _files(folder: Path, config: Any, content: Mapping[str, Any] | None) -> dict[Path, dict[str, Any]]:
     """What a run's folder says of it, by file."""
     files = {folder / CONFIG: to_dict(config)}
     return files if not content else {**files, folder / CONTENT: dict(content)}

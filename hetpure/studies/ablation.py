@@ -8,7 +8,6 @@ from matplotlib.figure import Figure, SubFigure
 
 from hetpure.config import to_dict
 from hetpure.errors import ConfigError
-from hetpure.evaluation.config import SHARED
 from hetpure.reports.plots import style
 from hetpure.reports.plots.accuracy import accuracy_line, accuracy_map, pair_norm
 from hetpure.runs.read import read_results
@@ -106,8 +105,7 @@ def _wanted(
 
 
 def _row(run: FinishedRun, name: str) -> dict[str, Any]:
-    plain = to_dict(run.rows[name])
-    return {section: value for section, value in plain.items() if section not in (*SHARED, "rows")}
+    return to_dict(run.rows[name])
 
 
 def _flat(section: Any, prefix: str = "") -> dict[str, Any]:

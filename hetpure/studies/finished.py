@@ -2,23 +2,22 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from hetpure.config import merge, parse_overrides, resolve_path, structure, to_dict
+from hetpure.config import merge, parse_overrides, resolve_path, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows, content_of
-from hetpure.evaluation.config import EvaluateConfig, row_configs
+from hetpure.evaluation.config import restore
 from hetpure.evaluation.content import PATHS
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
@@ -86,10 +85,10 @@ class FinishedRun:
         for place in places:
             raw = _moved(raw, place)
         try:
-            self.config = structure(EvaluateConfig, raw)
+            self.config = restore(raw)
         except ConfigError as error:
             raise ConfigError(f"{folder}: is no evaluation's folder: config.yaml: {error}") from None
-        self.rows: dict[str, DictConfig] = row_configs(self.config)
+        self.rows = self.config.rows
 
     @cached_property
     def data(self) -> ImageDataModule:
@@ -160,11 +159,9 @@ class FinishedRun:
         Raises:
             ConfigError: where they cannot be built, or images or weights are others than the run's.
         """
-        plain = to_dict(self.config)
-        plain["honesty"] = {**plain["honesty"], "images": 0}
-        if plain["rows"]:
-            plain["rows"] = {name: plain["rows"][name] for name in names}
-        rows = build_rows(structure(EvaluateConfig, plain), self.data)
+        honesty = replace(self.config.honesty, images=0)
+        settings = replace(self.config, honesty=honesty, rows={name: self.rows[name] for name in names})
+        rows = build_rows(settings, self.data)
         now, then = content_of(rows, self.data), read_mapping(self.folder / CONTENT, "run's")
         then["rows"] = {name: then["rows"][name] for name in names if name in then["rows"]}
         changes = differences(then, now, ())
@@ -204,7 +201,7 @@ class FinishedRun:
             result.append(
                 Images(
                     row.name,
-                    to_dict(self.rows[row.name])["purifier"],
+                    self.rows[row.name].purifier,
                     row.model,
                     torch.tensor(index, device=self.device),
                     label,

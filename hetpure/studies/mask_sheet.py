@@ -4,13 +4,13 @@ import inspect
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError
+from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.pictures import PictureRow, draw_pictures
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.purification.mask import AttentionMask
@@ -19,7 +19,7 @@ SHADE = 0.35
 """Brightness that the overlay leaves to pixels outside the mask."""
 
 
-def draw_mask_sheet(config: DictConfig) -> None:
+def draw_mask_sheet(config: RunSettings) -> None:
     """Draws the sheet of a complete config's data, classifier and mask to ``masks.png`` in its output.
 
     Raises:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
-
 from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
 
 
@@ -101,12 +99,12 @@ class TrainClassifierConfig:
     output: str = "runs/train_classifier"
 
 
-def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
+def complete_classifier(raw: Mapping[str, Any]) -> TrainClassifierConfig:
     """Checks a raw config of ``train_classifier.py`` and fills in its defaults."""
     return structure(TrainClassifierConfig, raw)
 
 
-def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
+def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
     """Checks a raw config of ``train_diffusion.py`` and fills in its defaults."""
     config = structure(TrainDiffusionConfig, raw)
     if config.figures.classifier:

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 from lightning import seed_everything
-from omegaconf import DictConfig
 
 from hetpure.config import to_dict
 from hetpure.data import ImageDataModule
 from hetpure.models.classifiers import Classifier, build_network, crop_of, interpolation_of, normalization_of
 from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
+from hetpure.training.config import TrainClassifierConfig
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
 from hetpure.training.logger import build_logger
 
 
-def run(config: DictConfig) -> None:
+def run(config: TrainClassifierConfig) -> None:
     """Trains a classifier and writes it to ``<output>/classifier``."""
     dtype = export_dtype(config.export_dtype)
     plain, output = to_dict(config), Path(config.output)

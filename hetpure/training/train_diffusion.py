@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning import seed_everything
-from omegaconf import DictConfig
 
 from hetpure.config import to_dict
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.runs.claim import claim
+from hetpure.training.config import TrainDiffusionConfig
 from hetpure.training.diffusion import DiffusionTrainer
 from hetpure.training.fit import check_numbers, check_trainer, export_dtype, fit, rank_zero_print
 from hetpure.training.logger import build_logger
 from hetpure.training.purification_figures import PurificationFigures
 
 
-def run(config: DictConfig) -> None:
+def run(config: TrainDiffusionConfig) -> None:
     """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
     dtype = export_dtype(config.export_dtype)
     plain, output = to_dict(config), Path(config.output)

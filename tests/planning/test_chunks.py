@@ -14,7 +14,7 @@ from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import evaluation_trainer
-from hetpure.planning.chunks import free_bytes, settle
+from hetpure.planning.chunks import choose_auto_settings, free_bytes
 from hetpure.runs.records import RecordStore
 from tests.evaluation.jobs import evaluate
 
@@ -70,8 +70,8 @@ def settled(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **change
     memory(monkeypatch, free)
     raw = read_config("demo.yaml", [*SMALL, f"output={output}", "threads=1"]) | {"rows": ROWS}
     config = complete(merge(raw, changes))
-    settle(config, ImageDataModule("digits", subset=4).prepare(), evaluation_trainer({"accelerator": "cpu"}), Loaded())
-    return config
+    data = ImageDataModule("digits", subset=4).prepare()
+    return choose_auto_settings(config, data, evaluation_trainer({"accelerator": "cpu"}), Loaded())
 
 
 def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("hetpure.planning.measure.Meter.call_seconds", lambda _self, _process, rows: 1e-3)
     roomy = settled(monkeypatch, tmp_path / "a", 1e12)
     assert roomy.chunk_size == 32  # 4 images, 8 draws
-    assert not roomy.rows.uniform.attack.recompute
+    assert not roomy.rows["uniform"].attack["recompute"]
     tight = settled(monkeypatch, tmp_path / "b", 16e6)
-    assert 1 <= tight.chunk_size < 32 and tight.rows.uniform.attack.recompute
-    assert not tight.rows.undefended.attack.recompute
+    assert 1 <= tight.chunk_size < 32 and tight.rows["uniform"].attack["recompute"]
+    assert not tight.rows["undefended"].attack["recompute"]
     fixed = settled(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
     assert fixed.chunk_size == 8
     assert settled(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
@@ -118,12 +118,11 @@ def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp
     data: Any = None
     monkeypatch.setattr(hetpure.planning.chunks, "WAIT", 0.2)
     with pytest.raises(RunError, match="no choice by the first process"):
-        settle(complete(raw), data, place, Loaded())
+        choose_auto_settings(complete(raw), data, place, Loaded())
     first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}, "purifier": {"name": "none"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
-    config = complete(raw)
-    settle(config, data, place, Loaded())
-    assert config.chunk_size == 16 and config.attack.recompute is False
+    config = choose_auto_settings(complete(raw), data, place, Loaded())
+    assert config.chunk_size == 16 and config.rows["none"].attack["recompute"] is False
 
 
 def test_free_memory_is_some_of_the_machines() -> None:
