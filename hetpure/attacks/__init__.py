@@ -1,12 +1,17 @@
 """Adaptive attacks on purified classifiers."""
 
-from hetpure.attacks.apgd import APGD
-from hetpure.attacks.autoattack import AutoAttack, ReferenceAutoAttack
-from hetpure.attacks.base import Attack
-from hetpure.attacks.callback import AdversarialAttack
-from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient, GradientSource
-from hetpure.attacks.modes import BlindGradient, BPDAGradient, KnownDrawsGradient, MaskAwareGradient
-from hetpure.attacks.pgd import PGD
+from typing import TYPE_CHECKING
+
+from hetpure.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hetpure.attacks.apgd import APGD
+    from hetpure.attacks.autoattack import AutoAttack, ReferenceAutoAttack
+    from hetpure.attacks.base import Attack
+    from hetpure.attacks.callback import AdversarialAttack
+    from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient, GradientSource
+    from hetpure.attacks.modes import BlindGradient, BPDAGradient, KnownDrawsGradient, MaskAwareGradient
+    from hetpure.attacks.pgd import PGD
 
 __all__ = [
     "APGD",
@@ -24,3 +29,17 @@ __all__ = [
     "MaskAwareGradient",
     "ReferenceAutoAttack",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "APGD": "apgd",
+        "PGD": "pgd",
+        "AdversarialAttack": "callback",
+        "Attack": "base",
+        "AutoAttack": "autoattack",
+        "ReferenceAutoAttack": "autoattack",
+        **dict.fromkeys(("Evaluation", "ExactGradient", "Gradient", "GradientSource"), "gradients"),
+        **dict.fromkeys(("BPDAGradient", "BlindGradient", "KnownDrawsGradient", "MaskAwareGradient"), "modes"),
+    },
+)

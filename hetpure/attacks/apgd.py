@@ -6,26 +6,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hetpure.attacks.base import Attack, Observer
+from hetpure.attacks.base import IterativeAttack, Observer
 from hetpure.attacks.gradients import GradientSource
-from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR, check_loss
-from hetpure.attacks.norms import NORMS, NormName, check_ball, written
-from hetpure.attacks.search import Search, check_evaluations
+from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR
+from hetpure.attacks.norms import NORMS, NormName
+from hetpure.attacks.search import Search
+from hetpure.errors import require
 
 APGDLoss = Literal["ce", "margin", "dlr", "dlr_targeted"]
 
 MOMENTUM = 0.75
-"""alpha of the paper's update: this much of the new step, the rest of the last one."""
+"""alpha of the paper's update: the share of the new step; the rest is the previous one."""
 
 
 @dataclass(frozen=True)
 class Climb:
-    """What one run found for its images (N, C, H, W).
+    """The outcome of one run for its images (N, C, H, W).
 
     Attributes:
         highest: the iterates of the highest mean loss.
         loss: that loss, (N,).
-        weakest: the iterates that the smallest share of EOT draws got right, the last of equals.
+        weakest: the iterates that the smallest share of EOT draws got right; of equals, the last.
         correct: that share, (N,).
     """
 
@@ -35,7 +36,7 @@ class Climb:
     correct: Tensor
 
 
-class APGD(Attack):
+class APGD(IterativeAttack):
     """Parameter-free PGD: the first step has length 2 eps and is halved, image by image, where progress stalls.
 
     One iteration: z = P(x_k + step * direction), x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})). At
@@ -44,8 +45,8 @@ class APGD(Attack):
     checkpoint raised the loss, or where neither step size nor best loss changed since then.
 
     A run starts at a random point. Its gradients and losses are means over EOT draws, so the schedule sees the mean and
-    not one noisy draw. What is kept, over the run, restarts and targets, is chosen by repeated evaluation: ``Search``.
-    On a process without randomness this is the published attack, iterate by iterate.
+    not one noisy draw. The result is chosen over runs, restarts and targets by repeated evaluation: ``Search``. On a
+    process without randomness this is the published attack, iterate by iterate.
 
     Args:
         norm: the threat model, ``Linf`` or ``L2``.
@@ -58,7 +59,7 @@ class APGD(Attack):
         evaluations: how often a candidate is tried out; see ``Search``.
 
     Raises:
-        ValueError: names the argument that cannot be.
+        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -72,18 +73,13 @@ class APGD(Attack):
         rho: float = 0.75,
         evaluations: int = 20,
     ) -> None:
-        check_ball(norm, eps)
-        check_loss(loss, (*LOSSES, "dlr_targeted"))
-        for name, value in (("steps", steps), ("restarts", restarts), ("targets", targets)):
-            if value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
-        if not 0.0 <= rho <= 1.0:
-            raise ValueError(f"rho = {rho} must lie in [0, 1]")
-        check_evaluations(evaluations)
-        self.norm, self.eps, self.loss, self.rho = norm, eps, loss, rho
-        self.restarts, self.targets, self.evaluations = restarts, targets, evaluations
+        super().__init__(norm, eps, steps, evaluations)
+        require(loss in (*LOSSES, "dlr_targeted"), "loss", loss, ", ".join((*LOSSES, "dlr_targeted")))
+        require(restarts >= 1, "restarts", restarts, "1 or more")
+        require(targets >= 1, "targets", targets, "1 or more")
+        require(0.0 <= rho <= 1.0, "rho", rho, "0 to 1")
+        self.loss, self.restarts, self.targets, self.rho = loss, restarts, targets, rho
         self.classes = TargetedDLR.classes if loss == "dlr_targeted" else LOSSES[loss].classes
-        self.each = steps
         self.runs = restarts * (targets if loss == "dlr_targeted" else 1)
         self.steps = self.runs * (steps + 1)
 
@@ -96,45 +92,45 @@ class APGD(Attack):
         return search.image
 
     def pursue(self, search: Search) -> None:
-        """All runs, on what the search has still open; the first run of a search attacks every sample."""
+        """All runs, on the samples that the search still has open; the first run of a search attacks every sample."""
         for number in range(self.runs):
             rows = search.all if search.iteration == 0 else search.open()
             loss = self._loss(search, number // self.restarts)
             start = search.start(rows, NORMS[self.norm], self.eps)
             if loss is None or not len(rows):
-                search.skip(self.each + 1)
+                search.skip(self.run_length + 1)
                 continue
-            found = self.climb(search, rows, start, loss.rows(rows))
-            search.offer(rows, found.weakest)
-            search.offer(rows, found.highest)
+            climb = self.climb(search, rows, start, loss.rows(rows))
+            search.offer(rows, climb.weakest)
+            search.offer(rows, climb.highest)
 
     def climb(self, search: Search, rows: Tensor, start: Tensor, loss: Loss) -> Climb:
         """One run for some rows of the search, from given starting points (N, C, H, W), on a loss of these rows."""
         norm, x = NORMS[self.norm], search.x[rows]
         x_adv = previous = start
-        found = search.ask(rows, x_adv, loss)
-        gradient = found.value
-        highest, best_loss, best_gradient = x_adv, found.loss, gradient
-        weakest, fewest = x_adv, found.correct
+        current = search.ask(rows, x_adv, loss)
+        gradient = current.value
+        highest, best_loss, best_gradient = x_adv, current.loss, gradient
+        weakest, fewest = x_adv, current.correct
         step = x.new_full((len(x), *[1] * (x.ndim - 1)), 2.0 * self.eps)
         # The reference implementation compares the first iterate's loss with zero, not with the starting point's.
-        losses = [torch.zeros_like(found.loss)]
+        losses = [torch.zeros_like(current.loss)]
         best_then, halved = best_loss, torch.ones_like(best_loss, dtype=torch.bool)
-        interval, since = max(int(0.22 * self.each), 1), 0
-        for i in range(self.each):
+        interval, since = max(int(0.22 * self.run_length), 1), 0
+        for i in range(self.run_length):
             share = MOMENTUM if i else 1.0
             z = norm.project(x_adv + step * norm.direction(gradient), x, self.eps)
             moved = x_adv + (z - x_adv) * share + (x_adv - previous) * (1.0 - share)
             previous, x_adv = x_adv, norm.project(moved, x, self.eps)
 
-            found = search.ask(rows, x_adv, loss)
-            gradient = found.value
-            fooled = found.correct <= fewest
-            weakest, fewest = _where(fooled, x_adv, weakest), torch.minimum(found.correct, fewest)
-            higher = found.loss > best_loss
+            current = search.ask(rows, x_adv, loss)
+            gradient = current.value
+            fooled = current.correct <= fewest
+            weakest, fewest = _where(fooled, x_adv, weakest), torch.minimum(current.correct, fewest)
+            higher = current.loss > best_loss
             highest, best_gradient = _where(higher, x_adv, highest), _where(higher, gradient, best_gradient)
-            best_loss = torch.where(higher, found.loss, best_loss)
-            losses.append(found.loss)
+            best_loss = torch.where(higher, current.loss, best_loss)
+            losses.append(current.loss)
 
             since += 1
             if since == interval:
@@ -144,11 +140,14 @@ class APGD(Attack):
                 best_then = best_loss
                 step = _where(halved, step / 2.0, step)
                 x_adv, gradient = _where(halved, highest, x_adv), _where(halved, best_gradient, gradient)
-                interval, since = max(interval - max(int(0.03 * self.each), 1), max(int(0.06 * self.each), 1)), 0
+                interval, since = (
+                    max(interval - max(int(0.03 * self.run_length), 1), max(int(0.06 * self.run_length), 1)),
+                    0,
+                )
         return Climb(highest, best_loss, weakest, fewest)
 
     def _loss(self, search: Search, target: int) -> Loss | None:
-        """The loss of a run for all of the search's images; None for a target that there are too few classes for."""
+        """The loss of a run for all of the search's images; None where there are too few classes for the target."""
         if self.loss != "dlr_targeted":
             return LOSSES[self.loss]
         ranked = search.likeliest_wrong()
@@ -156,12 +155,12 @@ class APGD(Attack):
 
     def __str__(self) -> str:
         names = {"ce": "APGD-CE", "margin": "APGD-margin", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
-        parts = [f"{names[self.loss]} {written(self.norm, self.eps)}", f"{self.each} steps"]
+        parts = [f"{names[self.loss]} {self.threat}", f"{self.run_length} steps"]
         parts += [f"{self.targets} targets"] if self.loss == "dlr_targeted" else []
         parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
         return ", ".join(parts)
 
 
-def _where(of: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Per image: a where ``of`` (N,) says so, b elsewhere."""
-    return torch.where(of.view(-1, *[1] * (a.ndim - 1)), a, b)
+def _where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Image by image: a where the condition (N,) holds, else b."""
+    return torch.where(condition.view(-1, *[1] * (a.ndim - 1)), a, b)

@@ -1,7 +1,7 @@
 """AutoAttack (Croce & Hein 2020), an ensemble of attacks: for purified classifiers, and as published.
 
-``AutoAttack`` is this project's composition, whose APGD runs on EOT gradients and whose choices are made by repeated
-evaluation. FAB and Square, the two members of ``standard`` for static defenses, are the published package's own.
+``AutoAttack`` is this project's version: its APGD uses EOT gradients, and results are chosen by repeated evaluation.
+FAB and Square, the two members of ``standard`` for static defenses, are the published package's own.
 ``ReferenceAutoAttack`` is that package as it is.
 """
 
@@ -14,32 +14,32 @@ import torch
 from torch import Tensor
 
 from hetpure.attacks.apgd import APGD
-from hetpure.attacks.base import Attack, Observer
+from hetpure.attacks.base import BallAttack, IterativeAttack, Observer
 from hetpure.attacks.gradients import GradientSource
 from hetpure.attacks.losses import LOSSES
-from hetpure.attacks.norms import NORMS, NormName, check_ball, written
-from hetpure.attacks.search import Search, check_evaluations
-from hetpure.errors import AbsentError
+from hetpure.attacks.norms import NORMS, NormName
+from hetpure.attacks.search import Search
+from hetpure.errors import AbsentError, require
 
 Version = Literal["standard", "rand"]
 
 _FIRST_CALL = 2**20
-"""Numbers of the published code's calls start here: beyond the iterations, whose draws they would repeat."""
+"""The published code's calls are numbered from here on: the numbers of iterations would repeat their draws."""
 
 
-class AutoAttack(Attack):
+class AutoAttack(IterativeAttack):
     """AutoAttack for purified classifiers.
 
     ``rand``, for randomised defenses: APGD on cross-entropy, then on DLR, both with EOT. ``standard``, for static ones:
     APGD on cross-entropy, targeted APGD-DLR, targeted FAB, Square with 5,000 queries.
 
-    The original drops a sample the first time that one noisy evaluation misclassifies it: luck passes for success, and
-    the image that is handed on is often one that the defense gets right the next time. Here every member's candidates
-    are tried out ``evaluations`` times with draws of their own, the one that the smallest share of them gets right is
-    kept, and later members leave alone only what all evaluations got wrong; see ``Search``.
+    The original drops a sample the first time that one noisy evaluation misclassifies it: chance counts as success, and
+    the defense often gets the resulting image right the next time. Here every member's candidates are tried out
+    ``evaluations`` times with draws of their own, the candidate with the smallest share of right answers is kept, and
+    later members leave out only samples that all evaluations got wrong; see ``Search``.
 
-    FAB and Square come from the optional package ``pyautoattack`` and see one image at a time, under a seed of its own:
-    its random numbers come in the order of calls, and would depend on the batch otherwise.
+    FAB and Square come from the optional package ``pyautoattack`` and see one image at a time, under the image's own
+    seed: the package draws random numbers in the order of calls, which would depend on the batch otherwise.
 
     Args:
         norm: the threat model, ``Linf`` or ``L2``.
@@ -51,7 +51,8 @@ class AutoAttack(Attack):
         evaluations: how often a candidate is tried out.
 
     Raises:
-        ValueError: names the argument that cannot be, or the extra that ``standard`` needs.
+        ConfigError: names the argument that cannot be used.
+        AbsentError: where ``standard`` needs a package that is not installed.
     """
 
     def __init__(
@@ -64,20 +65,16 @@ class AutoAttack(Attack):
         queries: int = 5000,
         evaluations: int = 20,
     ) -> None:
-        check_ball(norm, eps)
-        check_evaluations(evaluations)
-        if version not in ("standard", "rand"):
-            raise ValueError(f"version = {version!r} must be standard or rand")
-        if queries < 1:
-            raise ValueError(f"queries = {queries} must be at least 1")
-        self.norm, self.eps, self.version, self.evaluations = norm, eps, version, evaluations
-        self.queries, self.targets = queries, targets
+        super().__init__(norm, eps, steps, evaluations)
+        require(version in ("standard", "rand"), "version", version, "standard, rand")
+        require(queries >= 1, "queries", queries, "1 or more")
+        self.version, self.queries, self.targets = version, queries, targets
         second = APGD(norm, eps, steps, "dlr" if version == "rand" else "dlr_targeted", 1, targets)
         self.members = (APGD(norm, eps, steps, "ce"), second)
         self.classes = second.classes
         self.steps = sum(member.steps for member in self.members)
         if version == "standard":
-            published("fab_pt", "version = 'standard'")
+            published("fab_pt", "version")
             self.steps += 2
 
     def __call__(
@@ -90,16 +87,16 @@ class AutoAttack(Attack):
         if self.version == "standard":
             for attack in (self._fab, self._square):
                 rows = search.open()
-                found = [one_by_one(attack, gradient, x, label, sample, row) for row in rows.tolist()]
-                if found:
-                    search.offer(rows, NORMS[self.norm].project(torch.cat(found), x[rows], self.eps))
+                images = [one_by_one(attack, gradient, x, label, sample, row) for row in rows.tolist()]
+                if images:
+                    search.offer(rows, NORMS[self.norm].project(torch.cat(images), x[rows], self.eps))
                 search.skip(1)
         return search.image
 
     def _fab(self, model: Callable[[Tensor], Tensor], seed: int, device: torch.device) -> Any:
         attack = published("fab_pt", "version").FABAttack_PT
         return attack(
-            model, norm=self.norm, n_restarts=1, n_iter=self.members[0].each, eps=self.eps, seed=seed,
+            model, norm=self.norm, n_restarts=1, n_iter=self.run_length, eps=self.eps, seed=seed,
             targeted=True, n_target_classes=self.targets, device=device,
         )  # fmt: skip
 
@@ -111,15 +108,15 @@ class AutoAttack(Attack):
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return f"AutoAttack {self.version} {written(self.norm, self.eps)}, {self.members[0].each} steps"
+        return f"AutoAttack {self.version} {self.threat}, {self.run_length} steps"
 
 
-class ReferenceAutoAttack(Attack):
+class ReferenceAutoAttack(BallAttack):
     """The published AutoAttack as it is, from the optional package ``pyautoattack``.
 
-    One noisy evaluation decides what is dropped, so on randomised defenses it is there to compare with. Its random
-    numbers come in the order of calls: one image at a time, each under a seed of its own, keeps a sample's result
-    independent of the batch. More together is faster, and gives that up.
+    One noisy evaluation decides which samples are dropped, so on randomised defenses it serves for comparison only. Its
+    random numbers come in the order of calls: one image at a time, each under its own seed, keeps a sample's result
+    independent of the batch. Several images in one call are faster, but their results depend on each other.
 
     Args:
         norm: the threat model, ``Linf`` or ``L2``.
@@ -128,22 +125,21 @@ class ReferenceAutoAttack(Attack):
         together: images in one call.
 
     Raises:
-        ValueError: names the argument that cannot be, or the extra that it needs.
+        ConfigError: names the argument that cannot be used.
+        AbsentError: where the package is not installed.
     """
 
     steps = 2
-    """What is observed: the loss at the clean image and at the result."""
+    """Observed is the loss at the clean image and at the result."""
 
     def __init__(
         self, norm: NormName = "Linf", eps: float = 8 / 255, version: Version = "standard", together: int = 1
     ) -> None:
-        check_ball(norm, eps)
-        if version not in ("standard", "rand"):
-            raise ValueError(f"version = {version!r} must be standard or rand")
-        if together < 1:
-            raise ValueError(f"together = {together} must be at least 1")
-        published("autoattack", "name = 'autoattack_reference'")
-        self.norm, self.eps, self.version, self.together = norm, eps, version, together
+        super().__init__(norm, eps)
+        require(version in ("standard", "rand"), "version", version, "standard, rand")
+        require(together >= 1, "together", together, "1 or more")
+        published("autoattack", "name")
+        self.version, self.together = version, together
         self.classes = 3 if version == "rand" else 4
 
     def __call__(
@@ -151,12 +147,11 @@ class ReferenceAutoAttack(Attack):
     ) -> Tensor:
         search = Search(gradient, x, label, sample, 1, observe)
         search.ask(search.all, x, LOSSES["ce"])
-        found = torch.cat(
-            [self._attacked(gradient, x, label, sample, part) for part in search.all.split(self.together)]
-        )
-        found = NORMS[self.norm].project(found, x, self.eps)
-        search.ask(search.all, found, LOSSES["ce"])
-        return found
+        parts = search.all.split(self.together)
+        x_adv = torch.cat([self._attacked(gradient, x, label, sample, part) for part in parts])
+        x_adv = NORMS[self.norm].project(x_adv, x, self.eps)
+        search.ask(search.all, x_adv, LOSSES["ce"])
+        return x_adv
 
     def _attacked(self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, part: Tensor) -> Tensor:
         module = published("autoattack", "name")
@@ -171,11 +166,11 @@ class ReferenceAutoAttack(Attack):
         return images
 
     def __str__(self) -> str:
-        return f"published AutoAttack {self.version} {written(self.norm, self.eps)}"
+        return f"published AutoAttack {self.version} {self.threat}"
 
 
 class Model:
-    """A gradient source as the published package wants its model: images to logits, differentiable, fresh draws a call.
+    """A gradient source as the published package's model: images to logits, differentiable, new draws in every call.
 
     Args:
         gradient: the defense as the attacker sees it.
@@ -200,7 +195,7 @@ def one_by_one(
     sample: Tensor,
     row: int,
 ) -> Tensor:
-    """What a published attack makes of one image, (1, C, H, W), under the sample's own seed."""
+    """A published attack's result for one image, (1, C, H, W), under the sample's own seed."""
     one = slice(row, row + 1)
     seed = seed_of(gradient, int(sample[row]))
     with torch.random.fork_rng(), torch.no_grad():
@@ -208,12 +203,16 @@ def one_by_one(
 
 
 def seed_of(gradient: GradientSource, sample: int) -> int:
-    """A seed for torch's generator, of the attacker's seed and the sample."""
+    """A seed for torch's generator, from the attacker's seed and the sample."""
     return (gradient.seed * 1_000_003 + sample) % 2**31
 
 
-def published(module: str, wanted_by: str) -> Any:
+def published(module: str, key: str) -> Any:
     """A module of the optional package.
+
+    Args:
+        module: its name in the package.
+        key: the argument that needs it.
 
     Raises:
         AbsentError: where it is not installed.
@@ -222,4 +221,4 @@ def published(module: str, wanted_by: str) -> Any:
     try:
         return importlib.import_module(f"pyautoattack.{module}")
     except ImportError:
-        raise AbsentError(f"{wanted_by} needs the package pyautoattack: pip install 'hetpure[autoattack]'") from None
+        raise AbsentError(key, "needs the package pyautoattack: pip install 'hetpure[autoattack]'") from None

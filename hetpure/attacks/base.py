@@ -1,26 +1,51 @@
-"""What every attack is."""
+"""What every attack is, and what the attacks of this project have in common."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from hetpure.arguments import KeepsArguments
 from hetpure.attacks.gradients import Gradient, GradientSource
+from hetpure.attacks.norms import NORMS, NormName, written
+from hetpure.errors import require
 
 Observer = Callable[[int, Gradient], None]
+
+
+class Threat(NamedTuple):
+    """A threat model: adversarial images lie within a ball around the clean image.
+
+    Attributes:
+        norm: ``Linf`` or ``L2``.
+        eps: radius, in units of images in [0, 1].
+    """
+
+    norm: NormName
+    eps: float
+
+    def __str__(self) -> str:
+        return written(self.norm, self.eps)
 
 
 class Attack(KeepsArguments, ABC):
     """Images and their labels to adversarial images, by asking a gradient source.
 
+    The honesty checks compare an attack with variants of it: more iterations, a larger ball, random noise. They know
+    the attack by what it declares here, not by the names of its arguments, and give no verdict on what it leaves out.
+
     Attributes:
         steps: how often ``observe`` is called, the same for every batch.
         classes: how many classes there must be at least.
+        threat: the threat model; None where none is declared.
+        run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
     """
 
     steps: int
     classes: int = 2
+    threat: Threat | None = None
+    run_length: int | None = None
 
     @abstractmethod
     def __call__(
@@ -39,3 +64,65 @@ class Attack(KeepsArguments, ABC):
     @abstractmethod
     def __str__(self) -> str:
         """The attack in a few words, for titles."""
+
+    def more_steps(self, factor: int) -> dict[str, Any]:
+        """Arguments that give this attack ``factor`` times the iterations; none where that is not declared."""
+        return {}
+
+    def with_eps(self, eps: float) -> dict[str, Any]:
+        """Arguments that give this attack another radius; none where that is not declared."""
+        return {}
+
+    def reaching(self, eps: float) -> dict[str, Any]:
+        """Arguments that let this attack get to the edge of a much larger ball, of radius ``eps``."""
+        return self.with_eps(eps)
+
+
+class BallAttack(Attack):
+    """An attack with arguments ``norm`` and ``eps``.
+
+    Args:
+        norm: the threat model, ``Linf`` or ``L2``.
+        eps: radius of the ball, in units of images in [0, 1].
+    """
+
+    def __init__(self, norm: NormName, eps: float) -> None:
+        require(norm in NORMS, "norm", norm, ", ".join(NORMS))
+        require(eps >= 0.0, "eps", eps, "0 or more")
+        self.norm, self.eps, self.threat = norm, eps, Threat(norm, eps)
+
+    def with_eps(self, eps: float) -> dict[str, Any]:
+        return {"eps": eps}
+
+
+class IterativeAttack(BallAttack):
+    """A ``BallAttack`` with arguments ``steps`` and ``evaluations``, and perhaps ``step_size``.
+
+    Args:
+        norm: see ``BallAttack``.
+        eps: see ``BallAttack``.
+        steps: iterations of a run.
+        evaluations: how often a candidate is tried out; see ``Search``.
+        step_size: length of a step, where it is an argument.
+    """
+
+    run_length: int  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self, norm: NormName, eps: float, steps: int, evaluations: int, step_size: float | None = None
+    ) -> None:
+        super().__init__(norm, eps)
+        require(steps >= 1, "steps", steps, "1 or more")
+        require(evaluations >= 1, "evaluations", evaluations, "1 or more")
+        require(step_size is None or step_size > 0.0, "step_size", step_size, "above 0")
+        self.steps, self.evaluations = steps, evaluations
+        self.run_length = steps  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def more_steps(self, factor: int) -> dict[str, Any]:
+        return {"steps": factor * self.run_length}
+
+    def reaching(self, eps: float) -> dict[str, Any]:
+        """See ``Attack``: steps of 2.5 eps in all, unless they are longer already."""
+        if (step_size := self.arguments.get("step_size")) is None:
+            return self.with_eps(eps)
+        return {**self.with_eps(eps), "step_size": max(step_size, 2.5 * eps / self.run_length)}

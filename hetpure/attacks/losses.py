@@ -1,4 +1,4 @@
-"""What an attack climbs: losses of logits, one value an image, larger where the classifier is more wrong."""
+"""Losses that attacks maximise: of logits, one value an image, larger where the classifier is more wrong."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -26,7 +26,7 @@ class Loss(ABC):
         """The loss of each row, (N,), of logits (N, K) and true classes (N,)."""
 
     def rows(self, index: Tensor) -> "Loss":
-        """The same loss for a selection of the images: one that knows more of each image than its label chooses."""
+        """The same loss for a selection of the images, where it holds more of each image than its label."""
         return self
 
 
@@ -64,7 +64,7 @@ class TargetedDLR(Loss):
     """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for a target class t an image (Croce & Hein 2020, eq. 7).
 
     Args:
-        target: (B,) the classes that the images shall be taken for.
+        target: (B,) the classes that the images are to be taken for.
     """
 
     classes = 4
@@ -75,8 +75,8 @@ class TargetedDLR(Loss):
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         top = logits.sort(dim=1).values
         right = logits.gather(1, label[:, None])[:, 0]
-        wanted = logits.gather(1, self.target[:, None])[:, 0]
-        return -(right - wanted) / (top[:, -1] - 0.5 * (top[:, -3] + top[:, -4]) + _TINY)
+        targeted = logits.gather(1, self.target[:, None])[:, 0]
+        return -(right - targeted) / (top[:, -1] - 0.5 * (top[:, -3] + top[:, -4]) + _TINY)
 
     def rows(self, index: Tensor) -> "TargetedDLR":
         return TargetedDLR(self.target[index])
@@ -89,9 +89,3 @@ LOSSES: dict[str, Loss] = {"ce": CrossEntropy(), "margin": Margin(), "dlr": DLR(
 def best_other(logits: Tensor, label: Tensor) -> Tensor:
     """The largest logit of another class than the label's, (N,)."""
     return logits.scatter(1, label[:, None], float("-inf")).amax(dim=1)
-
-
-def check_loss(loss: str, accepted: tuple[str, ...]) -> None:
-    """Raises ValueError for a loss that is not among those accepted."""
-    if loss not in accepted:
-        raise ValueError(f"loss = {loss!r} must be one of {', '.join(accepted)}")

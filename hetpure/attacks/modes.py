@@ -1,6 +1,6 @@
-"""Other views of the defense than the exact one, by name: a mode's constructor arguments are its config keys."""
+"""Other views of the defense than the exact one: a mode's constructor arguments are its config keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -160,45 +160,6 @@ class KnownDrawsGradient(ExactGradient):
 
     def _correct(self, logits: Tensor, label: Tensor) -> Tensor:
         return ensemble_scores(logits, self.process.ensemble_mode).argmax(dim=1) == label
-
-
-GRADIENTS: dict[str, type[ExactGradient]] = {
-    "exact": ExactGradient,
-    "surrogate": ExactGradient,
-    "bpda": BPDAGradient,
-    "deterministic": KnownDrawsGradient,
-    "blind": BlindGradient,
-    "mask_aware": MaskAwareGradient,
-}
-"""Gradient modes by name. ``surrogate`` is the exact gradient of a coarser process."""
-
-WITHOUT_DERIVATIVE = (BPDAGradient, BlindGradient)
-"""Modes that do not differentiate the purifier."""
-
-SUPPLIED = ("process", "eot", "seed")
-"""Constructor arguments that are no config keys."""
-
-WITHOUT_PROCESS = {
-    "exact": "surrogate is the gradient of a changed process",
-    "deterministic": "the known draws are the defense's own",
-    "blind": "it does not look at the purifier",
-}
-"""Modes that ``attack.process`` means nothing to, and why."""
-
-
-def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot: int, seed: int) -> ExactGradient:
-    """The gradient source of completed ``attack.gradient`` settings.
-
-    Raises:
-        ConfigError: for a mode that this purifier has no gradient for, or values that the mode rejects.
-    """
-    name = settings["name"]
-    mode = GRADIENTS[name]
-    if not process.purifier.differentiable and not issubclass(mode, WITHOUT_DERIVATIVE):
-        raise ConfigError(
-            "name", "whose gradient is zero everywhere in this purifier", found=name, accepted="bpda, blind"
-        )
-    return mode(process, eot, seed, **{key: value for key, value in settings.items() if key != "name"})
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -28,7 +28,7 @@ class Norm(ABC):
 
     @abstractmethod
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-        """The image within eps of x, and within [0, 1], that x_adv is brought back to."""
+        """x_adv brought back to within eps of x and to [0, 1]."""
 
 
 class Linf(Norm):
@@ -84,11 +84,3 @@ def written(norm: str, eps: float) -> str:
     levels = eps * 255
     as_levels = norm == "Linf" and abs(levels - round(levels)) < 1e-6
     return f"{norm} eps {f'{levels:.0f}/255' if as_levels else f'{eps:g}'}"
-
-
-def check_ball(norm: str, eps: float) -> None:
-    """Raises ValueError for a norm that is unknown or a radius that cannot be."""
-    if norm not in NORMS:
-        raise ValueError(f"norm = {norm!r} must be one of {', '.join(NORMS)}")
-    if not eps >= 0.0:
-        raise ValueError(f"eps = {eps} must not be negative")

@@ -2,32 +2,33 @@
 
 from torch import Tensor
 
-from hetpure.attacks.base import Attack, Observer
+from hetpure.attacks.base import IterativeAttack, Observer
 from hetpure.attacks.gradients import GradientSource
-from hetpure.attacks.losses import LOSSES, LossName, check_loss
-from hetpure.attacks.norms import NORMS, NormName, check_ball, written
-from hetpure.attacks.search import Search, check_evaluations
+from hetpure.attacks.losses import LOSSES, LossName
+from hetpure.attacks.norms import NORMS, NormName
+from hetpure.attacks.search import Search
+from hetpure.errors import require
 
 
-class PGD(Attack):
+class PGD(IterativeAttack):
     """A fixed step along the normalised mean gradient; projection onto the ball and onto [0, 1].
 
     One run ends with its last iterate, as the paper's does. With restarts, every run's last iterate is tried out
-    repeatedly and the strongest is kept (``Search``); runs after the first start at random points and leave alone what
-    is surely broken.
+    repeatedly and the strongest is kept (``Search``); runs after the first start at random points and leave out samples
+    that are broken.
 
     Args:
         norm: the threat model, ``Linf`` or ``L2``.
         eps: radius of the ball, in units of images in [0, 1].
         steps: iterations of a run.
         step_size: length of one step in the norm.
-        loss: what to climb, ``ce``, ``margin`` or ``dlr``.
+        loss: what is maximised: ``ce``, ``margin`` or ``dlr``.
         random_start: whether the first run starts at a random point too, not at the clean image.
         restarts: number of runs.
         evaluations: how often a run's result is tried out, where there are several.
 
     Raises:
-        ValueError: names the argument that cannot be.
+        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -41,20 +42,12 @@ class PGD(Attack):
         restarts: int = 1,
         evaluations: int = 20,
     ) -> None:
-        check_ball(norm, eps)
-        if steps < 1:
-            raise ValueError(f"steps = {steps} must be at least 1")
-        if not step_size > 0.0:
-            raise ValueError(f"step_size = {step_size} must be positive")
-        check_loss(loss, tuple(LOSSES))
-        if restarts < 1:
-            raise ValueError(f"restarts = {restarts} must be at least 1")
-        check_evaluations(evaluations)
-        self.norm, self.eps, self.step_size, self.loss = norm, eps, step_size, loss
-        self.random_start, self.restarts, self.evaluations = random_start, restarts, evaluations
+        super().__init__(norm, eps, steps, evaluations, step_size)
+        require(loss in LOSSES, "loss", loss, ", ".join(LOSSES))
+        require(restarts >= 1, "restarts", restarts, "1 or more")
+        self.step_size, self.loss, self.random_start, self.restarts = step_size, loss, random_start, restarts
         self.classes = LOSSES[loss].classes
         self.steps = steps * restarts
-        self._each = steps
 
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
@@ -63,25 +56,25 @@ class PGD(Attack):
         for restart in range(self.restarts):
             rows = search.open()
             if not len(rows):
-                search.skip(self._each)
+                search.skip(self.run_length)
                 continue
-            found = self._run(search, rows, self.random_start or restart > 0)
+            x_adv = self._run(search, rows, self.random_start or restart > 0)
             if self.restarts == 1:
-                return found
-            search.offer(rows, found)
+                return x_adv
+            search.offer(rows, x_adv)
         return search.image
 
     def _run(self, search: Search, rows: Tensor, random_start: bool) -> Tensor:
         norm, loss = NORMS[self.norm], LOSSES[self.loss]
         x = search.x[rows]
         x_adv = search.start(rows, norm, self.eps) if random_start else x
-        for _ in range(self._each):
-            found = search.ask(rows, x_adv, loss)
-            x_adv = norm.project(x_adv + self.step_size * norm.direction(found.value), x, self.eps)
+        for _ in range(self.run_length):
+            gradient = search.ask(rows, x_adv, loss).value
+            x_adv = norm.project(x_adv + self.step_size * norm.direction(gradient), x, self.eps)
         return x_adv
 
     def __str__(self) -> str:
-        parts = [f"PGD {written(self.norm, self.eps)}", f"{self._each} steps of {self.step_size:g}"]
+        parts = [f"PGD {self.threat}", f"{self.run_length} steps of {self.step_size:g}"]
         parts += [self.loss] if self.loss != "ce" else []
         parts += ["random start"] if self.random_start else []
         parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []

@@ -1,14 +1,14 @@
-"""Random noise of an attack's norm: what an attack must beat."""
+"""Random noise within an attack's ball: what an attack must beat."""
 
 from torch import Tensor
 
-from hetpure.attacks.base import Attack, Observer
+from hetpure.attacks.base import BallAttack, Observer
 from hetpure.attacks.gradients import GradientSource
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.noise import Draws
 
 
-class RandomNoise(Attack):
+class RandomNoise(BallAttack):
     """A random direction, eps long: random signs (Linf) or a random point of the sphere (L2). Asks for no gradient.
 
     Args:
@@ -16,17 +16,13 @@ class RandomNoise(Attack):
         eps: length, in units of images in [0, 1].
 
     Raises:
-        ValueError: names the argument that cannot be.
+        ConfigError: names the argument that cannot be used.
     """
 
     steps = 0
 
     def __init__(self, norm: NormName = "Linf", eps: float = 8 / 255) -> None:
-        if norm not in NORMS:
-            raise ValueError(f"norm = {norm!r} must be one of {', '.join(NORMS)}")
-        if not eps >= 0.0:
-            raise ValueError(f"eps = {eps} must not be negative")
-        self.norm, self.eps = norm, eps
+        super().__init__(norm, eps)
 
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None

@@ -1,26 +1,54 @@
-"""Attacks by name. An attack's constructor arguments are its config keys, beside those that every attack has."""
+"""Attacks and gradient modes by name. Their constructors' arguments are the config's keys.
+
+Nothing is imported before it is used, so that a misspelt name or key is found at once.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hetpure.attacks.apgd import APGD
-from hetpure.attacks.autoattack import AutoAttack, ReferenceAutoAttack
-from hetpure.attacks.base import Attack
-from hetpure.attacks.modes import GRADIENTS, SUPPLIED, WITHOUT_PROCESS
-from hetpure.attacks.momentum import MomentumPGD
-from hetpure.attacks.pgd import PGD
-from hetpure.attacks.random_noise import RandomNoise
-from hetpure.config import signature_schema, structure, to_dict
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.config.registry import Registry, check_keys, errors_within
+from hetpure.config.schema import SECTION, signature_schema, structure, to_dict
+from hetpure.errors import ConfigError, require
 
-ATTACKS: dict[str, type[Attack]] = {
-    "pgd": PGD,
-    "apgd": APGD,
-    "momentum_pgd": MomentumPGD,
-    "autoattack": AutoAttack,
-    "autoattack_reference": ReferenceAutoAttack,
-    "random_noise": RandomNoise,
+if TYPE_CHECKING:
+    from hetpure.attacks.base import Attack
+    from hetpure.attacks.gradients import ExactGradient
+    from hetpure.defense.classifier import PurifiedClassifier
+
+ATTACKS: Registry[Attack] = Registry(
+    {
+        "pgd": "hetpure.attacks.pgd:PGD",
+        "apgd": "hetpure.attacks.apgd:APGD",
+        "momentum_pgd": "hetpure.attacks.momentum:MomentumPGD",
+        "autoattack": "hetpure.attacks.autoattack:AutoAttack",
+        "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
+        "random_noise": "hetpure.attacks.random_noise:RandomNoise",
+    }
+)
+
+GRADIENTS: Registry[ExactGradient] = Registry(
+    {
+        "exact": "hetpure.attacks.gradients:ExactGradient",
+        "surrogate": "hetpure.attacks.gradients:ExactGradient",
+        "bpda": "hetpure.attacks.modes:BPDAGradient",
+        "deterministic": "hetpure.attacks.modes:KnownDrawsGradient",
+        "blind": "hetpure.attacks.modes:BlindGradient",
+        "mask_aware": "hetpure.attacks.modes:MaskAwareGradient",
+    }
+)
+"""Gradient modes by name. ``surrogate`` is the exact gradient of a coarser process."""
+
+WITHOUT_DERIVATIVE = ("bpda", "blind")
+"""Modes that do not differentiate the purifier."""
+
+WITHOUT_PROCESS = {
+    "exact": "surrogate is the gradient of a changed process",
+    "deterministic": "the known draws are the defense's own",
+    "blind": "it does not look at the purifier",
 }
+"""Modes that do not go together with ``attack.process``, and why."""
 
 COMMON: dict[str, tuple[Any, Any]] = {
     "name": (str, "pgd"),
@@ -29,26 +57,39 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "recompute": (bool | Literal["auto"], True),
     "process": (dict[str, Any], {}),
 }
-"""Keys of every attack: how the attacker sees the defense; draws per gradient; recompute each denoising step in the
-backward pass (``auto``: where its graph would not fit in memory); changes to the purifier for the attacker alone (a
-surrogate)."""
+"""Keys of every attack: how the attacker sees the defense; draws per gradient; whether the backward pass computes each
+denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
+(a surrogate)."""
+
+_SUPPLIED = ("process", "eot", "seed")
+
+
+def check_attack_keys(settings: Mapping[str, Any]) -> None:
+    """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither.
+
+    Raises:
+        ConfigError: names the key and what is accepted.
+    """
+    name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
+    if name != "none":
+        check_keys(settings, ATTACKS.targets[name], "attack", COMMON)
+        gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
+        target = GRADIENTS.targets[GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient")]
+        check_keys(gradient, target, "attack.gradient", ("name",), _SUPPLIED)
 
 
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checks an ``attack`` section and fills in defaults; ``none`` attacks nothing and keeps only its name.
 
     Raises:
-        ConfigError: for an unknown attack or key, a wrong type, or a value that cannot be.
+        ConfigError: for an unknown attack or key, a wrong type, or a value that the attack rejects.
     """
-    name = settings.get("name", "pgd")
+    name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name == "none":
         return {"name": "none"}
-    if not isinstance(name, str) or name not in ATTACKS:
-        raise ConfigError(f"attack.name: {name!r} is unknown; accepted are {', '.join(ATTACKS)}, none")
     schema = signature_schema(ATTACKS[name], (), **{**COMMON, "name": (str, name)})
     completed = to_dict(structure(schema, settings, "attack"))
-    if completed["eot"] < 1:
-        raise ConfigError(f"attack.eot: found {completed['eot']}, accepted is 1 or more")
+    require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
     build_attack(completed)
     return completed
@@ -58,28 +99,22 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
     """Checks ``attack.gradient``, a mode's name or a section with ``name``, and fills in the mode's defaults.
 
     Args:
-        settings: as found; None is ``surrogate`` where the process is changed, else ``exact``.
+        settings: from the config; None is ``surrogate`` where the process is changed, else ``exact``.
         process: the completed ``attack.process``.
 
     Raises:
         ConfigError: for an unknown mode or key, a wrong type, or a mode that does not go with the process.
     """
-    if settings is None:
-        settings = "surrogate" if process else "exact"
-    settings = {"name": settings} if isinstance(settings, str) else settings
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"attack.gradient: found {settings!r}, accepted are {', '.join(GRADIENTS)}, or a section")
-    name = settings.get("name", "exact")
-    if not isinstance(name, str) or name not in GRADIENTS:
-        raise ConfigError(f"attack.gradient.name: {name!r} is unknown; accepted are {', '.join(GRADIENTS)}")
+    settings = _gradient_section(settings, process)
+    name = GRADIENTS.check_name(settings.get("name", "exact"), "attack.gradient")
     if process and name in WITHOUT_PROCESS:
-        raise ConfigError(
-            f"attack.process: found {dict(process)}, accepted is none with gradient {name}: {WITHOUT_PROCESS[name]}"
-        )
+        accepted = f"none with gradient {name}: {WITHOUT_PROCESS[name]}"
+        raise ConfigError("attack.process", found=dict(process), accepted=accepted)
     if name == "surrogate" and not process:
-        raise ConfigError("attack.process: is empty, and gradient surrogate needs changes to the purifier, or is exact")
-    schema = signature_schema(GRADIENTS[name], SUPPLIED, name=(str, name))
-    return to_dict(structure(schema, settings, "attack.gradient"))
+        raise ConfigError("attack.process", "is empty, and gradient surrogate needs changes to the purifier")
+    return to_dict(
+        structure(signature_schema(GRADIENTS[name], _SUPPLIED, name=(str, name)), settings, "attack.gradient")
+    )
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:
@@ -90,10 +125,27 @@ def build_attack(settings: Mapping[str, Any]) -> Attack | None:
     """
     if settings["name"] == "none":
         return None
-    try:
+    with errors_within("attack"):
         return ATTACKS[settings["name"]](**{k: v for k, v in settings.items() if k not in COMMON})
-    except AbsentError as error:
-        raise AbsentError(f"attack.{error}") from None
-    except ValueError as error:
-        # A constructor's message starts with the argument's name.
-        raise ConfigError(f"attack.{error}") from None
+
+
+def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot: int, seed: int) -> ExactGradient:
+    """The gradient source of completed ``attack.gradient`` settings.
+
+    Raises:
+        ConfigError: for values that the mode rejects.
+    """
+    name = settings["name"]
+    if not process.purifier.differentiable and name not in WITHOUT_DERIVATIVE:
+        problem = "whose gradient through this purifier is zero everywhere"
+        raise ConfigError("name", problem, found=name, accepted=", ".join(WITHOUT_DERIVATIVE))
+    return GRADIENTS[name](process, eot, seed, **{key: value for key, value in settings.items() if key != "name"})
+
+
+def _gradient_section(settings: Any, process: Mapping[str, Any]) -> Mapping[str, Any]:
+    if settings is None:
+        settings = "surrogate" if process else "exact"
+    settings = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(settings, Mapping):
+        raise ConfigError("attack.gradient", found=settings, accepted=f"{', '.join(GRADIENTS)}, or {SECTION}")
+    return settings

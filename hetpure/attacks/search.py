@@ -11,15 +11,14 @@ from hetpure.noise import Draws
 
 
 class Search:
-    """The strongest image found so far of each sample, and the counters that key every draw on the way.
+    """The strongest image so far of each sample, and the counters that key every draw.
 
-    A randomised defense gets any image wrong now and then. So no image is kept, and no sample given up, on the strength
-    of one evaluation: every candidate goes through the attack process ``evaluations`` times, with draws of the
-    attacker's that no gradient has seen and that are the same for all candidates of a sample. The candidate with the
-    smallest share of right answers stays (among equals, the one with the larger mean margin), and a sample is *broken*,
-    and left alone from then on, only where all its evaluations are wrong. A process that is not stochastic needs one
-    evaluation and gets one. What is reported is never this share, which the choice flatters, but the defender's own
-    evaluation of the image that is returned.
+    A randomised defense gets any image wrong now and then. So one evaluation decides nothing: every candidate goes
+    through the attack process ``evaluations`` times, with draws of the attacker's that no gradient has seen and that
+    are the same for all candidates of a sample. The candidate with the smallest share of right answers is kept (among
+    equals, the one with the larger mean margin). A sample is *broken*, and left out from then on, only where all its
+    evaluations are wrong. A process that is not stochastic is evaluated once. This share is never reported, because it
+    is a minimum over candidates; the defender's own evaluation of the returned image is.
 
     Args:
         gradient: the defense as the attacker sees it.
@@ -27,7 +26,7 @@ class Search:
         label: (B,) true classes.
         sample: (B,) dataset indices.
         evaluations: how often each candidate is tried.
-        observe: called after every iteration with a gradient for all B samples; those left alone keep their last.
+        observe: called after every iteration with a gradient for all B samples, the last one of those left out.
     """
 
     def __init__(
@@ -54,30 +53,30 @@ class Search:
         return torch.arange(len(self.x), device=self.x.device)
 
     def open(self) -> Tensor:
-        """Row numbers of the samples that are not surely broken."""
+        """Row numbers of the samples that are not broken."""
         return (self.correct > 0.0).nonzero()[:, 0]
 
     def offer(self, rows: Tensor, images: Tensor) -> None:
-        """Tries the images of some rows out and keeps those that are better than what there is."""
-        still = self.correct[rows] > 0.0
-        rows, images = rows[still], images[still]
+        """Tries out images of some rows and keeps those that are stronger than the rows' present ones."""
+        still_open = self.correct[rows] > 0.0
+        rows, images = rows[still_open], images[still_open]
         if not len(rows):
             return
-        found = self.gradient.evaluate(images, self.label[rows], self.sample[rows], self.evaluations)
-        old_correct, old_margin = self.correct[rows], self.margin[rows]
-        better = (found.correct < old_correct) | ((found.correct == old_correct) & (found.margin > old_margin))
-        rows = rows[better]
-        self.image = self.image.index_copy(0, rows, images[better])
-        self.correct = self.correct.index_copy(0, rows, found.correct[better])
-        self.margin = self.margin.index_copy(0, rows, found.margin[better])
+        new = self.gradient.evaluate(images, self.label[rows], self.sample[rows], self.evaluations)
+        correct, margin = self.correct[rows], self.margin[rows]
+        stronger = (new.correct < correct) | ((new.correct == correct) & (new.margin > margin))
+        rows = rows[stronger]
+        self.image = self.image.index_copy(0, rows, images[stronger])
+        self.correct = self.correct.index_copy(0, rows, new.correct[stronger])
+        self.margin = self.margin.index_copy(0, rows, new.margin[stronger])
 
     def ask(self, rows: Tensor, images: Tensor, loss: Loss) -> Gradient:
         """The gradient of a loss (of these rows' images) at the images of some rows: one iteration."""
-        found = self.gradient(images, self.label[rows], self.sample[rows], self.iteration, loss)
+        gradient = self.gradient(images, self.label[rows], self.sample[rows], self.iteration, loss)
         if self.observe is not None:
-            self._last = found if len(rows) == len(self.x) else self._merged(rows, found)
-        self._tell()
-        return found
+            self._last = gradient if len(rows) == len(self.x) else self._merged(rows, gradient)
+        self.skip(1)
+        return gradient
 
     def likeliest_wrong(self) -> Tensor:
         """The wrong classes of each sample, likeliest first by mean logits on its clean image, (B, K - 1)."""
@@ -88,31 +87,22 @@ class Search:
         return self._ranked
 
     def skip(self, iterations: int) -> None:
-        """Iterations that no sample needs: the counters move on as if there had been some in the batch that did."""
+        """Counts iterations that ask for no gradient, so that later draws are keyed alike in every batch."""
         for _ in range(iterations):
-            self._tell()
+            if self.observe is not None:
+                assert self._last is not None
+                self.observe(self.iteration, self._last)
+            self.iteration += 1
 
     def start(self, rows: Tensor, norm: Norm, eps: float) -> Tensor:
-        """Random starting points in the ball's crust and in [0, 1], keyed by how many starts there were."""
+        """Random starting points on the ball's surface, clamped to [0, 1]; keyed by the number of starts so far."""
         x = self.x[rows]
         draws = Draws(self.gradient.seed, "attack", self.sample[rows], torch.full_like(rows, self.starts))
         self.starts += 1
         return (x + eps * norm.noise(draws, x)).clamp(0.0, 1.0)
 
-    def _tell(self) -> None:
-        if self.observe is not None:
-            assert self._last is not None
-            self.observe(self.iteration, self._last)
-        self.iteration += 1
-
-    def _merged(self, rows: Tensor, found: Gradient) -> Gradient:
+    def _merged(self, rows: Tensor, gradient: Gradient) -> Gradient:
         last = self._last
-        assert last is not None, "the first iteration is all samples'"
-        parts = ((last.value, found.value), (last.loss, found.loss), (last.correct, found.correct))
+        assert last is not None, "the first iteration attacks all samples"
+        parts = ((last.value, gradient.value), (last.loss, gradient.loss), (last.correct, gradient.correct))
         return Gradient(*(old.index_copy(0, rows, new) for old, new in parts))
-
-
-def check_evaluations(evaluations: int) -> None:
-    """Raises ValueError for a count below 1."""
-    if evaluations < 1:
-        raise ValueError(f"evaluations = {evaluations} must be at least 1")

@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from omegaconf import DictConfig
+from typing import Any, TypeVar
 
 from hetpure.config import read_config, to_yaml
+
+Config = TypeVar("Config")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, metavar="NAME.yaml", help="a file, or a name that `hetpure configs` lists"
     )
-    parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as attack.eps=8/255 or trainer.devices=2"
     )
@@ -32,12 +32,12 @@ def read_raw(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def resolve(
-    options: argparse.Namespace, raw: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], DictConfig]
-) -> DictConfig | None:
-    """The complete config, or None where it was to be shown only.
+    options: argparse.Namespace, raw: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Config]
+) -> Config | None:
+    """The complete config; None where ``--print-config`` printed it instead.
 
     Raises:
-        ConfigError: names the key, what was found and what is accepted.
+        ConfigError: names the key, its value and what is accepted.
     """
     config = complete(raw)
     if options.print_config:

@@ -1,21 +1,22 @@
 """Evaluate purifiers under adaptive attacks: hetpure evaluate --config demo.yaml [key=value ...].
 
 Clean and adversarial accuracy of every row of the config, with pictures, in the folder `output` (runs/NAME by default).
-The same command again continues where it stopped. Rows are independent: --rows evaluates some of them now, in the
-folder of the whole config, and the others stay to be evaluated later or elsewhere.
---plan says what it will cost and runs nothing. --print-config shows every key with its value.
+Run the same command again to continue an interrupted evaluation. Rows are independent: --rows evaluates some of them
+now, in the folder of the whole config; the others can be evaluated later or elsewhere.
+--plan estimates the cost and runs nothing. --print-config shows every key with its value.
 """
 
 import argparse
 
-from hetpure.cli.config_arguments import add_config_arguments, read_raw, resolve
+from hetpure.cli.config_arguments import add_config_arguments, read_raw
+from hetpure.config import to_yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments."""
     add_config_arguments(parser)
     add_rows_argument(parser)
-    parser.add_argument("--plan", action="store_true", help="show what it will cost, run and write nothing")
+    parser.add_argument("--plan", action="store_true", help="estimate the cost; run and write nothing")
     add_plan_arguments(parser, "--plan-")
 
 
@@ -27,7 +28,7 @@ def add_rows_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
-    """Adds ``PREFIXseconds`` and ``PREFIXrate``: how a plan measures."""
+    """Adds ``PREFIXseconds`` and ``PREFIXrate``, of a plan's measurements."""
     parser.add_argument(
         f"{prefix}seconds", dest="plan_seconds", type=float, default=20.0, help="time to measure for (%(default)s)"
     )
@@ -44,21 +45,23 @@ def add_plan_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates, or plans."""
-    raw = read_raw(options)
-    from hetpure.evaluation.config import complete
+    from hetpure.evaluation.config import outline
+    from hetpure.evaluation.expand_table import select_rows
 
-    config = resolve(options, raw, complete)
-    if config is None:
-        return
-    from hetpure.evaluation.resolve import select_rows, without_rows
-
-    only = select_rows(config, options.rows.split(",")) if options.rows is not None else None
-    if options.plan:
+    draft = outline(read_raw(options))
+    only = None
+    if options.rows is not None:
+        only = select_rows(draft.rows, draft.config.table, options.rows.split(","))
+    config = draft.complete()
+    if options.print_config:
+        print(to_yaml(config), end="")
+    elif options.plan:
         from hetpure.planning.plan import plan
 
         others = [name for name in config.rows if only is not None and name not in only]
-        plan(without_rows(config, others) if others else config, options.plan_seconds, options.plan_rate)
+        plan(config.without_rows(others), options.plan_seconds, options.plan_rate)
     else:
         from hetpure.evaluation.run import run
+        from hetpure.planning.auto_settings import choose_auto_settings
 
-        run(config, only)
+        run(config, only, choose_auto=choose_auto_settings)

@@ -6,6 +6,8 @@ A config with an old key is refused with the new name; the config of an old run 
 from collections.abc import Mapping
 from typing import Any
 
+from hetpure.errors import ConfigError
+
 _BY_NEW_KEY = {
     "grid_size": ("uniform", "heterogeneous", "mimic", "gdmp", "contrastive", "diffpure_sde", "diffpure_ode"),
     "network_calls": ("gns", "lorid", "freqpure"),
@@ -19,6 +21,13 @@ RENAMED_PURIFIER_KEYS = {purifier: {"steps": new} for new, purifiers in _BY_NEW_
 def new_name(purifier: str, key: str) -> str | None:
     """Today's name of a purifier's old key; None if the key was not renamed."""
     return RENAMED_PURIFIER_KEYS.get(purifier, {}).get(key)
+
+
+def refuse_renamed(purifier: str, settings: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError, with the new name, for an old key in a purifier's section ``where``."""
+    for key in settings:
+        if (new := new_name(purifier, key)) is not None:
+            raise ConfigError(f"{where}.{key}", f"is now called {where}.{new}")
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -20,13 +20,13 @@ def wandb_mode(mode: str = "auto") -> str:
     Raises:
         ConfigError: for another mode, or ``online`` without an account.
     """
-    if mode not in MODES:
-        raise ConfigError(f"wandb.mode: found {mode!r}, accepted are {', '.join(MODES)}")
+    require(mode in MODES, "wandb.mode", mode, ", ".join(MODES))
     if mode == "auto":
-        asked = os.environ.get("WANDB_MODE", "")
-        return asked if asked in MODES[1:] else "online" if has_account() else "offline"
+        from_environment = os.environ.get("WANDB_MODE", "")
+        return from_environment if from_environment in MODES[1:] else "online" if has_account() else "offline"
     if mode == "online" and not has_account():
-        raise ConfigError("wandb.mode: online needs an account: set WANDB_API_KEY or run `wandb login`, or use offline")
+        problem = "which needs an account: set WANDB_API_KEY or run `wandb login`, or use offline"
+        raise ConfigError("wandb.mode", problem, found=mode)
     return mode
 
 

@@ -1,14 +1,17 @@
 """Lightning's Trainer from a config's ``trainer`` section."""
 
-import inspect
+from __future__ import annotations
+
 import logging
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
+from hetpure.config.registry import constructor_arguments
+from hetpure.config.schema import unknown_key
 from hetpure.errors import ConfigError
+
+if TYPE_CHECKING:
+    import lightning
 
 
 def check_trainer(settings: Mapping[str, Any], reserved: Collection[str]) -> None:
@@ -17,11 +20,19 @@ def check_trainer(settings: Mapping[str, Any], reserved: Collection[str]) -> Non
     Raises:
         ConfigError: names the key and what is accepted.
     """
-    accepted = [k for k in inspect.signature(lightning.Trainer.__init__).parameters if k not in ("self", *reserved)]
+    arguments = constructor_arguments("lightning.pytorch.trainer.trainer:Trainer")
+    if arguments is None:
+        import inspect
+
+        import lightning
+
+        arguments = tuple(inspect.signature(lightning.Trainer).parameters)
+    accepted = [name for name in arguments if name not in reserved]
     for key in settings:
+        if key in reserved:
+            raise ConfigError(f"trainer.{key}", "is set by the command itself", accepted=", ".join(accepted))
         if key not in accepted:
-            problem = "is set by the command itself" if key in reserved else "unknown key"
-            raise ConfigError(f"trainer.{key}", problem, accepted=", ".join(accepted))
+            raise unknown_key(key, accepted, "trainer")
 
 
 def build_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
@@ -30,6 +41,9 @@ def build_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
     Raises:
         ConfigError: for what Lightning refuses.
     """
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # importing Lightning sets it to INFO
     try:
         return lightning.Trainer(**settings)

@@ -1,26 +1,25 @@
-"""From a complete config to what runs: networks, defense and attack of every row, checked before any long work."""
+"""From complete settings to what runs: networks, defense and attack of every row, checked before any long work."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from hetpure.attacks.base import Attack
 from hetpure.attacks.gradients import ExactGradient
-from hetpure.attacks.modes import build_gradient
-from hetpure.attacks.registry import build_attack
-from hetpure.config import to_dict
+from hetpure.attacks.registry import build_attack, build_gradient
+from hetpure.config.registry import errors_within
+from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.config import in_row, row_configs
+from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings, in_row
 from hetpure.evaluation.content import data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
@@ -45,7 +44,7 @@ class Row:
         store: where its records go.
         conditions: what it is measured under, for the table.
         protocols: what it is judged by.
-        processes: what runs the attacker's network calls.
+        processes: the attack process, in which the attacker's network calls run.
         settings: the attack's, completed.
         variants: the same method under other attacks, for the honesty checks.
         content: hashes of its networks.
@@ -65,7 +64,7 @@ class Row:
 
 
 def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
-    """What the config's paths led to: hashes of the images and of every row's networks."""
+    """Hashes of the images and of every row's networks: the content behind the config's paths."""
     return {"data": {"images": data_content(data)}, "rows": {row.name: row.content for row in rows}}
 
 
@@ -73,7 +72,7 @@ def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
 class Loaded:
     """Networks by their settings: each is loaded once, however many rows, or builds of them, share it.
 
-    ``networks`` are purifiers' own; they are kept only where a caller has them in hand.
+    ``networks`` are purifiers' own; they are kept only where a caller in Python gives them.
     """
 
     classifiers: dict[str, Classifier] = field(default_factory=dict)
@@ -81,131 +80,141 @@ class Loaded:
     networks: dict[str, nn.Module] = field(default_factory=dict)
 
 
+def settings_key(settings: Any) -> str:
+    """The key of a network in ``Loaded``."""
+    return json.dumps(settings and to_dict(settings), sort_keys=True)
+
+
 def build_rows(
-    config: DictConfig,
+    config: RunSettings,
     data: ImageDataModule,
-    lacks: Callable[[str, AbsentError], None] | None = None,
+    on_missing: Callable[[str, AbsentError], None] | None = None,
     loaded: Loaded | None = None,
 ) -> list[Row]:
     """Loads the networks of every row and checks them against the data and against each other.
 
     Args:
-        config: complete, with numbers where it may say ``auto``.
+        config: the settings, with numbers in place of ``auto``.
         data: the images.
-        lacks: told of a row that something is not here for, which is then left out; by default that is an error.
+        on_missing: called for a row that lacks a file, which is then left out; by default that is an error.
         loaded: networks that are there already; what is missing is added.
 
     Raises:
         ConfigError: names the key or file.
     """
-    loaded = loaded or Loaded()
-    classifiers, denoisers = loaded.classifiers, loaded.denoisers
-    hashes: dict[int, str] = {}
+    builder = _Builder(config, data, loaded or Loaded())
     rows = []
-    for name, row in row_configs(config).items():
+    for name, settings in config.rows.items():
         try:
-            key = settings_key(row.classifier)
-            if key not in classifiers:
-                classifier = build_classifier(**to_dict(row.classifier))
-                classifier.check_classes(data.image_shape, data.num_classes)
-                classifiers[key] = prepared_classifier(classifier, row.precision, row.compile)
-            denoiser = None
-            if needs_denoiser(row.purifier) and row.denoiser.path is not None:
-                key_d = settings_key(row.denoiser)
-                if key_d not in denoisers:
-                    found = build_denoiser(**to_dict(row.denoiser))
-                    found.check_image_shape(data.image_shape)
-                    denoisers[key_d] = prepared_denoiser(found, row.precision, row.compile)
-                denoiser = denoisers[key_d]
-            given = loaded.networks.get(settings_key(row.purifier.get("network")))
-            built = _build_row(name, row, data, classifiers[key], denoiser, Path(config.output), given)
-            if config.honesty.images:
-                for variant, changed in variants(row, data.image_shape, built.model.purifier.stochastic).items():
-                    folder = built.store.folder / "honesty"
-                    built.variants[variant] = _build_row(
-                        variant, changed, data, classifiers[key], denoiser, folder, given
-                    )
-            purifier = built.model.purifier
-            own = purifier.network if isinstance(purifier, NetworkPurifier) else None
-            if own is not None and (row.precision != "float32" or row.compile):
-                raise ConfigError(
-                    f"precision, compile: found {row.precision}, {row.compile}, accepted are float32, false with the "
-                    f"{row.purifier.name} purifier: its own network runs as it is"
-                )
-            networks = {"classifier": classifiers[key], "denoiser": denoiser, "purifier": own}
-            for network_name, network in networks.items():
-                if network is not None:
-                    built.content[network_name] = hashes.setdefault(id(network), "") or network_content(network)
-                    hashes[id(network)] = built.content[network_name]
-            rows.append(built)
+            rows.append(builder.row(name, settings))
         except ConfigError as error:
-            if lacks is not None and isinstance(error, AbsentError):
-                lacks(name, error)
-                continue
-            raise in_row(name, config.rows.get(name, {}), error) from None
+            if on_missing is None or not isinstance(error, AbsentError):
+                raise in_row(name, config.own.get(name, ()), error) from None
+            on_missing(name, error)
     return rows
 
 
-def settings_key(settings: DictConfig | None) -> str:
-    """What ``Loaded`` knows a network by."""
-    return json.dumps(settings and to_dict(settings), sort_keys=True)
+@dataclass(frozen=True)
+class _Builder:
+    config: RunSettings
+    data: ImageDataModule
+    loaded: Loaded
+    hashes: dict[int, str] = field(default_factory=dict)
+
+    def row(self, name: str, settings: RowSettings) -> Row:
+        """A row with its networks' hashes and its variants."""
+        config = self.config
+        row = self._row(name, settings, settings.attack, Path(config.output), config.protocols)
+        purifier = row.model.purifier
+        network = purifier.network if isinstance(purifier, NetworkPurifier) else None
+        if network is not None and (config.precision != "float32" or config.compile):
+            key = "compile" if config.compile else "precision"
+            problem = f"and the {settings.purifier['name']} purifier runs its own network as it is"
+            raise ConfigError(key, problem, found=getattr(config, key), accepted="precision float32, compile false")
+        networks = {"classifier": row.model.classifier, "denoiser": self._denoiser(settings), "purifier": network}
+        row.content.update({key: self._hash(network) for key, network in networks.items() if network is not None})
+        if config.honesty.images and row.attack is not None:
+            folder, shape = row.store.folder / "honesty", self.data.image_shape
+            changed = variants(settings, row.attack, config.honesty.factor, shape, purifier.stochastic)
+            for variant, attack in changed.items():
+                row.variants[variant] = self._row(variant, settings, attack, folder, ProtocolsConfig())
+        return row
+
+    def _row(
+        self, name: str, settings: RowSettings, attack_settings: dict[str, Any], output: Path, judged: ProtocolsConfig
+    ) -> Row:
+        config, data = self.config, self.data
+        classifier, denoiser = self._classifier(settings), self._denoiser(settings)
+        guarded = Guarded(denoiser) if denoiser is not None else None
+        network = self.loaded.networks.get(settings_key(settings.purifier.get("network")))
+        purifier = self._tried(build_purifier(settings.purifier, classifier, guarded, network=network), "purifier")
+        model = PurifiedClassifier(
+            classifier,
+            purifier,
+            data.num_classes,
+            settings.ensemble.size,
+            settings.ensemble.mode,
+            int(config.chunk_size),
+            config.seed,
+            judged.resubmissions,
+            judged.votes,
+        )
+        protocols = model.protocols
+        store = RecordStore(output / name, [protocol.name for protocol in protocols])
+        attack = build_attack(attack_settings)
+        if attack is None:
+            return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size), protocols)
+        if attack.classes > data.num_classes:
+            problem = f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
+            raise ConfigError("attack", problem)
+        process = surrogate_settings(settings.purifier, attack_settings["process"])
+        seen = Recomputed(guarded) if guarded is not None and attack_settings["recompute"] else guarded
+        surrogate = build_purifier(process, classifier, seen, "attack.process", network)
+        behind = model.behind(self._tried(surrogate, "attack.process"))
+        with errors_within("attack.gradient"):
+            gradient = build_gradient(attack_settings["gradient"], behind, attack_settings["eot"], config.seed)
+        view = view_of(str(gradient), attack_settings["process"])
+        conditions = Conditions(str(attack), view, gradient.eot, model.ensemble_size)
+        return Row(
+            name, model, attack, gradient, store, conditions, protocols, [gradient.process], to_dict(attack_settings)
+        )
+
+    def _classifier(self, settings: RowSettings) -> Classifier:
+        known, key = self.loaded.classifiers, settings_key(settings.classifier)
+        if key not in known:
+            classifier = build_classifier(**settings.classifier)
+            classifier.check_classes(self.data.image_shape, self.data.num_classes)
+            known[key] = prepared_classifier(classifier, self.config.precision, self.config.compile)
+        return known[key]
+
+    def _denoiser(self, settings: RowSettings) -> Denoiser | None:
+        if not needs_denoiser(settings.purifier) or settings.denoiser.path is None:
+            return None
+        known, key = self.loaded.denoisers, settings_key(settings.denoiser)
+        if key not in known:
+            denoiser = build_denoiser(**to_dict(settings.denoiser))
+            denoiser.check_image_shape(self.data.image_shape)
+            known[key] = prepared_denoiser(denoiser, self.config.precision, self.config.compile)
+        return known[key]
+
+    def _tried(self, purifier: Purifier, where: str) -> Purifier:
+        """The purifier, after a trial of its per-image work: only a run shows whether blocks give maps."""
+        with errors_within(where):
+            with torch.no_grad():
+                purifier.prepare(torch.zeros(1, *self.data.image_shape))
+            if isinstance(purifier, NetworkPurifier):
+                purifier.check_images(self.data.image_shape)
+        return purifier
+
+    def _hash(self, network: nn.Module) -> str:
+        if id(network) not in self.hashes:
+            self.hashes[id(network)] = network_content(network)
+        return self.hashes[id(network)]
 
 
-def _build_row(
-    name: str,
-    row: DictConfig,
-    data: ImageDataModule,
-    classifier: Classifier,
-    denoiser: Denoiser | None,
-    output: Path,
-    network: nn.Module | None,
-) -> Row:
-    settings = to_dict(row.purifier)
-    guarded = Guarded(denoiser) if denoiser is not None else None
-    model = PurifiedClassifier(
-        classifier,
-        _tried(build_purifier(settings, classifier, guarded, network=network), data, "purifier"),
-        data.num_classes,
-        row.ensemble.size,
-        row.ensemble.mode,
-        row.chunk_size,
-        row.seed,
-        row.protocols.resubmissions,
-        row.protocols.votes,
-    )
-    protocols = model.protocols
-    store = RecordStore(output / name, [protocol.name for protocol in protocols])
-    attack = build_attack(to_dict(row.attack))
-    if attack is None:
-        return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size), protocols)
-    if attack.classes > data.num_classes:
-        raise ConfigError(f"attack: {attack} needs {attack.classes} classes or more, the data have {data.num_classes}")
-    process = surrogate_settings(settings, to_dict(row.attack.process))
-    seen = Recomputed(guarded) if guarded is not None and row.attack.recompute else guarded
-    purifier = _tried(build_purifier(process, classifier, seen, "attack.process", network), data, "attack.process")
-    try:
-        gradient = build_gradient(to_dict(row.attack.gradient), model.behind(purifier), row.attack.eot, row.seed)
-    except ValueError as error:
-        raise ConfigError(f"attack.gradient.{error}") from None
-    conditions = Conditions(str(attack), seen_as(str(gradient), row), gradient.eot, model.ensemble_size)
-    return Row(name, model, attack, gradient, store, conditions, protocols, [gradient.process], to_dict(row.attack))
-
-
-def seen_as(mode: str, row: DictConfig) -> str:
-    """How gradients are seen, for tables: the mode in its own words, and what a row's attack process changes."""
-    change = ", ".join(f"{key} {value}" for key, value in to_dict(row.attack.process).items())
-    if not change:
+def view_of(mode: str, process: Mapping[str, Any]) -> str:
+    """How the attacker sees the defense, for tables: the gradient mode and the changes in the attack process."""
+    changes = ", ".join(f"{key} {value}" for key, value in process.items())
+    if not changes:
         return mode
-    return f"surrogate: {change}" if mode == "exact" else f"{mode}; surrogate: {change}"
-
-
-def _tried(purifier: Purifier, data: ImageDataModule, where: str) -> Purifier:
-    """The purifier, after its per-image work has gone through once: only a run tells whether blocks give maps."""
-    try:
-        with torch.no_grad():
-            purifier.prepare(torch.zeros(1, *data.image_shape))
-        if isinstance(purifier, NetworkPurifier):
-            purifier.check_images(data.image_shape)
-    except ValueError as error:
-        raise ConfigError(f"{where}.{error}") from None
-    return purifier
+    return f"surrogate: {changes}" if mode == "exact" else f"{mode}; surrogate: {changes}"

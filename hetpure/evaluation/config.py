@@ -1,28 +1,33 @@
-"""The schema of ``evaluate.py``'s configs."""
+"""An evaluation's settings: one pass from a raw config to frozen settings of the run and of each of its rows.
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+Mistakes that need no network, and no torch, are found before torch is imported.
+"""
 
-from omegaconf import DictConfig
+import copy
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self, TypeVar
 
-from hetpure.attacks.registry import complete_attack
-from hetpure.config import DataConfig, WandbConfig, merge, signature_schema, structure, to_dict
+from hetpure.attacks.registry import check_attack_keys, complete_attack
+from hetpure.config import DataConfig, WandbConfig, merge
+from hetpure.config.registry import check_keys, resolve
+from hetpure.config.schema import SECTION, plain, signature_schema, structure, to_dict, unknown_key
 from hetpure.config.trainer import check_trainer
-from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.expand_grid import expand_grid
-from hetpure.evaluation.expand_table import TableConfig, check_protocols, expand
-from hetpure.models.classifiers import build_classifier
-from hetpure.purification.registry import complete_settings, default_ensemble_mode, surrogate_settings
+from hetpure.errors import AbsentError, ConfigError, require
+from hetpure.evaluation.expand_grid import combination_rows, refused_combination, swept
+from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, expand
+from hetpure.purification.registry import (
+    DEFAULT,
+    check_purifier_keys,
+    check_values,
+    complete_settings,
+    default_ensemble_mode,
+    surrogate_settings,
+)
 from hetpure.runs.names import check_row_name
 
-SHARED = (
-    "seed", "chunk_size", "threads", "precision", "compile", "data", "trainer", "wandb", "output", "pictures",
-    "protocols", "honesty", "hang_minutes",
-)  # fmt: skip
-"""Sections that are a command's, not a row's: every row sees the same images on the same machine."""
-
+Error = TypeVar("Error", bound=ConfigError)
 
 SET_BY_US = (
     "logger",
@@ -33,14 +38,16 @@ SET_BY_US = (
     "enable_progress_bar",
     "enable_model_summary",
 )
-"""Arguments of Lightning's Trainer that an evaluation decides itself."""
-
+"""Arguments of Lightning's Trainer that an evaluation sets itself."""
 
 HONESTY_IMAGES = 32
-"""How many ``honesty: true`` checks."""
+"""How many images ``honesty: true`` checks."""
+
+CLASSIFIER = "hetpure.models.classifiers:build_classifier"
+"""The function whose arguments are the keys of ``classifier``."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DenoiserConfig:
     """Which denoiser; see ``hetpure.models.denoisers``."""
 
@@ -49,7 +56,7 @@ class DenoiserConfig:
     source: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class EnsembleConfig:
     """Algorithm 3's S and how its runs are joined; by default as the purifier's preset does."""
 
@@ -57,7 +64,7 @@ class EnsembleConfig:
     mode: Literal["mean_logits", "mean_probs", "vote"] | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class ProtocolsConfig:
     """What counts as right, beside the one-shot prediction.
 
@@ -69,7 +76,7 @@ class ProtocolsConfig:
     votes: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class HonestyConfig:
     """Honesty checks: on how many images (0: none), and by how much the stronger attacks are stronger.
 
@@ -80,13 +87,24 @@ class HonestyConfig:
     factor: int = 2
 
 
-@dataclass
+@dataclass(frozen=True)
+class RowSettings:
+    """What a row may have of its own; complete, but for ``attack.recompute``, which may be ``auto``."""
+
+    classifier: dict[str, Any] = field(default_factory=dict)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    purifier: dict[str, Any] = field(default_factory=dict)
+    attack: dict[str, Any] = field(default_factory=dict)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
-    """Everything that an evaluation is.
+    """The keys of an evaluation's config.
 
     ``rows`` names methods to compare: each is the config with that row's changes, a row of the table and a folder of
     its own. Without rows the config itself is the one row. ``grid`` maps keys to lists of values: each combination is
-    one more row (``expand_grid``). With ``table.columns`` each row is evaluated once for each column (``expand``).
+    one more row. With ``table.columns`` each row is evaluated once for each column (``expand_table``).
     """
 
     seed: int = 0
@@ -112,117 +130,267 @@ class EvaluateConfig:
     grid: dict[str, Any] = field(default_factory=dict)
 
 
-def complete(raw: Mapping[str, Any]) -> DictConfig:
-    """Checks a raw config and fills in every default, in every row.
+@dataclass(frozen=True)
+class RunSettings(EvaluateConfig):
+    """The complete settings of an evaluation.
+
+    Attributes:
+        rows: the rows that are evaluated, by name; where the config has none, one named after its purifier.
+        own: sections that the config gives for each of its rows, by name.
+        left_out: combinations of the grid that have no row, by name, with the reason.
+    """
+
+    rows: dict[str, RowSettings] = field(default_factory=dict)
+    own: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config that is saved: of each row the sections of its own, whole."""
+        saved = {key.name: getattr(self, key.name) for key in fields(EvaluateConfig)}
+        if self.rows and not self.own:
+            saved |= vars(next(iter(self.rows.values())))
+        saved["rows"] = {name: {key: getattr(self.rows[name], key) for key in keys} for name, keys in self.own.items()}
+        return plain(saved)
+
+    def without_rows(self, names: Collection[str]) -> Self:
+        """A copy without some of the rows."""
+        return replace(self, rows={name: row for name, row in self.rows.items() if name not in names})
+
+    @property
+    def undecided(self) -> list[str]:
+        """Names of the rows with ``attack.recompute: auto``."""
+        return [name for name, row in self.rows.items() if row.attack.get("recompute") == "auto"]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is still ``auto``."""
+        return self.chunk_size == "auto" or bool(self.undecided)
+
+    def decide(self, chunk_size: int | None = None, recompute: Mapping[str, bool] | None = None) -> Self:
+        """A copy with numbers in place of ``auto``.
+
+        Args:
+            chunk_size: in place of ``chunk_size: auto``; None leaves it.
+            recompute: by row, in place of ``attack.recompute: auto``.
+        """
+        rows = dict(self.rows)
+        for name, choice in (recompute or {}).items():
+            rows[name] = replace(rows[name], attack={**rows[name].attack, "recompute": choice})
+        return replace(self, chunk_size=self.chunk_size if chunk_size is None else chunk_size, rows=rows)
+
+
+SECTIONS = tuple(key.name for key in fields(RowSettings))
+"""Sections that a row may have of its own."""
+
+SHARED = tuple(key.name for key in fields(EvaluateConfig) if key.name not in (*SECTIONS, "rows", "table", "grid"))
+"""Keys that are the same for all rows: every row sees the same images on the same machine."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A config taken apart into its rows, as far as that needs no torch: names and keys are checked, values are not.
+
+    Attributes:
+        config: the config, its table and grid completed.
+        base: raw sections of the whole config.
+        cells: where each row comes from, by name.
+        rows: raw sections of each row, by name.
+        combinations: names of the rows that are combinations of the grid.
+        alone: whether the config itself is the one row.
+    """
+
+    config: EvaluateConfig
+    base: Mapping[str, Any]
+    cells: Mapping[str, Cell]
+    rows: Mapping[str, Mapping[str, Any]]
+    combinations: Collection[str]
+    alone: bool
+
+    def complete(self) -> RunSettings:
+        """The complete settings; every default is filled in, in every row.
+
+        Raises:
+            ConfigError: names the key, its value and what is accepted.
+        """
+        config, once = self.config, _Once()
+        whole = _complete_row(self.base, once)
+        rows: dict[str, RowSettings] = {}
+        left_out: dict[str, str] = {}
+        for name, cell in self.cells.items():
+            try:
+                row = _complete_row(self.rows[name], once)
+                _check_values(row, once)
+            except ConfigError as error:
+                if isinstance(error, AbsentError) and cell.column is not None:
+                    config.table.lines[cell.method]["missing"][cell.column] = [str(error)]
+                elif name in self.combinations and refused_combination(config.grid, error):
+                    left_out[name] = str(error)
+                else:
+                    raise cell.blame(error) from None
+            else:
+                rows[name] = row
+        if left_out and not rows:
+            raise ConfigError("grid", "the purifier refuses every combination of these values")
+        own = {name: tuple(dict.fromkeys((*self.cells[name].changed, "attack", "ensemble"))) for name in rows}
+        settings = {**vars(config), **vars(whole), "rows": rows}
+        return RunSettings(**settings, own={} if self.alone else own, left_out=left_out)
+
+
+def outline(raw: Mapping[str, Any]) -> Outline:
+    """Takes a raw config apart into its rows.
 
     Raises:
-        ConfigError: names the key, what was found and what is accepted.
+        ConfigError: names the key, its value and what is accepted.
     """
-    if isinstance(raw.get("honesty"), bool):
-        raw = {**raw, "honesty": {"images": HONESTY_IMAGES if raw["honesty"] else 0}}
-    raw = expand_grid(raw, SHARED)
+    # rows=null and grid=null on the command line remove those of an included file.
+    raw = {key: value for key, value in raw.items() if key not in ("rows", "grid") or value is not None}
+    if isinstance(honesty := raw.get("honesty"), bool):
+        raw["honesty"] = {"images": HONESTY_IMAGES if honesty else 0}
     config = structure(EvaluateConfig, raw)
-    base = {k: v for k, v in raw.items() if k not in ("rows", "table")}
-    whole = _complete_row(base)
-    changes = {}
-    for name, change in config.rows.items():
-        check_row_name(str(name))
-        change = to_dict(change) if isinstance(change, DictConfig) else change
-        if not isinstance(change, Mapping | None):
-            raise ConfigError(f"rows.{name}: found {change!r}, accepted is a section of keys")
-        for key in change or {}:
-            if key in SHARED or key in ("rows", "table", "grid"):
-                raise ConfigError(f"rows.{name}.{key}: is the same for all rows; set {key} once, outside rows")
-        changes[str(name)] = dict(change or {})
+    _check_shared(config)
+    grid = swept(config.grid, (*SHARED, "rows", "grid"))
+    if grid and config.table.columns:
+        raise ConfigError("grid", "does not go together with table.columns; remove one of them")
+    combinations = combination_rows(grid, config.rows)
+    changes = {name: _row_change(name, change) for name, change in {**config.rows, **combinations}.items()}
+    base = {key: raw[key] for key in SECTIONS if key in raw}
+    purifier = str(config.purifier.get("name", DEFAULT))
     if config.table.columns and not changes and not config.table.lines:
-        changes = {whole["purifier"]["name"]: {}}
-    cells, table = expand(base, changes, to_dict(config.table))
-    complete_rows = {}
+        changes = {purifier: {}}
+    cells, table = expand(base, changes, config.table)
+    check_protocols(table, config.protocols.resubmissions, config.protocols.votes)
+    alone = not cells and not table.lines
+    if alone:
+        cells = {purifier: Cell(base, {}, (), purifier)}
+    rows, once = {}, _Once()
+    _check_section_keys(base, once)
     for name, cell in cells.items():
+        rows[name] = _merge_row(cell.base, cell.change)
         try:
-            row = _complete_row(_merge_row(cell.base, cell.change))
-        except AbsentError as error:
-            if cell.column is None:
-                raise cell.blamed(error) from None
-            table["lines"][cell.method]["missing"][cell.column] = [str(error)]
+            _check_section_keys(rows[name], once)
         except ConfigError as error:
-            raise cell.blamed(error) from None
-        else:
-            # How a purifier's runs are joined is its own to say.
-            complete_rows[name] = {k: row[k] for k in dict.fromkeys((*cell.changed, "attack", "ensemble"))}
-    check_protocols(table, {name: {**whole, **row} for name, row in complete_rows.items()})
-    return structure(EvaluateConfig, {**whole, "rows": complete_rows, "table": table})
+            raise cell.blame(error) from None
+    return Outline(replace(config, table=table, grid=grid), base, cells, rows, combinations, alone)
 
 
-def in_row(name: str, change: Mapping[str, Any], error: ConfigError) -> ConfigError:
-    """The error as a row's own, where it is about a section that the row changes."""
-    section = re.split(r"[.:]", str(error), maxsplit=1)[0]
-    return type(error)(f"rows.{name}.{error}") if section in change else error
+def complete(raw: Mapping[str, Any]) -> RunSettings:
+    """The complete settings of a raw config.
+
+    Raises:
+        ConfigError: names the key, its value and what is accepted.
+    """
+    return outline(raw).complete()
 
 
-def row_configs(config: DictConfig) -> dict[str, DictConfig]:
-    """The complete config of each row, by name; a config without rows is one row, named after its purifier."""
-    whole = to_dict(config)
-    rows = whole.pop("rows")
-    if not rows and not config.table.lines:  # a table may have lines that cannot be evaluated alone
-        rows = {str(config.purifier.name): {}}
-    # A completed row holds whole sections.
-    return {name: structure(EvaluateConfig, {**whole, **change}) for name, change in rows.items()}
+def restore(saved: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run from its resolved config, whose sections are complete.
+
+    Raises:
+        ConfigError: for what is no resolved config of an evaluation.
+    """
+    config = structure(EvaluateConfig, saved)
+    whole = {key: getattr(config, key) for key in SECTIONS}
+    own = {name: change or {} for name, change in config.rows.items()}
+    rows = {name: structure(RowSettings, {**plain(whole), **change}, f"rows.{name}") for name, change in own.items()}
+    if not rows and not config.table.lines:
+        rows = {str(config.purifier["name"]): RowSettings(**whole)}
+    return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
+
+
+def in_row(name: str, own: Collection[str], error: Error) -> Error:
+    """The error as a row's, where it is about a section that is the row's own."""
+    return error.within(f"rows.{name}") if error.key.split(".")[0] in own else error
+
+
+class _Once(dict[str, Any]):
+    """Calls functions once for equal arguments: rows share sections, and each section is completed once."""
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        key = repr((function, arguments))
+        if key not in self:
+            self[key] = function(*arguments)
+        return copy.deepcopy(self[key])
+
+
+def _row_change(name: str, change: Any) -> dict[str, Any]:
+    check_row_name(name)
+    if not isinstance(change, Mapping | None):
+        raise ConfigError(f"rows.{name}", found=change, accepted=SECTION)
+    for key in change or {}:
+        if key in (*SHARED, "rows", "table", "grid"):
+            raise ConfigError(f"rows.{name}.{key}", f"is the same for all rows; set {key} once, outside rows")
+    return dict(change or {})
 
 
 def _merge_row(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's raw config. Another purifier's surrogate means nothing to this one: it is dropped, or the row's own."""
+    """A row's raw config. Another purifier's surrogate does not fit this one: only the row's own is kept."""
     row = merge(base, change)
-    own_name = (change.get("purifier") or {}).get("name")
-    if own_name not in (None, (base.get("purifier") or {}).get("name")) and isinstance(row.get("attack"), Mapping):
+    purifier, base_purifier, attack = change.get("purifier"), base.get("purifier") or {}, row.get("attack")
+    if not isinstance(purifier, Mapping) or not isinstance(attack, Mapping):
+        return row
+    if purifier.get("name") not in (None, base_purifier.get("name")):
         own = change.get("attack") or {}
-        row["attack"] = {**row["attack"], "process": own.get("process", {})}
-        if row["attack"].get("gradient") == "surrogate" and "gradient" not in own and not row["attack"]["process"]:
+        row["attack"] = {**attack, "process": own.get("process", {})}
+        if attack.get("gradient") == "surrogate" and "gradient" not in own and not row["attack"]["process"]:
             del row["attack"]["gradient"]
     return row
 
 
-def _complete_row(raw: Mapping[str, Any]) -> dict[str, Any]:
-    config = to_dict(structure(EvaluateConfig, raw))
-    config["classifier"] = to_dict(
-        structure(signature_schema(build_classifier, ()), config["classifier"], "classifier")
-    )
-    config["purifier"] = complete_settings(config["purifier"])
-    config["attack"] = complete_attack(config["attack"])
-    # What the attacker changes is kept as it is; the rest of the attack process is the defense's.
-    surrogate_settings(config["purifier"], config["attack"].get("process", {}))
-    ensemble = config["ensemble"]
-    if ensemble["mode"] is None:
-        ensemble["mode"] = default_ensemble_mode(config["purifier"])
-    _check_numbers(config)
-    check_trainer(config["trainer"], SET_BY_US)
-    if str(config["trainer"].get("precision", 32)) not in ("32", "32-true"):
-        raise ConfigError(
-            f"trainer.precision: found {config['trainer']['precision']}, accepted is 32-true: Lightning lowers the "
-            "defense's precision alone, and the attack would differentiate another function; set precision itself"
+def _check_shared(config: EvaluateConfig) -> None:
+    """Values that can be refused without looking at images, networks or the machine."""
+    lowest = {
+        "protocols.resubmissions": 1, "protocols.votes": 0, "honesty.images": 0, "honesty.factor": 2,
+        "data.batch_size": 1, "data.workers": 0, "chunk_size": 1, "threads": 1, "pictures": 0, "hang_minutes": 0,
+        "seed": 0,
+    }  # fmt: skip
+    for key, least in lowest.items():
+        value = functools.reduce(getattr, key.split("."), config)
+        require(value in (None, "auto") or value >= least, key, value, f"{least} or more")  # pyright: ignore
+    check_trainer(config.trainer, SET_BY_US)
+    if str(precision := config.trainer.get("precision", 32)) not in ("32", "32-true"):
+        reason = (
+            "Lightning would lower the precision of the defense but not of the attack process; set precision itself"
         )
-    return config
+        raise ConfigError("trainer.precision", found=precision, accepted=f"32-true: {reason}")
 
 
-def _check_numbers(config: dict[str, Any]) -> None:
-    """Values that no image, network or machine is needed to refuse."""
-    at_least = {
-        ("ensemble", "size"): 1,
-        ("protocols", "resubmissions"): 1,
-        ("protocols", "votes"): 0,
-        ("honesty", "images"): 0,
-        ("honesty", "factor"): 2,
-        ("data", "batch_size"): 1,
-        ("data", "workers"): 0,
-        ("chunk_size",): 1,
-        ("threads",): 1,
-        ("pictures",): 0,
-        ("hang_minutes",): 0,
-        ("seed",): 0,
-    }
-    for path, lowest in at_least.items():
-        value: Any = config
-        for key in path:
-            value = cast(dict, value)[key]
-        if value not in (None, "auto") and not value >= lowest:
-            raise ConfigError(f"{'.'.join(path)}: found {value}, accepted is {lowest} or more")
+def _check_section_keys(sections: Mapping[str, Any], once: _Once) -> None:
+    """Refuses names and keys of a row that its methods do not have, as far as that needs no torch."""
+    for key, section in sections.items():
+        if key not in SECTIONS:
+            raise unknown_key(key, SECTIONS)
+        if not isinstance(section, Mapping):
+            raise ConfigError(key, found=section, accepted=SECTION)
+    purifier, attack = sections.get("purifier", {}), sections.get("attack", {})
+    once(structure, DenoiserConfig, sections.get("denoiser", {}), "denoiser")
+    once(structure, EnsembleConfig, sections.get("ensemble", {}), "ensemble")
+    once(check_keys, sections.get("classifier", {}), CLASSIFIER, "classifier")
+    once(check_purifier_keys, purifier)
+    once(check_attack_keys, attack)
+    process = attack.get("process")
+    if isinstance(process, Mapping) and attack.get("name") != "none":
+        once(check_purifier_keys, {"name": purifier.get("name", DEFAULT), **process}, "attack.process")
+
+
+def _complete_row(sections: Mapping[str, Any], once: _Once) -> RowSettings:
+    classifier = once(_complete_classifier, sections.get("classifier", {}))
+    denoiser = once(structure, DenoiserConfig, sections.get("denoiser", {}), "denoiser")
+    purifier = once(complete_settings, sections.get("purifier", {}))
+    attack = once(complete_attack, sections.get("attack", {}))
+    once(surrogate_settings, purifier, attack.get("process", {}))  # kept as it is; only checked
+    ensemble = once(structure, EnsembleConfig, sections.get("ensemble", {}), "ensemble")
+    require(ensemble.size >= 1, "ensemble.size", ensemble.size, "1 or more")
+    if ensemble.mode is None:
+        ensemble = replace(ensemble, mode=default_ensemble_mode(purifier))
+    return RowSettings(classifier, denoiser, purifier, attack, ensemble)
+
+
+def _complete_classifier(section: Mapping[str, Any]) -> dict[str, Any]:
+    return to_dict(structure(signature_schema(resolve(CLASSIFIER), ()), section, "classifier"))
+
+
+def _check_values(row: RowSettings, once: _Once) -> None:
+    """Refuses values that a row's purifier rejects, also in the attack process."""
+    once(check_values, row.purifier, "purifier")
+    if process := row.attack.get("process"):
+        once(check_values, once(surrogate_settings, row.purifier, process), "attack.process")

@@ -1,4 +1,4 @@
-"""What a config's paths led to, as short hashes: a run belongs to images and weights, not to their places."""
+"""Short hashes of images and weights: a run belongs to their content, not to the paths of their files."""
 
 import hashlib
 
@@ -8,9 +8,10 @@ from torch import nn
 from hetpure.data.datamodule import ImageDataModule
 
 IMAGES = 16
+"""Images that are hashed."""
 
 PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights")
-"""Keys that say where images and weights lie; ``content.yaml`` holds what is there, so they may move."""
+"""Keys with paths of images and weights, which may move: ``content.yaml`` holds hashes of their content."""
 
 PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
 """The same, of the whole config and of its rows."""

@@ -1,19 +1,23 @@
 """Tables of methods by columns: each row of the config is a method, and is evaluated once for each column.
 
 What is evaluated are ordinary rows, named ``METHOD/COLUMN``. ``table.lines`` of the completed config says how they are
-laid out; it is made here, and a config that has it is laid out already.
+laid out. It is made here; a config that has it is laid out already.
 """
 
+import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from hetpure.config import merge, structure, to_dict
+from hetpure.config import merge
+from hetpure.config.schema import SECTION, structure, to_dict, unknown_key
 from hetpure.errors import ConfigError
-from hetpure.reports.tables.printed import PrintedTable, printed_names, printed_table
 from hetpure.runs.names import protocol_names
+
+if TYPE_CHECKING:
+    from hetpure.reports.tables.printed import PrintedTable
 
 Side = Literal["standard", "robust", "average"]
 
@@ -21,7 +25,7 @@ CHANGES = ("classifier", "denoiser", "purifier", "attack", "ensemble")
 """Sections that a column may change."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ColumnConfig:
     """A column: what it changes in every row, and what it shows.
 
@@ -40,7 +44,7 @@ class ColumnConfig:
     ensemble: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(frozen=True)
 class LineConfig:
     """A line of the table: keys that a row may have beside its changes, and where its cells come from.
 
@@ -59,9 +63,9 @@ class LineConfig:
     missing: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TableConfig:
-    """A table: a printed one to stand beside (``table1`` to ``table8``), a title, columns in order."""
+    """A table: the printed one that it is compared with (``table1`` to ``table8``), a title, columns in order."""
 
     printed: str | None = None
     title: str | None = None
@@ -87,171 +91,176 @@ class Cell:
     method: str
     column: str | None = None
 
-    def blamed(self, error: ConfigError) -> ConfigError:
+    def blame(self, error: ConfigError) -> ConfigError:
         """The error as one of the row, or of the column, where it is about a section that either changes."""
-        section = re.split(r"[.:]", str(error), maxsplit=1)[0]
-        if section in self.change:
-            return type(error)(f"rows.{self.method}.{error}")
-        if self.column is not None and section in self.changed:
-            return type(error)(f"table.columns.{self.column}.{error} (row {self.method})")
+        section = error.key.split(".")[0]
+        # An attack process is the row's purifier with changes.
+        if section in self.change or ("purifier" in self.change and error.key.startswith("attack.process.")):
+            return error.within(f"rows.{self.method}")
+        if self.column is None or section not in self.changed:
+            return error
+        error = error.within(f"table.columns.{self.column}")
+        error.problem = f"{error.problem} (row {self.method})" if error.problem else f"in row {self.method}"
         return error
 
 
 def expand(
-    base: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], table: Mapping[str, Any]
-) -> tuple[dict[str, Cell], dict[str, Any]]:
+    base: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], table: TableConfig
+) -> tuple[dict[str, Cell], TableConfig]:
     """The rows that are evaluated, by name, and the completed ``table`` section.
 
     Args:
-        base: raw config without rows.
-        rows: the config's, as name to changes.
-        table: its ``table`` section.
+        base: raw sections of the whole config.
+        rows: changes by name.
+        table: the config's ``table`` section.
 
     Raises:
-        ConfigError: names the key, what was found and what is accepted.
+        ConfigError: names the key, its value and what is accepted.
     """
-    settings = to_dict(structure(TableConfig, table, "table"))
-    if settings["lines"] or not settings["columns"]:
-        for name, line in settings["lines"].items():
-            if not isinstance(line, Mapping):
-                raise ConfigError(f"table.lines.{name}: found {line!r}, accepted is a section of keys")
-            settings["lines"][name] = to_dict(structure(LineConfig, line, f"table.lines.{name}"))
-            del settings["lines"][name]["columns"]  # told apart by the layout already
-        if not settings["lines"] and (settings["printed"] or settings["title"]):
-            raise ConfigError("table.columns: is empty, and a table needs columns")
-        return {name: Cell(base, change, tuple(change), name) for name, change in rows.items()}, settings
-    columns = _columns(settings["columns"])
-    paper = _printed(settings["printed"])
-    cells: dict[str, Cell] = {}
+    if table.lines or not table.columns:
+        if not table.lines and (table.printed or table.title):
+            raise ConfigError("table.columns", "is empty, and a table needs columns")
+        lines = {name: _section(LineConfig, line, f"table.lines.{name}") for name, line in table.lines.items()}
+        for line in lines.values():
+            del line["columns"]  # laid out already
+        cells = {name: Cell(base, change, tuple(change), name) for name, change in rows.items()}
+        return cells, replace(table, columns=copy.deepcopy(table.columns), lines=lines)
+    columns, printed = _columns(table.columns), _printed(table.printed)
+    cells, lines = {}, {}
     for method, row in rows.items():
-        line = _line(method, row, columns, paper)
-        settings["lines"][method] = line
-        extra = _per_column(method, line.pop("columns"), columns)
+        line = lines[method] = _line(method, row, columns, printed)
+        per_column = _per_column(method, line.pop("columns"), columns)
         if line["reason"] is not None:
             continue
         change = {key: value for key, value in row.items() if key not in LineConfig.__dataclass_fields__}
-        for column, changes in extra.items():
-            settings_of = {key: columns[column][key] for key in CHANGES if columns[column][key]}
-            name = f"{method}/{column}"
-            own = merge(change, changes)
-            sections = tuple({**settings_of, **own})
-            cells[name] = Cell(merge(base, settings_of), own, sections, method, column)
+        for column, more in per_column.items():
+            of_column = {key: columns[column][key] for key in CHANGES if columns[column][key]}
+            own = merge(change, more)
+            changed = tuple({**of_column, **own})
+            cells[f"{method}/{column}"] = Cell(merge(base, of_column), own, changed, method, column)
         line["cells"] = {
             shown: f"{method}/{source}"
             for shown in columns
-            if (source := columns[shown]["of"] or next(iter(extra), None)) in extra
+            if (source := columns[shown]["of"] or next(iter(per_column), None)) in per_column
         }
     kept = ("title", "side", "of", "protocol")
-    settings["columns"] = {name: {key: column[key] for key in kept} for name, column in columns.items()}
-    return cells, settings
+    shown = {name: {key: column[key] for key in kept} for name, column in columns.items()}
+    return cells, replace(table, columns=shown, lines=lines)
 
 
-def check_protocols(table: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses a column whose protocol its rows are not judged by.
-
-    Args:
-        table: completed ``table`` section.
-        rows: complete settings of the rows that are evaluated, by name.
+def check_protocols(table: TableConfig, resubmissions: int, votes: int) -> None:
+    """Refuses a column whose protocol rows are not judged by.
 
     Raises:
         ConfigError: names the column and what is accepted.
     """
-    for line in table["lines"].values():
-        for column, name in line["cells"].items():
-            if name not in rows:
-                continue
-            asked = rows[name]["protocols"]
-            known = protocol_names(asked["resubmissions"], asked["votes"])
-            found = table["columns"][column]["protocol"]
-            if found not in known:
-                raise ConfigError(
-                    f"table.columns.{column}.protocol: found {found!r}, accepted are {', '.join(known)}; "
-                    "protocols.resubmissions and protocols.votes add others"
-                )
+    known = protocol_names(resubmissions, votes)
+    for name, column in table.columns.items():
+        if (protocol := column.get("protocol", known[0])) not in known:
+            accepted = f"{', '.join(known)}; protocols.resubmissions and protocols.votes add others"
+            raise ConfigError(f"table.columns.{name}.protocol", found=protocol, accepted=accepted)
+
+
+def select_rows(rows: Collection[str], table: TableConfig, names: Collection[str]) -> list[str]:
+    """The rows that some names mean: a row's own, or a table's method with all its columns.
+
+    Raises:
+        ConfigError: for a name that means no row; names the closest.
+    """
+    selected = []
+    for name in names:
+        matches = [row for row in rows if row == name or (table.lines and row.startswith(f"{name}/"))]
+        if not matches:
+            methods = dict.fromkeys(row.partition("/")[0] if table.lines else row for row in rows)
+            close = difflib.get_close_matches(name, [*methods, *rows], n=1) or methods
+            raise ConfigError(f"--rows {name}", f"is no row of this config; did you mean {', '.join(close)}?")
+        selected += matches
+    return selected
+
+
+def _section(schema: type, raw: Any, where: str) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(where, found=raw, accepted=SECTION)
+    return to_dict(structure(schema, raw, where))
 
 
 def _columns(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     columns = {}
     for name, change in raw.items():
         where = f"table.columns.{name}"
-        _check_name(str(name), where)
-        if not isinstance(change, Mapping | None):
-            raise ConfigError(f"{where}: found {change!r}, accepted is a section of keys")
-        columns[str(name)] = to_dict(structure(ColumnConfig, change or {}, where))
+        _check_name(name, where)
+        columns[name] = _section(ColumnConfig, {} if change is None else change, where)
     own = [name for name, column in columns.items() if column["of"] is None and column["side"] != "standard"]
     if not own:
-        raise ConfigError("table.columns: found none that is evaluated; accepted is one of side robust at least")
+        raise ConfigError("table.columns", "has no column that is evaluated", accepted="at least one of side robust")
     for name, column in columns.items():
+        where = f"table.columns.{name}"
         if column["of"] is not None and column["of"] not in own:
             accepted = f"a column with an evaluation of its own: {', '.join(own)}"
-            raise ConfigError(f"table.columns.{name}.of: found {column['of']!r}, accepted is {accepted}")
+            raise ConfigError(f"{where}.of", found=column["of"], accepted=accepted)
         if name not in own and (changed := [key for key in CHANGES if column[key]]):
-            raise ConfigError(
-                f"table.columns.{name}.{changed[0]}: changes an evaluation, and this column shows another column's"
-            )
+            raise ConfigError(f"{where}.{changed[0]}", "changes an evaluation, but this column shows another column's")
         if name in own:
             column["of"] = name
     return columns
 
 
 def _line(
-    method: str, row: Mapping[str, Any], columns: Mapping[str, Any], paper: PrintedTable | None
+    method: str, row: Mapping[str, Any], columns: Mapping[str, Any], printed: "PrintedTable | None"
 ) -> dict[str, Any]:
-    _check_name(method, f"rows.{method}")
+    where = f"rows.{method}"
+    _check_name(method, where)
     for key in ("cells", "missing"):
         if key in row:
-            raise ConfigError(f"rows.{method}.{key}: is made by the table itself; accepted is columns")
-    own = {key: value for key, value in row.items() if key in LineConfig.__dataclass_fields__}
-    line = to_dict(structure(LineConfig, own, f"rows.{method}"))
-    if paper is not None and line["printed"] is None and method in paper.rows:
+            raise ConfigError(f"{where}.{key}", "is made by the table itself", accepted="columns")
+    line = _section(LineConfig, {key: row[key] for key in row if key in LineConfig.__dataclass_fields__}, where)
+    known = printed.rows if printed is not None else {}
+    if line["printed"] is None and method in known:
         line["printed"] = method
-    if line["printed"] is not None:
-        if paper is None or line["printed"] not in paper.rows:
-            known = list(paper.rows) if paper is not None else []
-            close = difflib.get_close_matches(line["printed"], known, n=1, cutoff=0.3) or known
-            raise ConfigError(
-                f"rows.{method}.printed: found {line['printed']!r}, accepted is a row of table.printed"
-                + (f"; did you mean {close[0]!r}?" if close else "")
-            )
-        line["kind"] = line["kind"] or paper.rows[line["printed"]].kind
+    if (name := line["printed"]) is not None:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.3) or list(known)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{where}.printed", found=name, accepted=f"a row of table.printed{hint}")
+        line["kind"] = line["kind"] or known[name].kind
     line["label"] = line["label"] or line["printed"] or method
     return line
 
 
-def _per_column(method: str, found: Any, columns: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _per_column(method: str, chosen: Any, columns: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The columns in which a row is evaluated, and what changes there."""
     own = [name for name, column in columns.items() if column["of"] == name]
     where = f"rows.{method}.columns"
-    if found is None:
+    if chosen is None:
         return {name: {} for name in own}
-    if not isinstance(found, Mapping | list):
-        raise ConfigError(f"{where}: found {found!r}, accepted is a list of columns, or a section for each")
-    for name in found:
+    if not isinstance(chosen, Mapping | list):
+        raise ConfigError(where, found=chosen, accepted="a list of columns, or a section for each")
+    for name in chosen:
         if name not in own:
-            raise ConfigError(f"{where}: found {name!r}, accepted are {', '.join(own)}")
-    if isinstance(found, list):
-        return {name: {} for name in own if name in found}
-    result = {}
-    for name in own:
-        changes = found.get(name) or {}
-        if not isinstance(changes, Mapping):
-            raise ConfigError(f"{where}.{name}: found {changes!r}, accepted is a section of keys")
-        for key in changes:
+            raise ConfigError(where, found=name, accepted=", ".join(own))
+    if isinstance(chosen, list):
+        return {name: {} for name in own if name in chosen}
+    changes = {name: chosen.get(name) or {} for name in own}
+    for name, change in changes.items():
+        if not isinstance(change, Mapping):
+            raise ConfigError(f"{where}.{name}", found=change, accepted=SECTION)
+        for key in change:
             if key not in CHANGES:
-                raise ConfigError(f"{where}.{name}.{key}: unknown key; accepted are {', '.join(CHANGES)}")
-        result[name] = dict(changes)
-    return result
+                raise unknown_key(key, CHANGES, f"{where}.{name}")
+    return changes
 
 
-def _printed(name: str | None) -> PrintedTable | None:
+def _printed(name: str | None) -> "PrintedTable | None":
     if name is None:
         return None
+    from hetpure.reports.tables.printed import printed_names, printed_table
+
     if name not in printed_names():
-        raise ConfigError(f"table.printed: found {name!r}, accepted are {', '.join(printed_names())}")
+        raise ConfigError("table.printed", found=name, accepted=", ".join(printed_names()))
     return printed_table(name)
 
 
 def _check_name(name: str, where: str) -> None:
     """Names of rows and columns are names of folders, and parts of dotted keys."""
     if not re.fullmatch(r"[\w+=-]+", name):
-        raise ConfigError(f"{where}: found {name!r}, accepted are letters, digits and _ + = -; label says more")
+        raise ConfigError(where, found=name, accepted="letters, digits and _ + = -; label may hold anything")

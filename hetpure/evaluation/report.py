@@ -5,17 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.calls import calls_per_image
+from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.departures import departures
-from hetpure.evaluation.expand_grid import left_out
 from hetpure.evaluation.pictures import draw_pictures, keep_pictures, recorded_pictures
-from hetpure.evaluation.resolve import Available
+from hetpure.evaluation.resolve import Resolved
 from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
 from hetpure.runs.honesty import Verdict, blind, check
@@ -28,22 +25,23 @@ class RunReport:
     """The report of a run.
 
     Args:
-        config: complete.
         resolved: the rows that are evaluated now, and the others, which are reported as they were evaluated before.
     """
 
-    def __init__(self, config: DictConfig, resolved: Available) -> None:
+    def __init__(self, resolved: Resolved) -> None:
+        config = resolved.config
         self.config, self.data, self.rows, self.absent = config, resolved.data, resolved.rows, resolved.absent
         self.folder = Path(config.output)
         self.departures = departures(config)
 
     def make(self) -> Report:
         """Counts what the folder holds."""
-        lines, notes, checks, blinded = [], left_out(to_dict(self.config)), {}, {}
+        notes = [f"grid: {name} is left out: {reason}" for name, reason in self.config.left_out.items()]
+        lines, checks, blinded = [], {}, {}
         for row in self.rows:
             records = row.store.read()
             lines += _table_rows(row, records, self.data)
-            notes += notes_on(row.name, records, self.config.chunk_size)
+            notes += notes_on(row.name, records, int(self.config.chunk_size))
             if self.config.honesty.images and row.attack is not None:
                 checks[row.name] = honesty_verdicts(row, records, self.config.honesty.factor, self.data)
             if images := blind(records):
@@ -112,17 +110,20 @@ def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashbo
 def honesty_verdicts(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:
     """The honesty checks of a row, from the records of it and its variants."""
     one_shot = [record for record in records if record.protocol == row.protocols[0].name]
+    threat = row.attack.threat if row.attack is not None else None
     return check(
         one_shot,
         {name: variant.store.read() for name, variant in row.variants.items()},
-        row.settings,
         factor,
         saved=row.store.adversarial,
         clean=lambda index: item(data.test_source, index)["image"].numpy(),
+        run_length=row.attack.run_length if row.attack is not None else None,
+        norm=threat.norm if threat else None,
+        eps=threat.eps if threat else None,
     )
 
 
-def describe(config: DictConfig) -> str:
+def describe(config: RunSettings) -> str:
     """What the rows have in common, in a line."""
     subset = ""
     if config.data.subset:

@@ -1,36 +1,42 @@
-"""What of a config can be evaluated here: all of it, or an error; in a table, what is not absent."""
+"""Which rows of a config can be evaluated here: all, or it is an error; in a table, those that lack nothing."""
 
-import difflib
-from collections.abc import Collection
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
-from omegaconf import DictConfig
 
-from hetpure.config import to_dict
+from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
-from hetpure.evaluation.config import in_row, row_configs
+from hetpure.evaluation.config import RunSettings, in_row
 from hetpure.models.checkpoints import existing_path
-from hetpure.planning.auto_settings import apply_auto_settings, choose_auto_settings, restore_auto_settings
 from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
+from hetpure.runs.read import read_settings
+
+OnMissing = Callable[[str, AbsentError], None]
+
+ChooseAuto = Callable[[RunSettings, ImageDataModule, lightning.Trainer, Loaded, OnMissing | None], RunSettings]
+"""Puts numbers in place of ``auto``, before rows are built: ``hetpure.planning.auto_settings.choose_auto_settings``."""
 
 
 @dataclass(frozen=True)
-class Available:
-    """What is here of a config.
+class Resolved:
+    """A config's rows, as far as they can be evaluated here.
 
     Attributes:
+        config: the settings, of all rows; without ``auto`` for the rows that are built.
         data: the images; opened where any row can be evaluated.
-        rows: those rows, built.
-        absent: what each other row lacks, by name; rows that were not asked for lack nothing, and have no reasons.
+        rows: the rows that can be, built.
+        absent: what each other row lacks, by name; empty for rows that were not selected.
     """
 
+    config: RunSettings
     data: ImageDataModule
     rows: list[Row]
     absent: dict[str, list[str]] = field(default_factory=dict)
@@ -38,7 +44,7 @@ class Available:
 
 @dataclass(frozen=True)
 class Given:
-    """What a caller in Python has in hand, and a config only describes.
+    """Objects that a caller in Python has, and a config only describes.
 
     Attributes:
         data: the images.
@@ -49,112 +55,116 @@ class Given:
     loaded: Loaded
 
 
-def available(
-    config: DictConfig, place: lightning.Trainer, only: Collection[str] | None = None, given: Given | None = None
-) -> Available:
-    """Looks for files, then opens the data, then builds the networks; in a table only as far as there is need to.
+def resolve_rows(
+    config: RunSettings,
+    trainer: lightning.Trainer,
+    only: Collection[str] | None = None,
+    given: Given | None = None,
+    choose_auto: ChooseAuto | None = None,
+) -> Resolved:
+    """Looks for files, then opens the data, then builds the networks; in a table only for rows that lack nothing.
 
     Args:
-        config: complete; what it leaves to be chosen (``auto``) is chosen here, for the rows that are built.
-        place: see ``choose_auto_settings``.
+        config: the settings.
+        trainer: says which process this is, and on which device.
         only: names of the rows to build; None for all.
         given: data and networks that need not be looked for.
+        choose_auto: chooses what the settings and the output folder leave open; by default that is an error.
 
     Raises:
         ConfigError: names the key or file. In a table not for what is absent.
     """
+    is_table = bool(config.table.lines)
     data = given.data if given else ImageDataModule(**to_dict(config.data))
     loaded = given.loaded if given else Loaded()
-    apply_auto_settings(config, restore_auto_settings(config))  # also of rows that are not built now
-    absent = {str(name): [] for name in config.rows if only is not None and name not in only}
-    left = without_rows(config, absent)
-    if not config.table.lines:
-        if given is None:
-            check_files(left)
+    config = restore_auto_settings(config)  # also of rows that are not built now
+    absent: dict[str, list[str]] = {name: [] for name in config.rows if only is not None and name not in only}
+    selected = config.without_rows(absent)
+    if is_table:
+        absent |= missing_files(selected)
+        selected = config.without_rows(absent)
+        if not selected.rows:
+            return Resolved(config, data, [], absent)
+    elif given is None:
+        check_files(selected)
+    try:
         data.prepare()
-    else:
-        absent |= missing_files(left)
-        left = without_rows(config, absent)
-        if not left.rows:
-            return Available(data, [], absent)
-        try:
-            data.prepare()
-        except AbsentError as error:
-            return Available(data, [], {**absent, **{str(name): [str(error)] for name in left.rows}})
+    except AbsentError as error:
+        if not is_table:
+            raise
+        return Resolved(config, data, [], {**absent, **{name: [str(error)] for name in selected.rows}})
 
     def mark_absent(name: str, error: AbsentError) -> None:
         absent[name] = [str(error)]
 
-    on_missing = mark_absent if config.table.lines else None
-    chosen = choose_auto_settings(left, data, place, loaded, on_missing)
-    for settings in (config, left):
-        apply_auto_settings(settings, chosen)
-    return Available(data, build_rows(left, data, on_missing, loaded), absent)
+    on_missing = mark_absent if is_table else None
+    if selected.is_open:
+        if choose_auto is None:
+            raise ConfigError("chunk_size", "auto, also of attack.recompute, is chosen by the commands; give a value")
+        selected = choose_auto(selected, data, trainer, loaded, on_missing)
+        config = replace(config, chunk_size=selected.chunk_size, rows={**config.rows, **selected.rows})
+    return Resolved(config, data, build_rows(selected, data, on_missing, loaded), absent)
 
 
-def select_rows(config: DictConfig, names: Collection[str]) -> list[str]:
-    """The rows of a complete config that some names mean: a row's own, or a table's method with all its columns.
-
-    Raises:
-        ConfigError: for a name that means no row; names the closest.
-    """
-    known = [str(name) for name in config.rows] or [str(config.purifier.name)]
-    selected = []
-    for name in names:
-        meant = [row for row in known if row == name or (config.table.lines and row.startswith(f"{name}/"))]
-        if not meant:
-            methods = dict.fromkeys(row.partition("/")[0] if config.table.lines else row for row in known)
-            close = difflib.get_close_matches(name, [*methods, *known], n=1) or methods
-            raise ConfigError(f"--rows {name}: is no row of this config; did you mean {', '.join(close)}?")
-        selected += meant
-    return selected
+def restore_auto_settings(config: RunSettings) -> RunSettings:
+    """The settings with what a run in the output folder has chosen in place of ``auto``, if it has."""
+    try:
+        saved = read_settings(Path(config.output)) if config.is_open else {}
+    except ConfigError:
+        return config
+    chosen = {}
+    for name in config.undecided:
+        attack = ((saved.get("rows", {}).get(name) or {}) if config.own else saved).get("attack") or {}
+        if isinstance(attack.get("recompute"), bool):
+            chosen[name] = attack["recompute"]
+    size = saved.get("chunk_size")
+    return config.decide(size if config.chunk_size == "auto" and isinstance(size, int) else None, chosen)
 
 
-def without_rows(config: DictConfig, names: Collection[str]) -> DictConfig:
-    """A copy of a complete config without some of its rows."""
-    left = config.copy()
-    left.rows = {name: row for name, row in config.rows.items() if name not in names}
-    return left
-
-
-def check_files(config: DictConfig) -> None:
+def check_files(config: RunSettings) -> None:
     """Looks for the weights of every row.
 
     Raises:
         AbsentError: on one line, each missing file with its key and where it comes from.
     """
-    said: dict[str, None] = {}  # rows share files: each is said once, in order
-    for name, missing in missing_files(config).items():
-        for error in missing:
-            said[str(in_row(name, config.rows.get(name) or {}, AbsentError(error)))] = None
-    if said:
-        raise AbsentError("; and ".join(said))
+    lines: dict[str, AbsentError] = {}  # rows share files: each is named once, in order
+    for name, errors in _missing(config).items():
+        for error in errors:
+            error = in_row(name, config.own.get(name, ()), error)
+            lines.setdefault(str(error), error)
+    if lines:
+        first, *others = lines.values()
+        first = copy.copy(first)
+        first.problem = "; and ".join([first.problem, *map(str, others)])
+        raise first
 
 
-def missing_files(config: DictConfig) -> dict[str, list[str]]:
-    """The weights that are not here, by row: each file with its key and where it comes from.
+def missing_files(config: RunSettings) -> dict[str, list[str]]:
+    """The weights that are not here, by row: each file with its key and where it comes from."""
+    return {name: [str(error) for error in errors] for name, errors in _missing(config).items()}
 
-    A denoiser without a ``source`` may be a hub id and is left to its loader.
-    """
-    missing: dict[str, list[str]] = {}
-    for name, row in row_configs(config).items():
-        wanted = [("classifier.weights", row.classifier.weights, row.classifier.source)]
-        if needs_denoiser(to_dict(row.purifier)) and row.denoiser.source is not None:
-            wanted.append(("denoiser.path", row.denoiser.path, row.denoiser.source))
-        checks = [partial(existing_path, path, key, source) for key, path, source in wanted if path is not None]
-        for check in (*checks, partial(check_network, to_dict(row.purifier))):
+
+def _missing(config: RunSettings) -> dict[str, list[AbsentError]]:
+    """A denoiser without a ``source`` may be a hub id and is left to its loader."""
+    missing: dict[str, list[AbsentError]] = {}
+    for name, row in config.rows.items():
+        files = [("classifier.weights", row.classifier["weights"], row.classifier["source"])]
+        if needs_denoiser(row.purifier) and row.denoiser.source is not None:
+            files.append(("denoiser.path", row.denoiser.path, row.denoiser.source))
+        checks = [partial(existing_path, path, key, source) for key, path, source in files if path is not None]
+        for check in (*checks, partial(check_network, row.purifier)):
             try:
                 check()
             except AbsentError as error:
-                missing.setdefault(name, []).append(str(error))
+                missing.setdefault(name, []).append(error)
     return missing
 
 
-def content_here(found: Available, output: Path) -> dict[str, Any]:
-    """``content_of`` what is here; what is known of rows that were evaluated once and lack something now is kept."""
-    content = content_of(found.rows, found.data)
+def content_here(resolved: Resolved, output: Path) -> dict[str, Any]:
+    """``content_of`` the rows that are built, and what the folder says of absent rows that were evaluated before."""
+    content = content_of(resolved.rows, resolved.data)
     try:
         former = read_mapping(output / CONTENT, "run's")["rows"] or {}
     except (ConfigError, KeyError):
         former = {}
-    return {**content, "rows": {**{k: v for k, v in former.items() if k in found.absent}, **content["rows"]}}
+    return {**content, "rows": {**{k: v for k, v in former.items() if k in resolved.absent}, **content["rows"]}}

@@ -3,14 +3,14 @@
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from omegaconf import DictConfig, OmegaConf
 
 from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
@@ -19,13 +19,14 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.hooks import after_calls, networks
 from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row
+from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.pictures import keep_samples
 from hetpure.evaluation.process_monitor import GOES_ON, ProcessMonitor
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder
 from hetpure.evaluation.report import RunReport, finish_row
-from hetpure.evaluation.resolve import Given, available, content_here
+from hetpure.evaluation.resolve import ChooseAuto, Given, content_here, resolve_rows
 from hetpure.evaluation.sample_queue import SampleQueue
 from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
 from hetpure.models.precision import allow_tf32
@@ -57,8 +58,13 @@ TRAINER: dict[str, Any] = {
 """Arguments of Lightning's Trainer that an evaluation decides itself."""
 
 
-def run(config: DictConfig, only: Collection[str] | None = None, given: Given | None = None) -> Report:
-    """Runs an evaluation from a complete config; what the output folder holds already is not computed again.
+def run(
+    config: RunSettings,
+    only: Collection[str] | None = None,
+    given: Given | None = None,
+    choose_auto: ChooseAuto | None = None,
+) -> Report:
+    """Runs an evaluation from complete settings; what the output folder holds already is not computed again.
 
     The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other.
 
@@ -66,6 +72,7 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
         config: complete.
         only: names of the rows to evaluate now; None for all. The report has other rows as far as they have records.
         given: data and networks that are in hand; see ``hetpure.evaluate``.
+        choose_auto: see ``resolve_rows``.
 
     Returns:
         The report that is written.
@@ -79,12 +86,11 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that the Trainer starts
-    config = cast(DictConfig, OmegaConf.merge(config, {"threads": threads}))
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
-    resolved = available(config, trainer, only, given)
-    data, rows, output = resolved.data, resolved.rows, Path(config.output)
-    report, is_first = RunReport(config, resolved), trainer.is_global_zero
+    resolved = resolve_rows(replace(config, threads=threads), trainer, only, given, choose_auto)
+    config, data, rows, output = resolved.config, resolved.data, resolved.rows, Path(config.output)
+    report, is_first = RunReport(resolved), trainer.is_global_zero
 
     def on_hang(reason: str) -> None:
         print(f"\nerror: {reason}; {GOES_ON}", file=sys.stderr)
@@ -136,7 +142,7 @@ def evaluation_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
     return trainer
 
 
-def set_precision(config: DictConfig, trainer: lightning.Trainer) -> None:
+def set_precision(config: RunSettings, trainer: lightning.Trainer) -> None:
     """Sets what a precision needs set for the whole process.
 
     Raises:

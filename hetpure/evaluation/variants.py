@@ -3,60 +3,56 @@
 import math
 from typing import Any
 
-from omegaconf import DictConfig
-
+from hetpure.attacks.base import Attack, Threat
 from hetpure.attacks.registry import complete_attack
-from hetpure.config import structure, to_dict
-from hetpure.evaluation.config import EvaluateConfig
+from hetpure.evaluation.config import RowSettings
 
 HUGE = 64 / 255
+"""A perturbation per pixel that no defense of a photograph can undo."""
+
 HUGE_FACTOR = 8
-"""A perturbation per pixel that no defense of an image can undo, and how many times the attack's eps it is at least:
-64/255 is next to nothing where pictures are black and white and eps is 0.15."""
+"""A huge eps is at least this many times the attack's: 64/255 is next to nothing where pictures are black and white and
+eps is 0.15."""
 
 
-def variants(row: DictConfig, image_shape: tuple[int, int, int], stochastic: bool) -> dict[str, DictConfig]:
-    """The complete config of each variant by name; those that mean nothing for the row's attack are left out.
+def variants(
+    row: RowSettings, attack: Attack, factor: int, image_shape: tuple[int, int, int], stochastic: bool
+) -> dict[str, dict[str, Any]]:
+    """The completed ``attack`` section of each variant by name.
 
-    ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``honesty.factor``. ``huge_eps`` allows
-    64/255 a pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more
-    iterations and steps that can reach it. ``random_noise`` has the attack's norm and asks nobody; how the attacker
-    would see the defense stays. ``transfer`` attacks the undefended classifier.
+    ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``factor``. ``huge_eps`` allows 64/255 a
+    pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more iterations and
+    with steps that can reach it. ``random_noise`` has the attack's norm and eps and asks for no gradient. ``transfer``
+    attacks the undefended classifier. Left out are variants that the attack does not declare, ``more_eot`` of a defense
+    without randomness, and ``transfer`` where nothing purifies.
 
     Args:
-        row: the row's complete config.
+        row: the row's settings.
+        attack: the row's attack, built.
+        factor: by how much the stronger attacks are stronger.
         image_shape: (C, H, W).
         stochastic: whether the row's purifier is.
     """
-    attack, factor = to_dict(row.attack), row.honesty.factor
-    if "eps" not in attack:
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    if "steps" in attack:
-        found["more_steps"] = {"steps": factor * attack["steps"]}
-    if stochastic:
-        found["more_eot"] = {"eot": factor * attack["eot"]}
-    found["larger_eps"] = {"eps": factor * attack["eps"]}
-    found["huge_eps"] = {**found.get("more_steps", {}), **_huge(attack, image_shape)}
-    changed = {name: {**attack, **change} for name, change in found.items()}
-    changed["random_noise"] = {key: attack[key] for key in ("norm", "eps", "gradient", "process")} | {
-        "name": "random_noise"
-    }
-    if row.purifier.name != "none":
-        # Nothing that the attacker does to the defense's own process means anything for a bare classifier.
-        changed["transfer"] = {k: v for k, v in attack.items() if k != "gradient"} | {"process": {"name": "none"}}
-    plain = {**to_dict(row), "rows": {}, "protocols": {"resubmissions": 1, "votes": 0}}
-    plain["honesty"] = {**plain["honesty"], "images": 0}
-    return {
-        name: structure(EvaluateConfig, {**plain, "attack": complete_attack(settings)})
-        for name, settings in changed.items()
-    }
+    settings, threat = row.attack, attack.threat
+    more_steps = attack.more_steps(factor)
+    changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if stochastic else {}}
+    if threat is not None:
+        changes["larger_eps"] = attack.with_eps(factor * threat.eps)
+        huge = attack.reaching(huge_eps(threat, image_shape))
+        changes["huge_eps"] = {**more_steps, **huge} if huge else {}
+    sections = {name: {**settings, **change} for name, change in changes.items() if change}
+    if threat is not None:
+        # How the attacker sees the defense stays: a purifier without derivative accepts no other gradient.
+        seen = {key: settings[key] for key in ("gradient", "process")}
+        sections["random_noise"] = {"name": "random_noise", "norm": threat.norm, "eps": threat.eps, **seen}
+    if row.purifier["name"] != "none":
+        # The attacker's own view of the defense's process does not apply to a bare classifier.
+        view = {key: value for key, value in settings.items() if key != "gradient"}
+        sections["transfer"] = {**view, "process": {"name": "none"}}
+    return {name: complete_attack(section) for name, section in sections.items()}
 
 
-def _huge(attack: dict[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    whole = 1.0 if attack["norm"] == "Linf" else math.sqrt(math.prod(image_shape))
-    eps = max(min(max(HUGE * whole, HUGE_FACTOR * attack["eps"]), whole), attack["eps"])
-    change = {"eps": eps}
-    if "step_size" in attack and "steps" in attack:
-        change["step_size"] = max(attack["step_size"], 2.5 * eps / attack["steps"])
-    return change
+def huge_eps(threat: Threat, image_shape: tuple[int, int, int]) -> float:
+    """A radius within which an attack can paint over an image of (C, H, W)."""
+    largest = 1.0 if threat.norm == "Linf" else math.sqrt(math.prod(image_shape))
+    return max(min(max(HUGE * largest, HUGE_FACTOR * threat.eps), largest), threat.eps)

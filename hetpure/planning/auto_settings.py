@@ -9,20 +9,19 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning
 import torch
-from omegaconf import DictConfig
 
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.protocols import draws_needed
-from hetpure.errors import AbsentError, ConfigError, RunError
+from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
+from hetpure.evaluation.config import RunSettings
+from hetpure.evaluation.resolve import OnMissing, restore_auto_settings
 from hetpure.planning.counting import count_pieces
 from hetpure.planning.measure import Meter
-from hetpure.runs.read import read_settings
 
 AUTO = "auto"
 
@@ -48,36 +47,21 @@ WAIT = 900.0
 """Seconds that further processes wait for the choice of the first."""
 
 
-@dataclass(frozen=True)
-class AutoSettings:
-    """Values in place of ``auto``.
-
-    Attributes:
-        chunk_size: rows of a chunk; None where it is not chosen.
-        recompute: ``attack.recompute`` by the name of the row.
-    """
-
-    chunk_size: int | None = None
-    recompute: dict[str, bool] = field(default_factory=dict)
-
-
 def choose_auto_settings(
-    config: DictConfig,
+    config: RunSettings,
     data: ImageDataModule,
     trainer: lightning.Trainer,
     loaded: Loaded,
-    on_missing: Callable[[str, AbsentError], None] | None = None,
-) -> AutoSettings:
-    """Chooses a value wherever a config says ``auto``; the choice of the output folder's config stays.
+    on_missing: OnMissing | None = None,
+) -> RunSettings:
+    """The settings with a value wherever they say ``auto``; what the output folder's config has chosen stays.
 
-    Call ``restore_auto_settings`` before: what the output folder's config has chosen stays.
-
-    A graph is kept where it fits in memory at the smallest chunk with which the run is about as fast as with any. The chunk is the
-    one, of the powers of two that fit for every row and were timed, that makes the whole run cheapest, padding
-    included; of equals, the largest. Two are always timed, if two fit.
+    A graph is kept where it fits in memory at the smallest chunk with which the run is about as fast as with any. The
+    chunk is the one, of the powers of two that fit for every row and were timed, that makes the whole run cheapest,
+    padding included; of equals, the largest. Two are always timed, if two fit.
 
     Args:
-        config: complete.
+        config: the settings.
         data: the images.
         trainer: says which process this is, and on which device. Only the first chooses; others wait for its choice.
         loaded: keeps the networks that were loaded for measuring.
@@ -87,65 +71,31 @@ def choose_auto_settings(
         ConfigError: for networks or settings that cannot be.
         RunError: if the first process makes no choice in time.
     """
-    undecided = [name for name, attack in _attacks(config).items() if attack.get("recompute") == AUTO]
-    if config.chunk_size != AUTO and not undecided:
-        return AutoSettings()
+    config = restore_auto_settings(config)
+    if not config.is_open:
+        return config
     if trainer.is_global_zero:
-        return _choose(config, undecided, data, trainer, loaded, on_missing)
+        return _choose(config, data, trainer, loaded, on_missing)
     start = time.monotonic()
-    while time.monotonic() - start < WAIT:
-        settings = restore_auto_settings(config)
-        if settings.chunk_size is not None and settings.recompute.keys() >= set(undecided):
-            return settings
+    while config.is_open:
+        if time.monotonic() - start > WAIT:
+            raise RunError(f"chunk_size: no choice by the first process in {config.output} after {WAIT:.0f} s")
         time.sleep(0.5)
-    raise RunError(f"chunk_size: no choice by the first process in {config.output} after {WAIT:.0f} s")
-
-
-def restore_auto_settings(config: DictConfig) -> AutoSettings:
-    """What the output folder's config has in place of ``auto``; nothing where there is no such config."""
-    try:
-        saved = read_settings(Path(config.output))
-    except ConfigError:
-        return AutoSettings()
-    chunk_size, recompute = saved.get("chunk_size"), {}
-    for name in _attacks(config):
-        row = (saved["rows"].get(name) or {}) if config.rows else saved
-        recompute[name] = (row.get("attack") or {}).get("recompute")
-    return AutoSettings(
-        chunk_size if isinstance(chunk_size, int) else None,
-        {name: value for name, value in recompute.items() if isinstance(value, bool)},
-    )
-
-
-def apply_auto_settings(config: DictConfig, settings: AutoSettings) -> None:
-    """Puts values in the places of a config that say ``auto``; the only function here that changes a config."""
-    if config.chunk_size == AUTO and settings.chunk_size is not None:
-        config.chunk_size = settings.chunk_size
-    for name, attack in _attacks(config).items():
-        if attack.get("recompute") == AUTO and name in settings.recompute:
-            attack["recompute"] = settings.recompute[name]
-
-
-def _attacks(config: DictConfig) -> dict[str, DictConfig]:
-    """The attack section of each row."""
-    alone = {} if config.table.lines else {str(config.purifier.name): config}
-    return {str(name): row.attack for name, row in (config.rows or alone).items()}
+        config = restore_auto_settings(config)
+    return config
 
 
 def _choose(
-    config: DictConfig,
-    undecided: Sequence[str],
+    config: RunSettings,
     data: ImageDataModule,
     trainer: lightning.Trainer,
     loaded: Loaded,
-    on_missing: Callable[[str, AbsentError], None] | None,
-) -> AutoSettings:
-    auto, device = config.chunk_size == AUTO, trainer.strategy.root_device
-    draft = config.copy()
-    apply_auto_settings(draft, AutoSettings(1, dict.fromkeys(undecided, True)))
-    rows = build_rows(draft, data, on_missing, loaded)
+    on_missing: OnMissing | None,
+) -> RunSettings:
+    auto, device, undecided = config.chunk_size == AUTO, trainer.strategy.root_device, config.undecided
+    rows = build_rows(config.decide(1 if auto else None, dict.fromkeys(undecided, True)), data, on_missing, loaded)
     if not rows:
-        return AutoSettings()
+        return config
     meter = Meter(data, device, seconds=5.0)
     for row in rows:
         for process in (row.model, *row.processes):
@@ -158,7 +108,7 @@ def _choose(
 
     memories = {row.name: meter.memory(row) for row in rows}
     kept = {row.name: meter.memory(row, recomputed=False) for row in rows if row.name in undecided}
-    sizes = fitting(_sizes(rows, data) if auto else [config.chunk_size], memories)
+    sizes = fitting(_sizes(rows, data) if auto else [int(config.chunk_size)], memories)
     seconds = _seconds_by_size(meter, rows, data, sizes) if len(sizes) > 1 else {sizes[0]: 1.0}
     useful = min(size for size in seconds if seconds[size] <= EQUAL_COST * min(seconds.values()))
     recompute = {name: memory(useful) > limit for name, memory in kept.items()}
@@ -172,7 +122,7 @@ def _choose(
         names = [name for name in recompute if recompute[name] is value]
         text += f"; {outcome}: {', '.join(names)}" if names else ""
     print(text)
-    return AutoSettings(size if auto else None, recompute)
+    return config.decide(size if auto else None, recompute)
 
 
 def _sizes(rows: Sequence[Row], data: ImageDataModule) -> list[int]:

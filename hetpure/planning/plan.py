@@ -7,10 +7,9 @@ elsewhere are the rows through the networks over the rates of that machine.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -18,8 +17,10 @@ from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import require
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.resolve import available
+from hetpure.evaluation.config import RunSettings
+from hetpure.evaluation.resolve import resolve_rows
 from hetpure.evaluation.run import evaluation_trainer, set_precision
+from hetpure.planning.auto_settings import choose_auto_settings
 from hetpure.planning.counting import Piece, count_pieces
 from hetpure.planning.measure import Cost, Meter
 
@@ -62,7 +63,7 @@ class RowPlan:
         return self.most.network_rows != self.least.network_rows
 
 
-def plan(config: DictConfig, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
+def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
     """Prints what an evaluation will cost; evaluates and writes nothing.
 
     Args:
@@ -79,7 +80,8 @@ def plan(config: DictConfig, seconds: float = 20.0, rates: Sequence[str] = ()) -
     torch.set_num_threads(threads)
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
-    resolved = available(config, trainer)
+    resolved = resolve_rows(replace(config, threads=threads), trainer, choose_auto=choose_auto_settings)
+    config = resolved.config
     world, device = trainer.world_size, trainer.strategy.root_device
     plans = plan_rows(config, resolved.rows, resolved.data, seconds, world, device) if resolved.rows else []
     if trainer.is_global_zero:
@@ -93,7 +95,7 @@ def plan(config: DictConfig, seconds: float = 20.0, rates: Sequence[str] = ()) -
 
 
 def plan_rows(
-    config: DictConfig, rows: Sequence[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
+    config: RunSettings, rows: Sequence[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
 ) -> list[RowPlan]:
     """The plan of built rows, and of their honesty checks as rows of their own.
 

@@ -1,10 +1,15 @@
 """Purifiers, and the classifier behind them (Algorithms 1-3)."""
 
-from hetpure.purification.base import Purifier
-from hetpure.purification.heterogeneous import HeterogeneousPurifier
-from hetpure.purification.mask import AttentionMask
-from hetpure.purification.none import NoPurifier
-from hetpure.purification.uniform import UniformPurifier
+from typing import TYPE_CHECKING
+
+from hetpure.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hetpure.purification.base import Purifier
+    from hetpure.purification.heterogeneous import HeterogeneousPurifier
+    from hetpure.purification.mask import AttentionMask
+    from hetpure.purification.none import NoPurifier
+    from hetpure.purification.uniform import UniformPurifier
 
 __all__ = [
     "AttentionMask",
@@ -13,3 +18,14 @@ __all__ = [
     "Purifier",
     "UniformPurifier",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AttentionMask": "mask",
+        "HeterogeneousPurifier": "heterogeneous",
+        "NoPurifier": "none",
+        "Purifier": "base",
+        "UniformPurifier": "uniform",
+    },
+)

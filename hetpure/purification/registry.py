@@ -1,62 +1,61 @@
-"""Purifiers by name. A purifier's constructor arguments are its config keys: nothing else needs to know them."""
+"""Purifiers by name. A purifier's constructor arguments are its config keys: nothing else needs to know them.
+
+Nothing is imported before it is used, so that a misspelt name or key is found at once.
+"""
+
+from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from hetpure.config import merge, signature_schema, structure, to_dict
-from hetpure.config.renamed import new_name
+from hetpure.config import merge
+from hetpure.config.registry import Registry, check_keys, errors_within
+from hetpure.config.renamed import refuse_renamed
+from hetpure.config.schema import SECTION, signature_schema, structure, to_dict
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.models.checkpoints import existing_path
-from hetpure.models.classifiers import Classifier
-from hetpure.models.denoisers import Denoiser
-from hetpure.models.networks import load_network
-from hetpure.purification.adp import ScorePurifier
-from hetpure.purification.atop import TrainedPurifier
-from hetpure.purification.base import Purifier
-from hetpure.purification.contrastive import ContrastivePurifier
-from hetpure.purification.diffpure import DiffPureODE, DiffPureSDE
-from hetpure.purification.ebm import EnergyPurifier
-from hetpure.purification.freqpure import FrequencyPurifier
-from hetpure.purification.gdmp import GuidedPurifier
-from hetpure.purification.gns import GradualNoisePurifier
-from hetpure.purification.heterogeneous import HeterogeneousPurifier
-from hetpure.purification.lorid import LowRankIterativePurifier
-from hetpure.purification.menet import MENetPurifier
-from hetpure.purification.mimic import MimicPurifier
-from hetpure.purification.network import NetworkPurifier
-from hetpure.purification.none import NoPurifier
-from hetpure.purification.pixeldefend import PixelDefendPurifier
-from hetpure.purification.uniform import UniformPurifier
 
-PURIFIERS: dict[str, type[Purifier]] = {
-    "none": NoPurifier,
-    "uniform": UniformPurifier,
-    "heterogeneous": HeterogeneousPurifier,
-    "diffpure_sde": DiffPureSDE,
-    "diffpure_ode": DiffPureODE,
-    "adp": ScorePurifier,
-    "freqpure": FrequencyPurifier,
-    "menet": MENetPurifier,
-    "gdmp": GuidedPurifier,
-    "gns": GradualNoisePurifier,
-    "contrastive": ContrastivePurifier,
-    "lorid": LowRankIterativePurifier,
-    "mimic": MimicPurifier,
-    "pixeldefend": PixelDefendPurifier,
-    "ebm": EnergyPurifier,
-    "atop": TrainedPurifier,
-}
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hetpure.models.classifiers import Classifier
+    from hetpure.models.denoisers import Denoiser
+    from hetpure.purification.base import Purifier
+    from hetpure.schedule import Schedule
+
+PURIFIERS: Registry[Purifier] = Registry(
+    {
+        "none": "hetpure.purification.none:NoPurifier",
+        "uniform": "hetpure.purification.uniform:UniformPurifier",
+        "heterogeneous": "hetpure.purification.heterogeneous:HeterogeneousPurifier",
+        "diffpure_sde": "hetpure.purification.diffpure:DiffPureSDE",
+        "diffpure_ode": "hetpure.purification.diffpure:DiffPureODE",
+        "adp": "hetpure.purification.adp:ScorePurifier",
+        "freqpure": "hetpure.purification.freqpure:FrequencyPurifier",
+        "menet": "hetpure.purification.menet:MENetPurifier",
+        "gdmp": "hetpure.purification.gdmp:GuidedPurifier",
+        "gns": "hetpure.purification.gns:GradualNoisePurifier",
+        "contrastive": "hetpure.purification.contrastive:ContrastivePurifier",
+        "lorid": "hetpure.purification.lorid:LowRankIterativePurifier",
+        "mimic": "hetpure.purification.mimic:MimicPurifier",
+        "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
+        "ebm": "hetpure.purification.ebm:EnergyPurifier",
+        "atop": "hetpure.purification.atop:TrainedPurifier",
+    }
+)
+
+DEFAULT = "heterogeneous"
+"""The purifier of a section without a name."""
 
 _NETWORKS = ("denoiser", "classifier", "network")
+"""Constructor arguments that the program supplies."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class NetworkConfig:
-    """Which network of its own kind a purifier is around: its class, its weights, and where those can be had."""
+    """A purifier's own network, which is no denoiser: its class, its weights, and where those can be had."""
 
     name: str | None = None
     weights: str | None = None
@@ -64,43 +63,52 @@ class NetworkConfig:
     source: str | None = None
 
 
+def check_purifier_keys(settings: Mapping[str, Any], where: str = "purifier") -> None:
+    """Refuses an unknown purifier or key, and imports no purifier.
+
+    Raises:
+        ConfigError: names the key and what is accepted.
+    """
+    name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
+    refuse_renamed(name, settings, where)
+    check_keys(settings, PURIFIERS.targets[name], where, ("name", "preset"), ("denoiser", "classifier"))
+
+
 def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> dict[str, Any]:
     """Checks a purifier's config section and fills in its preset's and its constructor's defaults.
 
     Args:
         settings: ``name``, optionally ``preset``, and constructor arguments; ``network``, a ``NetworkConfig``, where
-            the purifier is around a network of its own kind.
+            the purifier has a network of its own.
         where: the section's name, for messages.
 
     Raises:
         ConfigError: for an unknown purifier, preset or key, or a wrong type.
     """
-    name = settings.get("name", "heterogeneous")
-    if not isinstance(name, str) or name not in PURIFIERS:
-        raise ConfigError(f"{where}.name: {name!r} is unknown; accepted are {', '.join(PURIFIERS)}")
-    for key in settings:
-        if (new := new_name(name, key)) is not None:
-            raise ConfigError(f"{where}.{key}", f"is now called {where}.{new}")
+    name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
+    refuse_renamed(name, settings, where)
     cls = PURIFIERS[name]
+    extra: dict[str, Any] = {"name": (str, name)}
     preset = settings.get("preset", next(iter(cls.PRESETS), None))
     if preset is not None and (not isinstance(preset, str) or preset not in cls.PRESETS):
-        accepted = ", ".join(cls.PRESETS) or f"none: {name} has no presets"
-        raise ConfigError(f"{where}.preset: {preset!r} is unknown; accepted are {accepted}")
-    extra: dict[str, Any] = {"name": (str, name)}
+        raise ConfigError(f"{where}.preset", found=preset, accepted=", ".join(cls.PRESETS) or f"none: {name} has none")
     if cls.PRESETS:
         extra["preset"] = (str, preset)
-    schema = signature_schema(cls, supplied=_NETWORKS, **extra)
     network: dict[str, Any] = {}
-    if issubclass(cls, NetworkPurifier):
-        network["network"] = _complete_network(settings.get("network") or {}, f"{where}.network")
+    if _has_network(cls):
+        section = settings.get("network") or {}
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{where}.network", found=section, accepted=SECTION)
+        network["network"] = to_dict(structure(NetworkConfig, section, f"{where}.network"))
         settings = {key: value for key, value in settings.items() if key != "network"}
+    schema = signature_schema(cls, supplied=_NETWORKS, **extra)
     return {**to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where)), **network}
 
 
 def surrogate_settings(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A completed attack process: the defense's settings with some changed.
 
-    A change that names another purifier or preset starts from that one, not from the defense.
+    A change that names another purifier or preset starts from that one's defaults, not from the defense's settings.
 
     Raises:
         ConfigError: see ``complete_settings``.
@@ -111,32 +119,35 @@ def surrogate_settings(settings: Mapping[str, Any], change: Mapping[str, Any]) -
 
 
 def default_ensemble_mode(settings: Mapping[str, Any]) -> str:
-    """How a purifier's preset joins its purifications; the mean of logits where it does not say."""
+    """How a purifier's preset joins its purifications; the mean of logits where the preset does not say."""
     return PURIFIERS[settings["name"]].ENSEMBLE_MODES.get(settings.get("preset", ""), "mean_logits")
 
 
 def needs_denoiser(settings: Mapping[str, Any]) -> bool:
     """Whether a purifier's constructor takes a denoiser."""
-    return "denoiser" in inspect.signature(PURIFIERS[settings["name"]]).parameters
+    return "denoiser" in _parameters(PURIFIERS[settings["name"]])
 
 
 def check_network(settings: Mapping[str, Any], where: str = "purifier") -> None:
-    """Looks for the network of a purifier that needs one of its own kind, from completed settings.
+    """Looks for the own network of a purifier that has one, from completed settings.
 
     Raises:
         AbsentError: where it is not named, has no weights, or they are not there.
     """
+    from hetpure.models.checkpoints import existing_path
+
     cls = PURIFIERS[settings["name"]]
-    if not issubclass(cls, NetworkPurifier):
+    if not _has_network(cls):
         return
-    given = settings["network"]
-    for key in ("name", "weights"):
-        if given[key] is None:
-            source = f"; it comes from {given['source']}" if given["source"] else ""
+    network, key = settings["network"], f"{where}.network"
+    for name in ("name", "weights"):
+        if network[name] is None:
+            source = f"; it comes from {network['source']}" if network["source"] else ""
+            needed = getattr(cls, "NETWORK", "a network")
             raise AbsentError(
-                f"{where}.network.{key}: is missing, and the {settings['name']} purifier needs {cls.NETWORK}{source}"
+                f"{key}.{name}", f"is missing, and the {settings['name']} purifier needs {needed}{source}"
             )
-    existing_path(given["weights"], f"{where}.network.weights", given["source"])
+    existing_path(network["weights"], f"{key}.weights", network["source"])
 
 
 def build_purifier(
@@ -146,32 +157,61 @@ def build_purifier(
     where: str = "purifier",
     network: nn.Module | None = None,
 ) -> Purifier:
-    """Builds a purifier from completed settings; ``network``, of its own kind, is loaded where it is not given.
+    """Builds a purifier from completed settings; its own network, if it has one, is loaded where it is not given.
 
     Raises:
         ConfigError: for values that the purifier rejects, or a denoiser that it needs and is not there.
     """
+    from hetpure.models.networks import load_network
+
     cls = PURIFIERS[settings["name"]]
-    networks = {"denoiser": denoiser, "classifier": classifier}
-    taken = inspect.signature(cls).parameters
-    if needs_denoiser(settings) and denoiser is None:
-        raise ConfigError(f"denoiser.path: is missing, and the {settings['name']} purifier needs a denoiser")
-    supplied: dict[str, Any] = {k: v for k, v in networks.items() if k in taken}
-    if issubclass(cls, NetworkPurifier):
+    parameters = _parameters(cls)
+    if "denoiser" in parameters and denoiser is None:
+        raise ConfigError("denoiser.path", f"is missing, and the {settings['name']} purifier needs a denoiser")
+    supplied: dict[str, Any] = {"denoiser": denoiser, "classifier": classifier}
+    supplied = {name: given for name, given in supplied.items() if name in parameters}
+    if _has_network(cls):
         if network is None:
             check_network(settings, where)
-            given = settings["network"]
-            network = load_network(given["name"], given["weights"], given["arguments"], f"{where}.network")
+            own = settings["network"]
+            network = load_network(own["name"], own["weights"], own["arguments"], f"{where}.network")
         supplied["network"] = network
-    arguments = {k: v for k, v in settings.items() if k not in ("name", "preset", "network")}
-    try:
+    arguments = {key: value for key, value in settings.items() if key not in ("name", "preset", "network")}
+    with errors_within(where):
         return cls(**supplied, **arguments)
-    except ValueError as error:
-        # A constructor's message starts with the argument's name.
-        raise ConfigError(f"{where}.{error}") from None
 
 
-def _complete_network(given: Any, where: str) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: found {given!r}, accepted is a section of keys")
-    return to_dict(structure(NetworkConfig, given, where))
+def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
+    """Refuses completed settings whose values the purifier rejects, as far as it can tell without its networks.
+
+    Raises:
+        ConfigError: see ``build_purifier``.
+    """
+    from hetpure.schedule import Schedule
+
+    absent: Any = _AbsentNetwork(Schedule())
+    with suppress(_NetworkUsedError):
+        build_purifier(settings, absent, absent, where, absent)
+
+
+class _NetworkUsedError(Exception):
+    """A constructor used a network that is not there: it has accepted its values before."""
+
+
+class _AbsentNetwork:
+    """Stands for a network that is not loaded."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NetworkUsedError(name)
+
+
+def _has_network(cls: type[Purifier]) -> bool:
+    """Whether a purifier is built around a network of its own."""
+    return "network" in _parameters(cls)
+
+
+def _parameters(cls: type[Purifier]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters

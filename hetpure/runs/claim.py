@@ -5,8 +5,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
@@ -36,14 +34,12 @@ CHOSEN_LATER = ("chunk_size", "recompute")
 """Last parts of keys whose saved ``auto`` means that no run has needed the choice yet; one that makes it may resume."""
 
 
-def claim(
-    folder: Path, config: DictConfig, free: Collection[str] = (), content: Mapping[str, Any] | None = None
-) -> None:
+def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mapping[str, Any] | None = None) -> None:
     """Saves the resolved config in a run folder, or refuses a folder that belongs to another run.
 
     Args:
         folder: the run folder; made if needed.
-        config: the resolved config, saved as ``config.yaml``.
+        config: the resolved config, as a mapping or a dataclass; saved as ``config.yaml``.
         free: keys that may change when a run is resumed, because they do not affect results; ``*`` stands for one
             part of a key.
         content: hashes of the files that the config's paths lead to, as nested mappings, saved as ``content.yaml``.

@@ -180,32 +180,42 @@ def inside(
 def check(
     base: Sequence[Record],
     variants: Mapping[str, Sequence[Record]],
-    settings: Mapping[str, Any],
     factor: int,
     saved: Callable[[Record], np.ndarray | None],
     clean: Callable[[int], np.ndarray],
+    run_length: int | None = None,
+    norm: str | None = None,
+    eps: float | None = None,
 ) -> list[Verdict]:
-    """All checks of a method.
+    """All checks of a method. There is no verdict on what its attack does not declare.
 
     Args:
         base: one-shot records of the evaluation itself.
         variants: one-shot records of each variant by its name.
-        settings: the attack's.
         factor: by how much the stronger variants are stronger.
         saved: see ``inside``.
         clean: see ``inside``.
+        run_length: see ``loss_rises``.
+        norm: of the attack's threat model; None where it declares none.
+        eps: likewise.
     """
-    verdicts = [loss_rises(base, settings.get("steps"))]
+    verdicts = [loss_rises(base, run_length)]
     for name, quantity in (("more_steps", "iterations"), ("more_eot", "EOT draws"), ("larger_eps", "eps")):
+        change = f"{factor} times the {quantity}"
         if name in variants:
-            change = f"{factor} times the {quantity}"
             verdicts.append(never_raises(VARIANTS[name], change, base, variants[name]))
+        elif name != "more_eot":  # which a defense without randomness does not have
+            verdicts.append(Verdict(VARIANTS[name], None, f"the attack does not declare how it takes {change}"))
     for name, function in (("huge_eps", huge_eps), ("random_noise", random_noise), ("transfer", transfer)):
         if name in variants:
             verdicts.append(function(base, variants[name]))
+        elif name != "transfer":  # which an undefended classifier does not have
+            verdicts.append(Verdict(VARIANTS[name], None, "the attack does not declare its threat model"))
     verdicts.append(gradients(base))
-    if "eps" in settings:
-        verdicts.append(inside(base, settings["norm"], settings["eps"], saved, clean))
+    if norm is None or eps is None:
+        verdicts.append(Verdict("inside the ball", None, "the attack does not declare its threat model"))
+    else:
+        verdicts.append(inside(base, norm, eps, saved, clean))
     return verdicts
 
 

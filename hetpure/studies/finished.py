@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from hetpure.config import merge, parse_overrides, resolve_path, structure, to_dict
+from hetpure.config import merge, parse_overrides, resolve_path, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import UNSET, ConfigError, require
 from hetpure.evaluation.build import Row, build_rows, content_of
-from hetpure.evaluation.config import EvaluateConfig
+from hetpure.evaluation.config import restore
 from hetpure.evaluation.content import PATHS
 from hetpure.models.precision import allow_tf32
 from hetpure.noise import Draws, defense_draws
@@ -101,8 +101,11 @@ class FinishedRun:
         raw = {**self.saved.config, "output": str(folder)}
         for override in moved:
             raw = with_moved(raw, override)
-        self.config = structure(EvaluateConfig, raw)
-        self.rows = row_settings(to_dict(self.config))
+        try:
+            self.config = restore(raw)
+        except ConfigError as error:
+            raise ConfigError(str(folder), f"is not an evaluation's folder: config.yaml: {error}") from None
+        self.rows = row_settings(self.config.to_dict())
 
     @cached_property
     def data(self) -> ImageDataModule:
@@ -163,12 +166,11 @@ class FinishedRun:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         allow_tf32(self.config.precision)
-        plain = to_dict(self.config)
-        plain["honesty"]["images"] = 0
-        if plain["rows"]:
-            plain["rows"] = {name: plain["rows"][name] for name in names}
-        rows = build_rows(structure(EvaluateConfig, plain), self.data)
+        honesty = replace(self.config.honesty, images=0)
+        rows = {name: self.config.rows[name] for name in names}
+        rows = build_rows(replace(self.config, honesty=honesty, rows=rows), self.data)
         content = yaml.safe_load(self.saved.texts.get(CONTENT, "{}"))
+        content["rows"] = {name: content["rows"][name] for name in names if name in content.get("rows", {})}
         if changes := differences(content, content_of(rows, self.data), ()):
             raise ConfigError(str(self.saved.path), f"was made with other data or weights ({'; '.join(changes[:4])})")
         for row in rows:

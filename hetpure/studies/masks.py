@@ -10,13 +10,13 @@ import matplotlib as mpl
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from torch import Tensor
 
 from hetpure.config import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError, require
+from hetpure.evaluation.config import RunSettings
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.purification.mask import AttentionMask
 from hetpure.reports.plots import style
@@ -90,7 +90,7 @@ class Masks(RunFigure):
 
 
 @torch.no_grad()
-def draw_mask_sheet(config: DictConfig) -> None:
+def draw_mask_sheet(config: RunSettings) -> None:
     """Draws masks of a complete config's data, classifier and ``purifier`` section to ``masks.png`` in its output.
 
     Raises:

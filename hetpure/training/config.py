@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from omegaconf import DictConfig
-
 from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
 from hetpure.errors import require
 
@@ -113,7 +111,7 @@ class TrainClassifierConfig(TrainingConfig):
     label_smoothing: float = 0.0
 
 
-def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
+def complete_classifier(raw: Mapping[str, Any]) -> TrainClassifierConfig:
     """Checks a raw config of ``hetpure train-classifier`` and fills in its defaults."""
     config = structure(TrainClassifierConfig, raw)
     _check_values(config)
@@ -121,7 +119,7 @@ def complete_classifier(raw: Mapping[str, Any]) -> DictConfig:
     return config
 
 
-def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
+def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
     """Checks a raw config of ``hetpure train-diffusion`` and fills in its defaults."""
     config = structure(TrainDiffusionConfig, raw)
     _check_values(config)
@@ -137,7 +135,7 @@ def complete_diffusion(raw: Mapping[str, Any]) -> DictConfig:
     return config
 
 
-def _check_values(config: DictConfig) -> None:
+def _check_values(config: TrainingConfig) -> None:
     """Raises ConfigError for values that no training can use."""
     choices = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "export_dtype": EXPORT_DTYPES}
     for key, accepted in choices.items():

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning import Callback, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 
 from hetpure.config import to_dict
 from hetpure.data import ImageDataModule
@@ -16,14 +15,21 @@ from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
 from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
-from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
+from hetpure.training.config import (
+    OptimizerConfig,
+    SamplesConfig,
+    TimestepsConfig,
+    TrainClassifierConfig,
+    TrainDiffusionConfig,
+    TrainingConfig,
+)
 from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
 from hetpure.training.fit import build_logger, check_trainer, fit
 from hetpure.training.module import TrainingModule
 from hetpure.training.purification_figures import PurificationFigures
 
 
-def train_classifier(config: DictConfig) -> None:
+def train_classifier(config: TrainClassifierConfig) -> None:
     """Trains a classifier and writes it to ``<output>/classifier``."""
     settings, data = to_dict(config), _open(config)
     chosen = settings["classifier"]
@@ -43,7 +49,7 @@ def train_classifier(config: DictConfig) -> None:
     _train(config, module, data, "classifier", network, partial(module.export, **recipe))
 
 
-def train_diffusion(config: DictConfig) -> None:
+def train_diffusion(config: TrainDiffusionConfig) -> None:
     """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
     settings, data = to_dict(config), _open(config)
     figures = settings["figures"]
@@ -65,7 +71,7 @@ def train_diffusion(config: DictConfig) -> None:
     _train(config, module, data, "denoiser", module.trained, module.export, callback)
 
 
-def _open(config: DictConfig) -> ImageDataModule:
+def _open(config: TrainingConfig) -> ImageDataModule:
     check_trainer(to_dict(config)["trainer"])
     return ImageDataModule(**to_dict(config.data), seed=config.seed).prepare()
 
@@ -83,7 +89,7 @@ def _target(settings: Mapping[str, Any], data: ImageDataModule) -> Classifier | 
 
 
 def _train(
-    config: DictConfig,
+    config: TrainingConfig,
     module: TrainingModule,
     data: ImageDataModule,
     name: str,

@@ -1,7 +1,8 @@
+import sys
+
 import pytest
 import torch
 
-from hetpure.attacks import autoattack
 from hetpure.attacks.autoattack import AutoAttack, Model, ReferenceAutoAttack
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.registry import complete_attack
@@ -86,10 +87,8 @@ def test_the_published_code_sees_fresh_keyed_draws_and_a_gradient(gradient) -> N
 
 
 def test_without_the_extra_there_is_one_clear_line(monkeypatch) -> None:
-    def absent(name: str):
-        raise ImportError(name)
-
-    monkeypatch.setattr(autoattack.importlib, "import_module", absent)
+    for module in ("fab_pt", "autoattack"):
+        monkeypatch.setitem(sys.modules, f"pyautoattack.{module}", None)
     for settings in ({"name": "autoattack", "version": "standard"}, {"name": "autoattack_reference"}):
         with pytest.raises(ConfigError, match=r"^attack\..*needs the package pyautoattack: pip install"):
             complete_attack(settings)

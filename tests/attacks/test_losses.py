@@ -3,7 +3,10 @@ import math
 import pytest
 import torch
 
-from hetpure.attacks.losses import DLR, LOSSES, CrossEntropy, Margin, TargetedDLR, check_loss
+from hetpure.attacks.losses import DLR, LOSSES, CrossEntropy, Margin, TargetedDLR
+from hetpure.attacks.momentum import MomentumPGD
+from hetpure.attacks.pgd import PGD
+from hetpure.errors import ConfigError
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 3.0], [4.0, 1.0, 0.0, 2.0], [1.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
 LABEL = torch.tensor([3, 1, 0])  # right by 1; wrong by 3; a tie
@@ -58,5 +61,6 @@ def test_targeted_dlr_gradient_is_the_finite_difference() -> None:
 
 
 def test_an_unknown_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^loss = 'mse' must be one of ce, margin, dlr"):
-        check_loss("mse", tuple(LOSSES))
+    for attack in (PGD, MomentumPGD):
+        with pytest.raises(ConfigError, match=r"^loss is 'mse'; accepted: ce, margin, dlr"):
+            attack(loss="mse")  # pyright: ignore[reportArgumentType]

@@ -6,15 +6,9 @@ from torch.nn import functional
 from hetpure.attacks.apgd import APGD
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.losses import LOSSES
-from hetpure.attacks.modes import (
-    GRADIENTS,
-    BlindGradient,
-    BPDAGradient,
-    KnownDrawsGradient,
-    MaskAwareGradient,
-    build_gradient,
-)
+from hetpure.attacks.modes import BlindGradient, BPDAGradient, KnownDrawsGradient, MaskAwareGradient
 from hetpure.attacks.pgd import PGD
+from hetpure.attacks.registry import GRADIENTS, build_gradient
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.models.denoisers import Recomputed

@@ -22,6 +22,21 @@ LIGHT = {
     "configs": 0,
     "evaluate --config demmo.yaml": 2,
     "evaluate --config demo.yaml nonsense": 2,
+    "evaluate --config demo.yaml --rows unifrm": 2,
+    "evaluate --config demo.yaml sede=1": 2,
+    "evaluate --config demo.yaml data.subst=8": 2,
+    "evaluate --config demo.yaml data.subset=few": 2,
+    "evaluate --config demo.yaml chunk_size=0": 2,
+    "evaluate --config demo.yaml classifier.weight=x": 2,
+    "evaluate --config demo.yaml purifier.name=unifrm": 2,
+    "evaluate --config demo.yaml purifier.tua=0.9": 2,
+    "evaluate --config demo.yaml attack.stps=9": 2,
+    "evaluate --config demo.yaml attack.gradient={name:mask_aware,temprature:1}": 2,
+    "evaluate --config demo.yaml attack.process.t_smal=0.1": 2,
+    "evaluate --config demo.yaml rows.uniform.purifier.setps=9": 2,
+    "evaluate --config demo.yaml grid.purifier.tua=[0.5]": 2,
+    "evaluate --config demo.yaml trainer.device=2": 2,
+    "evaluate --config tables/lab.yaml rows.undefended.purifier.x=1": 2,
     "plan --config demmo.yaml": 2,
     "train-diffusion --config no_such.yaml": 2,
     "train-diffusion --config svhn.yaml optimizr.lr=1": 2,
@@ -75,7 +90,15 @@ def test_mistakes_name_what_was_meant(light: dict) -> None:
     assert "did you mean demo.yaml" in light["evaluate --config demmo.yaml"][2]
     assert "did you mean joint?" in light["figures joynt runs/demo"][2]
     assert "did you mean optimizer?" in light["train-diffusion --config svhn.yaml optimizr.lr=1"][2]
-    assert light["evaluate --config demo.yaml nonsense"][2].startswith("error: 'nonsense' is not an override")
+    assert light["evaluate --config demo.yaml nonsense"][2].startswith("error: nonsense: is not an override")
+    for wrong, meant in (
+        ("sede=1", "seed"),
+        ("data.subst=8", "subset"),
+        ("purifier.tua=0.9", "tau"),
+        ("attack.stps=9", "steps"),
+    ):
+        assert f"did you mean {meant}?" in light[f"evaluate --config demo.yaml {wrong}"][2]
+    assert light["evaluate --config demo.yaml --rows unifrm"][2].endswith("did you mean uniform?\n")
     assert light["report runs/demo --over purifier.tau"][2] == "error: --over and --output: must be given together\n"
 
 

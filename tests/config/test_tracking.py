@@ -30,7 +30,7 @@ def test_modes(monkeypatch: pytest.MonkeyPatch, tmp_path):
     assert wandb_mode() == "offline" and build_logger("hetpure", None, tmp_path, "disabled") is None
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_mode() == "disabled" and build_logger("hetpure", None, tmp_path) is None
-    with pytest.raises(ConfigError, match=r"wandb\.mode: found 'loud'"):
+    with pytest.raises(ConfigError, match=r"wandb\.mode is 'loud'; accepted: auto, online"):
         build_logger("hetpure", None, tmp_path, "loud")
-    with pytest.raises(ConfigError, match="online needs an account"):
+    with pytest.raises(ConfigError, match="is 'online', which needs an account"):
         build_logger("hetpure", None, tmp_path, "online")

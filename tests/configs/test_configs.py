@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from omegaconf import DictConfig
 
 import hetpure.config
 from hetpure.attacks.registry import build_attack
 from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, config_file, config_names, merge, read_config, to_dict
 from hetpure.data import ImageDataModule
-from hetpure.evaluation.config import complete, row_configs
+from hetpure.evaluation.config import RowSettings, complete
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
 from hetpure.models.denoisers import FORMATS
 from hetpure.purification.registry import build_purifier, surrogate_settings
@@ -29,7 +28,7 @@ OWN = ("demo.yaml", "cifar10_lab.yaml", "imagenet_lab.yaml")
 
 
 @functools.cache
-def completed(name: str) -> DictConfig:
+def completed(name: str) -> Any:
     raw = read_config(name, [])
     if "attack" in raw:
         return complete({**raw, "output": "unused"})
@@ -37,8 +36,8 @@ def completed(name: str) -> DictConfig:
 
 
 @functools.cache
-def rows(name: str) -> list[DictConfig]:
-    return list(row_configs(completed(name)).values())
+def rows(name: str) -> list[RowSettings]:
+    return list(completed(name).rows.values())
 
 
 def head(name: str) -> str:
@@ -82,15 +81,15 @@ def test_its_methods_can_be_built(name: str) -> None:
     """All but the weights: networks of the right size, purifiers on their blocks, surrogates, attacks."""
     for row in rows(name):
         with torch.device("meta"):
-            network = build_network(row.classifier.name, arguments=row.classifier.arguments)
+            network = build_network(row.classifier["name"], arguments=row.classifier["arguments"])
             classifier = with_preprocessing(network)
-        settings = to_dict(row.purifier)
+        settings = row.purifier
         purifier = build_purifier(settings, classifier, ToyDenoiser(3))
-        build_purifier(surrogate_settings(settings, to_dict(row.attack.process)), classifier, ToyDenoiser(3))
-        assert build_attack(to_dict(row.attack)) is not None
+        build_purifier(surrogate_settings(settings, row.attack["process"]), classifier, ToyDenoiser(3))
+        assert build_attack(row.attack) is not None
         if purifier.stochastic:
             assert row.denoiser.format in FORMATS and row.denoiser.source
-        assert row.classifier.weights and row.classifier.source
+        assert row.classifier["weights"] and row.classifier["source"]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -98,13 +97,13 @@ def test_its_head_says_the_table_the_downloads_and_the_cost(name: str) -> None:
     text = head(name)
     assert re.match(r"Table [1-8][,:] ", text)
     for row in rows(name):
-        settings, attack = to_dict(row.purifier), to_dict(row.attack)
-        named = [row.classifier.weights, row.classifier.source]
+        settings, attack = row.purifier, row.attack
+        named = [row.classifier["weights"], row.classifier["source"]]
         calls = [attack["steps"]]
         if settings["name"] != "none":
             named += [row.denoiser.path, row.denoiser.source]
             with torch.device("meta"):
-                classifier = Classifier(build_network(row.classifier.name), [0.0], [1.0])
+                classifier = Classifier(build_network(row.classifier["name"]), [0.0], [1.0])
             defense, process = (
                 build_purifier(s, classifier, ToyDenoiser(3)).network_calls
                 for s in (settings, surrogate_settings(settings, attack["process"]))
@@ -153,28 +152,28 @@ def test_values_are_the_papers(expected: tuple[str, int, str, str, dict, dict, d
     name, table, classifier, denoiser, purifier, attack, ensemble = expected
     config = completed(name)
     assert head(name).startswith(f"Table {table}")
-    assert (config.classifier.name, config.denoiser.format) == (classifier, denoiser)
+    assert (config.classifier["name"], config.denoiser.format) == (classifier, denoiser)
     assert (config.data.subset, config.data.subset_seed) == (512, 0)
     for section, values in (
         ("purifier", purifier),
         ("attack", attack if "version" in attack else PGD | attack),
         ("ensemble", ensemble),
     ):
-        found = to_dict(config[section])
+        found = to_dict(getattr(config, section))
         assert {key: found[key] for key in values} == values
 
 
 @pytest.mark.parametrize(("name", "steps"), [("imagenet_diffpure_pgd", 20), ("svhn_diffpure_pgd", 200)])
 def test_diffpures_rows_are_its_three_noise_levels(name: str, steps: int) -> None:
-    assert [row.purifier.t for row in rows(name)] == [0.2, 0.3, 0.4]
+    assert [row.purifier["t"] for row in rows(name)] == [0.2, 0.3, 0.4]
     for row in rows(name):
         assert {key: row.purifier[key] for key in DIFFPURE} == DIFFPURE
-        assert (row.attack.norm, row.attack.eps, row.attack.steps) == ("Linf", 8 / 255, steps)
-        assert row.attack.process == {"grid_size": 50}
+        assert (row.attack["norm"], row.attack["eps"], row.attack["steps"]) == ("Linf", 8 / 255, steps)
+        assert row.attack["process"] == {"grid_size": 50}
 
 
 def test_table_7_leaves_out_one_block_at_a_time() -> None:
-    found = [row.purifier.blocks for row in rows("cifar10_blocks_pgd.yaml")]
+    found = [row.purifier["blocks"] for row in rows("cifar10_blocks_pgd.yaml")]
     assert found == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2, 3]]
 
 
@@ -182,16 +181,16 @@ def test_table_7_leaves_out_one_block_at_a_time() -> None:
 def test_adversarially_trained_rows_have_no_purifier(name: str) -> None:
     config = completed(name)
     l2 = "_l2_" in name
-    assert config.purifier.name == "none" and not config.attack.process
-    assert (config.attack.norm, config.attack.eps) == (("L2", 0.5) if l2 else ("Linf", 8 / 255))
-    assert config.attack.steps == (20 if "imagenet" in name else 200)
-    assert ("/L2/" if l2 else "/Linf/") in config.classifier.weights
-    assert ("WideResNet-70-16" in head(name)) == (config.classifier.name == "dm_wrn70_16")
+    assert config.purifier["name"] == "none" and not config.attack["process"]
+    assert (config.attack["norm"], config.attack["eps"]) == (("L2", 0.5) if l2 else ("Linf", 8 / 255))
+    assert config.attack["steps"] == (20 if "imagenet" in name else 200)
+    assert ("/L2/" if l2 else "/Linf/") in config.classifier["weights"]
+    assert ("WideResNet-70-16" in head(name)) == (config.classifier["name"] == "dm_wrn70_16")
 
 
 def test_the_imagenet_classifier_sees_224_and_the_denoiser_256() -> None:
     config = completed("imagenet_pgd")
-    assert (config.data.image_size, config.classifier.image_size) == (256, 224)
+    assert (config.data.image_size, config.classifier["image_size"]) == (256, 224)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +200,10 @@ def test_the_imagenet_classifier_sees_224_and_the_denoiser_256() -> None:
 def test_classifier_recipes(name: str, images: int, epochs: int, lr: float, augmented: bool, drop_rate: float) -> None:
     config = completed(name)
     optimizer = {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"}
-    assert {key: config.optimizer[key] for key in optimizer} == optimizer
+    assert {key: getattr(config.optimizer, key) for key in optimizer} == optimizer
     assert (config.data.flip, config.data.crop_padding) == (augmented, 4 if augmented else 0)
     assert config.data.batch_size == 128 and config.data.subset is None
-    assert config.trainer.max_steps == epochs * (images // 128)
+    assert config.trainer["max_steps"] == epochs * (images // 128)
     with torch.device("meta"):
         network: Any = build_network(config.classifier.name, arguments=config.classifier.arguments)
     assert sum(p.numel() for p in network.parameters()) == 36_479_194
@@ -224,7 +223,7 @@ def test_what_the_svhn_recipe_trains_is_what_svhn_pgd_loads(tmp_path: Path) -> N
     }
     train_classifier(complete_classifier(merge(raw, changes)))
     row = completed("svhn_pgd").classifier
-    assert build_classifier(row.name, str(tmp_path / row.weights), arguments=small).network.training is False
+    assert build_classifier(row["name"], str(tmp_path / row["weights"]), arguments=small).network.training is False
 
 
 # ---- weights that are not there
@@ -252,15 +251,15 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_missing_weights_are_one_line_before_anything_else(name: str, elsewhere: Path, capfd) -> None:
     config = completed(name)
     errors = refused(capfd, name, "output=out")
-    wanted = [config.classifier.weights, config.classifier.source]
-    wanted += [config.denoiser.path, config.denoiser.source] if config.purifier.name != "none" else []
+    wanted = [config.classifier["weights"], config.classifier["source"]]
+    wanted += [config.denoiser.path, config.denoiser.source] if config.purifier["name"] != "none" else []
     assert [what for what in wanted if what not in errors] == []
     assert errors.count("classifier.weights: ") == 1 and errors.count("denoiser.path: ") == (len(wanted) == 4)
     assert list(elsewhere.iterdir()) == []
 
 
 def test_what_is_there_is_not_said_to_be_missing(elsewhere: Path, capfd) -> None:
-    weights = elsewhere / completed("cifar10_pgd").classifier.weights
+    weights = elsewhere / completed("cifar10_pgd").classifier["weights"]
     weights.parent.mkdir(parents=True)
     weights.touch()
     errors = refused(capfd, "cifar10_pgd.yaml", "output=out")

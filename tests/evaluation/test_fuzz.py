@@ -10,7 +10,7 @@ from hetpure.cli import main
 from hetpure.config import read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.build import build_rows
-from hetpure.evaluation.config import complete
+from hetpure.evaluation.config import RunSettings, complete
 
 SECTIONS = ("", "data", "classifier", "denoiser", "purifier", "attack", "attack.process", "ensemble", "protocols",
             "honesty", "wandb", "trainer")  # fmt: skip
@@ -78,7 +78,7 @@ def test_200_bad_configs_are_one_line_each(base: dict[str, Any], monkeypatch: py
     chance, data = random.Random(0), ImageDataModule("digits", subset=2).prepare()
     known = to_dict(complete(base))
 
-    def build_only(config) -> None:
+    def build_only(config: RunSettings, *_: Any, **__: Any) -> None:
         """What a run does before any work."""
         images = data if to_dict(config.data) == known["data"] else ImageDataModule(**to_dict(config.data)).prepare()
         build_rows(config, images)

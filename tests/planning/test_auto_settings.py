@@ -15,13 +15,7 @@ from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import evaluation_trainer
-from hetpure.planning.auto_settings import (
-    AutoSettings,
-    apply_auto_settings,
-    choose_auto_settings,
-    free_bytes,
-    restore_auto_settings,
-)
+from hetpure.planning.auto_settings import choose_auto_settings, free_bytes
 from hetpure.planning.counting import Piece
 from hetpure.planning.measure import Meter
 from hetpure.runs.records import RecordStore
@@ -75,12 +69,8 @@ def chosen(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes
     memory(monkeypatch, free)
     raw = read_config("demo.yaml", [*SMALL, f"output={output}", "threads=1"]) | {"rows": ROWS}
     config = complete(merge(raw, changes))
-    data, trainer = ImageDataModule("digits", subset=4).prepare(), evaluation_trainer({"accelerator": "cpu"})
-    before = config.copy()
-    settings = choose_auto_settings(config, data, trainer, Loaded())
-    assert config == before  # it is chosen, not changed
-    apply_auto_settings(config, settings)
-    return config
+    data = ImageDataModule("digits", subset=4).prepare()
+    return choose_auto_settings(config, data, evaluation_trainer({"accelerator": "cpu"}), Loaded())
 
 
 def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,10 +78,10 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("hetpure.planning.measure.Meter.piece_seconds", lambda _self, _piece: 1e-3)
     roomy = chosen(monkeypatch, tmp_path / "a", 1e12)
     assert roomy.chunk_size == 32  # 4 images, 8 draws
-    assert not roomy.rows.uniform.attack.recompute
+    assert not roomy.rows["uniform"].attack["recompute"]
     tight = chosen(monkeypatch, tmp_path / "b", 16e6)
-    assert 1 <= tight.chunk_size < 32 and tight.rows.uniform.attack.recompute
-    assert not tight.rows.undefended.attack.recompute
+    assert 1 <= tight.chunk_size < 32 and tight.rows["uniform"].attack["recompute"]
+    assert not tight.rows["undefended"].attack["recompute"]
     fixed = chosen(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
     assert fixed.chunk_size == 8
     assert chosen(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
@@ -129,12 +119,8 @@ def test_other_processes_wait_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp
         choose_auto_settings(complete(raw), data, trainer, Loaded())
     first = {"chunk_size": 16, "attack": {"recompute": False}, "rows": {}, "purifier": {"name": "none"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(first))
-    config = complete(raw)
-    settings = choose_auto_settings(config, data, trainer, Loaded())
-    assert settings == restore_auto_settings(config) == AutoSettings(16, {"none": False})
-    apply_auto_settings(config, settings)
-    assert config.chunk_size == 16 and config.attack.recompute is False
-    assert choose_auto_settings(config, data, trainer, Loaded()) == AutoSettings()
+    config = choose_auto_settings(complete(raw), data, trainer, Loaded())
+    assert config.chunk_size == 16 and config.rows["none"].attack["recompute"] is False
 
 
 def test_free_memory_is_some_of_the_machines() -> None:

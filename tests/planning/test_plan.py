@@ -294,7 +294,7 @@ def test_flops_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(hetpure.evaluation.build, "build_denoiser", lambda **_: denoiser)
     flops = {}
     for steps in (100, 200):
-        raw = setting.raw({"name": "uniform", "t": 0.1, "steps": steps}, ATTACK_CASES["pgd"])
+        raw = setting.raw({"name": "uniform", "t": 0.1, "grid_size": steps}, ATTACK_CASES["pgd"])
         _, (row,), data = setting.planned(raw)
         meter = Meter(data, torch.device("cpu"), 1e-9)
         for gradient in (False, True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hetpure.attacks.modes import build_gradient
+from hetpure.attacks.registry import build_gradient
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.purification.atop import TrainedPurifier
@@ -106,7 +106,7 @@ def test_pixeldefend_gradients_are_zero_and_bpda_is_the_attack() -> None:
     assert bool((gradient == 0.0).all())
     process = PurifiedClassifier(classifier, purifier, 10)
     for name in ("exact", "surrogate", "deterministic"):
-        with pytest.raises(ValueError, match=f"^name = '{name}' .* accepted are bpda, blind"):
+        with pytest.raises(ValueError, match=f"^name is '{name}', .*; accepted: bpda, blind"):
             build_gradient({"name": name}, process, 1, 0)
     label, sample = torch.tensor([1, 2]), torch.arange(2)
     found = build_gradient({"name": "bpda"}, process, 4, 0)(x.detach(), label, sample, 0)

@@ -1,5 +1,6 @@
 """Tables of methods by columns: layout, what is absent, resuming, every form; and the paper's eight."""
 
+import copy
 import csv
 import json
 import re
@@ -10,14 +11,13 @@ from unittest.mock import MagicMock
 import pytest
 import wandb
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 import hetpure.config
 from hetpure.cli import main
 from hetpure.config import PROJECT_ROOT, read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.config import complete, row_configs
+from hetpure.evaluation.config import complete
 from hetpure.evaluation.departures import departures
 from hetpure.evaluation.run import FREE
 from hetpure.reports import dashboard
@@ -81,11 +81,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_method_is_a_row_for_each_column_that_is_evaluated() -> None:
     config = complete(raw())
     assert list(config.rows) == ["plain/pgd_eot", "uniform/pgd_eot", "uniform/bpda", "lost/pgd_eot", "lost/bpda"]
-    rows = row_configs(config)
-    assert rows["plain/pgd_eot"].purifier.name == "none" and rows["plain/pgd_eot"].attack.steps == 2
-    assert (rows["uniform/pgd_eot"].attack.steps, rows["uniform/bpda"].attack.steps) == (3, 1)
-    assert rows["uniform/bpda"].attack.gradient.name == "bpda"
-    lines = to_dict(config.table)["lines"]
+    rows, lines = config.rows, config.table.lines
+    assert rows["plain/pgd_eot"].purifier["name"] == "none" and rows["plain/pgd_eot"].attack["steps"] == 2
+    assert (rows["uniform/pgd_eot"].attack["steps"], rows["uniform/bpda"].attack["steps"]) == (3, 1)
+    assert rows["uniform/bpda"].attack["gradient"]["name"] == "bpda"
     assert lines["uniform"]["cells"] == {
         "standard": "uniform/pgd_eot", "pgd_eot": "uniform/pgd_eot", "best": "uniform/pgd_eot", "bpda": "uniform/bpda",
     }  # fmt: skip
@@ -104,13 +103,13 @@ def test_a_column_meets_every_rows_purifier_as_a_row_does() -> None:
         "heterogeneous": {},
     }
     config = raw({"columns": {"pgd": {}, "aa": column}}, rows, ensemble={"size": 2})
-    config["attack"] = {**QUICK, "process": {"grid_size": 5}}
-    found = row_configs(complete(config))
-    process = {name: to_dict(row.attack.process) for name, row in found.items()}
+    config["attack"] = {**QUICK, "process": {"grid_size": 20}}
+    found = complete(config).rows
+    process = {name: row.attack["process"] for name, row in found.items()}
     assert process == {
         "none/pgd": {}, "none/aa": {},
         "gns/pgd": {"t": [0.05], "network_calls": [1]}, "gns/aa": {"t": [0.05], "network_calls": [1]},
-        "heterogeneous/pgd": {"grid_size": 5}, "heterogeneous/aa": {"grid_size": 10},
+        "heterogeneous/pgd": {"grid_size": 20}, "heterogeneous/aa": {"grid_size": 10},
     }  # fmt: skip
     modes = {name: row.ensemble.mode for name, row in found.items()}
     assert (modes["none/aa"], modes["gns/aa"], modes["heterogeneous/aa"]) == ("mean_logits", "vote", "vote")
@@ -121,26 +120,26 @@ def test_a_column_meets_every_rows_purifier_as_a_row_does() -> None:
     [
         ({"columns": {"a": {"sid": "robust"}}}, {}, "table.columns.a.sid: unknown key"),
         ({"columns": {"a": {"side": "left"}}}, {}, "table.columns.a.side: "),
-        ({"columns": {"a": {}, "b": {"of": "c"}}}, {}, "table.columns.b.of: found 'c', accepted is a column"),
+        ({"columns": {"a": {}, "b": {"of": "c"}}}, {}, "table.columns.b.of is 'c'; accepted: a column"),
         ({"columns": {"a": {}, "b": {"of": "a", "attack": {"eps": 1}}}}, {}, "table.columns.b.attack: changes an ev"),
-        ({"columns": {"a": {"side": "standard"}}}, {}, "table.columns: found none that is evaluated"),
-        ({"columns": {"a/b": {}}}, {}, "table.columns.a/b: found 'a/b', accepted are letters"),
-        ({"columns": {"a": {"protocol": "best of 9"}}}, {}, "table.columns.a.protocol: found 'best of 9', accepted"),
+        ({"columns": {"a": {"side": "standard"}}}, {}, "table.columns: has no column that is evaluated"),
+        ({"columns": {"a/b": {}}}, {}, "table.columns.a/b is 'a/b'; accepted: letters"),
+        ({"columns": {"a": {"protocol": "best of 9"}}}, {}, "table.columns.a.protocol is 'best of 9'; accepted"),
         ({"columns": {"a": {"attack": {"epsilon": 1}}}}, {}, "table.columns.a.attack.epsilon: unknown key"),
-        ({"columns": {"a": 3}}, {}, "table.columns.a: found 3, accepted is a section"),
-        ({"columns": 3}, {}, "table.columns: "),
+        ({"columns": {"a": 3}}, {}, "table.columns.a is 3; accepted: a section"),
+        ({"columns": 3}, {}, "table.columns is 3"),
         ({"title": "t"}, {}, "table.columns: is empty"),
-        ({"printed": "table9", "columns": {"a": {}}}, {}, "table.printed: found 'table9', accepted are table1"),
-        ({"columns": {"a": {}}}, {"m": {"printed": "x"}}, "rows.m.printed: found 'x'"),
+        ({"printed": "table9", "columns": {"a": {}}}, {}, "table.printed is 'table9'; accepted: table1"),
+        ({"columns": {"a": {}}}, {"m": {"printed": "x"}}, "rows.m.printed is 'x'"),
         ({"printed": "table1", "columns": {"a": {}}}, {"m": {"printed": "Pang"}}, "did you mean 'Pang et al. 2022'?"),
-        ({"columns": {"a": {}}}, {"m.n": {}}, "rows.m.n: found 'm.n', accepted are letters"),
-        ({"columns": {"a": {}}}, {"m": {"columns": ["b"]}}, "rows.m.columns: found 'b', accepted are a"),
-        ({"columns": {"a": {}}}, {"m": {"columns": 3}}, "rows.m.columns: found 3"),
+        ({"columns": {"a": {}}}, {"m.n": {}}, "rows.m.n is 'm.n'; accepted: letters"),
+        ({"columns": {"a": {}}}, {"m": {"columns": ["b"]}}, "rows.m.columns is 'b'; accepted: a"),
+        ({"columns": {"a": {}}}, {"m": {"columns": 3}}, "rows.m.columns is 3"),
         ({"columns": {"a": {}}}, {"m": {"columns": {"a": {"seed": 1}}}}, "rows.m.columns.a.seed: unknown key"),
         ({"columns": {"a": {}}}, {"m": {"cells": {}}}, "rows.m.cells: is made by the table"),
         ({"columns": {"a": {}}}, {"m": {"purifier": {"name": "uniform", "tt": 1}}}, "rows.m.purifier.tt: unknown key"),
         ({"columns": {"a": {}}}, {"m": {"seed": 1}}, "rows.m.seed: is the same for all rows"),
-        ({"columns": {"a": {}}}, {"m": {"reason": ["x"]}}, "rows.m.reason: "),
+        ({"columns": {"a": {}}}, {"m": {"reason": ["x"]}}, "rows.m.reason"),
         ({"rows": 1}, {}, "table.rows: unknown key"),
     ],
 )  # fmt: skip
@@ -254,17 +253,17 @@ def test_a_choice_that_an_absent_row_left_open_is_made_when_it_comes(tmp_path: P
 
 
 def test_addresses_and_places_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
-    def saved(change: str) -> DictConfig:
+    def saved(change: str) -> dict[str, Any]:
         network = {"name": "a", "weights": f"w{change}", "source": f"s{change}"}
         sections = {key: {"source": change, **network} for key in ("classifier", "denoiser")}
         sections["purifier"] = {"network": network}
-        return OmegaConf.create({**sections, "rows": {"m": sections, "m/pgd": sections}})
+        return {**sections, "rows": {"m": copy.deepcopy(sections), "m/pgd": sections}}
 
     free = (*FREE, "denoiser.weights", "rows.*.denoiser.weights")
     claim(tmp_path, saved("1"), free)
     claim(tmp_path, saved("2"), free)
     other = saved("2")
-    other.rows.m.purifier.network.name = "b"
+    other["rows"]["m"]["purifier"]["network"]["name"] = "b"
     with pytest.raises(ConfigError, match=r"\(rows\.m\.purifier\.network\.name was 'a', is 'b'\)"):
         claim(tmp_path, other, free)
 
@@ -282,15 +281,15 @@ def test_absent_data_are_one_reason_for_all_rows(tmp_path: Path, capsys: pytest.
 def test_a_package_that_is_not_installed_is_a_cells_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from hetpure.attacks import autoattack
 
-    def missing(module: str, wanted_by: str) -> None:
-        raise AbsentError(f"{wanted_by} needs the package pyautoattack")
+    def missing(module: str, key: str) -> None:
+        raise AbsentError(key, "needs the package pyautoattack")
 
     monkeypatch.setattr(autoattack, "published", missing)
     attack = {"name": "autoattack", "version": "standard", "steps": 1}
     config = complete(raw({"columns": {"pgd": {}, "aa": {"attack": attack}}}, {"m": {}}))
     assert list(config.rows) == ["m/pgd"]
     table = build_table(to_dict(config), Report("t", []))
-    assert table.lines[0].cells["aa"].reasons == ["attack.version = 'standard' needs the package pyautoattack"]
+    assert table.lines[0].cells["aa"].reasons == ["attack.version: needs the package pyautoattack"]
 
 
 def test_a_mistake_is_an_error_also_beside_what_is_absent(tmp_path: Path, capsys) -> None:
@@ -452,7 +451,7 @@ def test_every_row_of_the_paper_renders_with_nothing_there(
 
 @pytest.mark.parametrize("name", ["tables/table5.yaml", "tables/table8.yaml"])
 def test_its_own_settings_are_the_papers(name: str) -> None:
-    steps = complete({**read_config(name, []), "output": "unused"}).attack.steps
+    steps = complete({**read_config(name, []), "output": "unused"}).attack["steps"]
     config = complete({**read_config(name, ["data.subset=16", "attack.steps=3", "threads=1"]), "output": "unused"})
     assert departures(config) == ["data.subset was 512, is 16", f"attack.steps was {steps}, is 3"]
     moved = [f"{key}=elsewhere" for key in ("data.root", "classifier.weights", "denoiser.path")]

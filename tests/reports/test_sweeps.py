@@ -14,7 +14,6 @@ from wandb.sdk.launch.sweeps import utils as sweep_utils
 from hetpure.cli import main
 from hetpure.config import CONFIG_DIR, read_config, to_dict
 from hetpure.errors import ConfigError
-from hetpure.evaluation.config import row_configs
 from hetpure.reports import workspace
 from hetpure.reports.plots import sweep
 from hetpure.reports.plots.sweep import folder_points
@@ -180,12 +179,14 @@ def test_agents_share_the_grid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     for chosen, command in (commands[0], commands[-1]):
         assert command[:3] == ["/usr/bin/env", "python", "evaluate.py"]
         configs: list[Any] = []
-        monkeypatch.setattr("hetpure.evaluation.run.run", lambda config, _, configs=configs: configs.append(config))
+        monkeypatch.setattr(
+            "hetpure.evaluation.run.run", lambda config, _, configs=configs, **__: configs.append(config)
+        )
         assert main(["evaluate", *command[3:]]) == 0
-        (row,) = row_configs(configs[0]).values()
+        (row,) = configs[0].rows.values()
         for key, value in chosen.items():
             section, last = key.split(".")
-            assert to_dict(row[section])[last] == value
+            assert to_dict(getattr(row, section))[last] == value
         outputs.append(configs[0].output)
     assert len(set(outputs)) == 2 and all(output.startswith(f"runs/sweeps/wandb/{name}/") for output in outputs)
     folder = commands[0][1][-1]

@@ -3,19 +3,21 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
+from hetpure.attacks.base import Attack, Threat
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.norms import Linf
+from hetpure.attacks.registry import ATTACKS, build_attack, complete_attack
 from hetpure.config import read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.build import build_rows
-from hetpure.evaluation.config import complete, row_configs
+from hetpure.evaluation.config import RunSettings, complete
 from hetpure.evaluation.run import run
 from hetpure.evaluation.variants import variants
 from hetpure.purification.none import NoPurifier
@@ -154,49 +156,54 @@ def test_an_image_that_is_not_there_is_not_inside() -> None:
 # ---- the variants
 
 
-def config_of(*overrides: str) -> DictConfig:
+def config_of(*overrides: str) -> RunSettings:
     raw = read_config("demo.yaml", ["rows=null", "wandb.mode=disabled", *overrides])
     return complete({**raw, "rows": {}, "output": "unused"})
 
 
-def row_of(*overrides: str) -> dict[str, DictConfig]:
-    (row,) = row_configs(config_of(*overrides)).values()
-    return variants(row, (1, 8, 8), row.purifier.name != "none")
+def variants_of(*overrides: str) -> dict[str, dict[str, Any]]:
+    config = config_of(*overrides)
+    (row,) = config.rows.values()
+    attack = build_attack(row.attack)
+    assert attack is not None
+    return variants(row, attack, config.honesty.factor, (1, 8, 8), row.purifier["name"] != "none")
 
 
 def test_variants_change_one_thing_each() -> None:
-    found = row_of("attack.steps=20", "attack.eot=4", "attack.eps=0.1", "honesty.factor=3", "protocols.votes=9")
-    changed = {name: row.attack for name, row in found.items()}
+    changed = variants_of("attack.steps=20", "attack.eot=4", "attack.eps=0.1", "honesty.factor=3")
     assert list(changed) == ["more_steps", "more_eot", "larger_eps", "huge_eps", "random_noise", "transfer"]
-    assert (changed["more_steps"].steps, changed["more_eot"].eot, changed["larger_eps"].eps) == (
-        60,
-        12,
-        pytest.approx(0.3),
-    )
-    assert (changed["more_steps"].eot, changed["more_eot"].steps, changed["larger_eps"].steps) == (4, 20, 20)
+    numbers = [(changed[name]["steps"], changed[name]["eot"], changed[name]["eps"]) for name in list(changed)[:3]]
+    assert numbers == [(60, 4, 0.1), (20, 12, 0.1), (20, 4, pytest.approx(0.3))]
     huge = changed["huge_eps"]
-    assert huge.eps == pytest.approx(0.8) and huge.steps * huge.step_size >= 2 * huge.eps
-    assert (changed["random_noise"].name, changed["random_noise"].eps) == ("random_noise", 0.1)
-    assert changed["transfer"].process == {"name": "none"}
-    assert all(row.protocols.votes == 0 and row.purifier == found["transfer"].purifier for row in found.values())
+    assert huge["eps"] == pytest.approx(0.8) and huge["steps"] * huge["step_size"] >= 2 * huge["eps"]
+    assert (changed["random_noise"]["name"], changed["random_noise"]["eps"]) == ("random_noise", 0.1)
+    assert changed["transfer"]["process"] == {"name": "none"}
+
+
+def test_variants_are_judged_once_and_have_the_rows_defense() -> None:
+    config = config_of("honesty.images=2", "protocols.votes=9", "protocols.resubmissions=2", "data.subset=2")
+    (row,) = build_rows(config, ImageDataModule("digits", subset=2).prepare())
+    assert len(row.protocols) == 3 and len(row.variants) == 6
+    for variant in row.variants.values():
+        assert [protocol.name for protocol in variant.protocols] == ["one-shot"] and not variant.variants
+        assert variant.model.purifier.arguments["t_large"] == row.model.purifier.arguments["t_large"]
 
 
 def test_variants_that_mean_nothing_are_left_out() -> None:
-    assert list(row_of("purifier.name=none")) == ["more_steps", "larger_eps", "huge_eps", "random_noise"]
-    assert row_of("attack.name=none") == {}
+    assert list(variants_of("purifier.name=none")) == ["more_steps", "larger_eps", "huge_eps", "random_noise"]
 
 
 def test_a_huge_l2_ball_is_as_deep() -> None:
     """On images of 8 x 8: 64/255 everywhere is 8 * 64/255 long."""
-    assert row_of("attack.norm=L2", "attack.eps=0.2")["huge_eps"].attack.eps == pytest.approx(64 / 255 * 8)
-    assert row_of("attack.norm=L2", "attack.eps=0.5")["huge_eps"].attack.eps == pytest.approx(4.0)
+    assert variants_of("attack.norm=L2", "attack.eps=0.2")["huge_eps"]["eps"] == pytest.approx(64 / 255 * 8)
+    assert variants_of("attack.norm=L2", "attack.eps=0.5")["huge_eps"]["eps"] == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(
     ("eps", "huge"), [("8/255", 64 / 255), ("2/255", 64 / 255), (0.1, 0.8), (0.4, 1.0), (2.0, 2.0)]
 )
 def test_huge_is_eight_times_the_eps_and_at_least_64_levels(eps: float | str, huge: float) -> None:
-    assert row_of(f"attack.eps={eps}")["huge_eps"].attack.eps == pytest.approx(huge)
+    assert variants_of(f"attack.eps={eps}")["huge_eps"]["eps"] == pytest.approx(huge)
 
 
 def test_transfer_attacks_the_bare_classifier() -> None:
@@ -215,8 +222,81 @@ def test_a_purifier_without_derivative_has_its_variants() -> None:
     (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
     assert row.variants["random_noise"].settings["gradient"]["name"] == "bpda"
     assert row.variants["transfer"].settings["gradient"]["name"] == "surrogate"
-    surrogate = row_of("attack.process.grid_size=10")["random_noise"].attack
-    assert surrogate.gradient.name == "surrogate" and surrogate.process == {"grid_size": 10}
+    surrogate = variants_of("attack.process.grid_size=10")["random_noise"]
+    assert surrogate["gradient"]["name"] == "surrogate" and surrogate["process"] == {"grid_size": 10}
+
+
+@pytest.mark.parametrize(
+    ("attack", "more", "huge"),
+    [
+        ({"name": "pgd", "step_size": 0.02}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.2}),
+        ({"name": "pgd", "step_size": 0.3}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.3}),
+        ({"name": "momentum_pgd"}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.25}),
+        ({"name": "apgd"}, {"steps": 20}, {"eps": 0.8, "steps": 20}),
+        ({"name": "autoattack"}, {"steps": 20}, {"eps": 0.8, "steps": 20}),
+        ({"name": "random_noise"}, None, {"eps": 0.8}),
+    ],
+)
+def test_what_every_attack_declares(attack: dict[str, Any], more: dict | None, huge: dict[str, float]) -> None:
+    steps = {} if attack["name"] == "random_noise" else {"grid_size": 10}
+    base = {"eps": 0.1, "eot": 3, "recompute": True, **steps, **attack}
+    settings = [f"attack.{key}={value}" for key, value in base.items() if key != "name"]
+    found = variants_of(f"attack={{name: {attack['name']}}}", *settings)
+    plain = complete_attack({**base, "gradient": found["larger_eps"]["gradient"]})
+    assert found["larger_eps"] == {**plain, "eps": pytest.approx(0.2)}
+    assert found.get("more_steps") == (None if more is None else {**plain, **more})
+    assert found["huge_eps"] == {**plain, **{key: pytest.approx(value) for key, value in huge.items()}}
+
+
+class Undeclared(Attack):
+    """An attack of one step whose arguments have names of their own, and that declares nothing."""
+
+    steps = 1
+
+    def __init__(self, budget: float = 0.1) -> None:
+        self.budget = budget
+
+    def __call__(self, gradient, x, label, sample, observe=None) -> Tensor:
+        found = gradient(x, label, sample, 0)
+        if observe is not None:
+            observe(0, found)
+        return (x + self.budget * found.value.sign()).clamp(0.0, 1.0)
+
+    def __str__(self) -> str:
+        return "undeclared"
+
+
+class Declared(Undeclared):
+    """The same, with its threat model and how it grows."""
+
+    def __init__(self, budget: float = 0.1) -> None:
+        super().__init__(budget)
+        self.threat = Threat("Linf", budget)
+
+    def with_eps(self, eps: float) -> dict[str, Any]:
+        return {"budget": eps}
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_checks_know_an_attack_by_what_it_declares(
+    declared: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(ATTACKS.targets, "mine", f"{__name__}:{'Declared' if declared else 'Undeclared'}")
+    raw = read_config(
+        "demo.yaml",
+        ["rows=null", "purifier={name: uniform, t: 0.1, grid_size: 10}", "data.subset=2", "honesty.images=2"],
+    )
+    raw |= {"attack": {"name": "mine", "eot": 1}, "output": str(tmp_path), "threads": 1, "pictures": 0}
+    report = run(complete(raw | {"ensemble": {"size": 1}, "wandb": {"mode": "disabled"}}))
+    verdicts = {verdict.check: verdict for verdict in report.checks["uniform"]}
+    names = ["loss rises", "more iterations", "more EOT", "larger eps", "huge eps", "random noise", "transfer"]
+    assert list(verdicts) == [*names, "gradients", "inside the ball"]
+    silent = {name for name, verdict in verdicts.items() if "does not declare" in verdict.details}
+    of_the_threat = {"larger eps", "huge eps", "random noise", "inside the ball"}
+    assert silent == {"more iterations"} | (set() if declared else of_the_threat)
+    assert all(verdicts[name].passed is None for name in silent)
+    assert ("does not declare its threat model" in (tmp_path / "results.md").read_text()) is not declared
+    assert ("with 2 times the eps" in verdicts["larger eps"].details) is declared
 
 
 # ---- the whole, with an attack that is whole and with broken ones

@@ -1,7 +1,7 @@
-"""``hetpure.evaluate``: an evaluation of models that are in hand, the same as the command's.
+"""``hetpure.evaluate``: an evaluation of models from Python, the same as the command's.
 
-The objects are written down as the config that would build them, and the command's own code runs that config with the
-networks and images that were given. So defaults, checks, records, resuming and reports are one.
+The objects are described as the config that would build them, and the command's own code runs that config with the
+networks and images that were given. So defaults, checks, records, resuming and reports are the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,19 @@ from torch.utils.data import Dataset
 
 from hetpure.attacks.base import Attack
 from hetpure.attacks.registry import ATTACKS
+from hetpure.config import DataConfig
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.sources import Source
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Loaded, settings_key
-from hetpure.evaluation.config import complete, row_configs
+from hetpure.evaluation.config import complete
 from hetpure.evaluation.content import network_content
 from hetpure.evaluation.resolve import Given
 from hetpure.evaluation.run import run
 from hetpure.models.denoisers import Denoiser, innermost
 from hetpure.models.precision import prepared_classifier, prepared_denoiser
+from hetpure.planning.auto_settings import choose_auto_settings
 from hetpure.purification.base import Purifier, is_setting
 from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import PURIFIERS
@@ -34,11 +36,11 @@ from hetpure.runs.results import Report, TableRow
 
 Images = ImageDataModule | tuple[Tensor, Tensor] | Dataset[Any]
 
-OBJECTS = (
+FROM_OBJECTS = (
     "output", "seed", "data", "classifier", "denoiser", "purifier", "attack", "ensemble", "chunk_size", "rows", "table",
     "grid",
 )  # fmt: skip
-"""Keys of a config that the objects say."""
+"""Keys of a config that the objects determine."""
 
 
 @dataclass(frozen=True)
@@ -110,54 +112,56 @@ def evaluate(
     """
     defenses = dict(defense) if isinstance(defense, Mapping) else {"": defense}
     if not defenses:
-        raise ConfigError("defense: found none, accepted is one or more")
-    if taken := [key for key in OBJECTS if key in settings]:
-        raise ConfigError(f"{taken[0]}: is said by the arguments defense, attack, data and output")
+        raise ConfigError("defense", "is empty", accepted="one or more")
+    for key in FROM_OBJECTS:
+        if key in settings:
+            raise ConfigError(key, "is set by the arguments defense, attack, data and output")
     first = next(iter(defenses.values()))
     for key in ("chunk_size", "seed", "num_classes"):
         if len(values := {getattr(model, key) for model in defenses.values()}) > 1:
-            raise ConfigError(f"defense: found {key} {sorted(values)}, accepted is one {key} for all defenses")
+            problem = f"the values of {key} differ: {sorted(values)}"
+            raise ConfigError("defense", problem, accepted=f"one {key} for all defenses")
     images = _images(data, first.num_classes, batch_size)
-    attacked = {"name": "none"}
+    attack_section: dict[str, Any] = {"name": "none"}
     if attack is not None:
-        attacked = {
-            "name": _name(attack, ATTACKS),
+        attack_section = {
+            "name": ATTACKS.name_of(attack),
             **attack.arguments,
             "gradient": dict(gradient) if isinstance(gradient, Mapping) else gradient,
             "eot": eot,
             "recompute": recompute,
             "process": dict(process or {}),
         }
-    sections = {name: {**_sections(model), "attack": attacked} for name, model in defenses.items()}
-    config = complete(
-        {
-            "output": str(output),
-            "seed": first.seed,
-            "chunk_size": first.chunk_size,
-            "data": _data_section(images),
-            **next(iter(sections.values())),
-            **({"rows": sections} if isinstance(defense, Mapping) else {}),
-            **settings,
-        }
-    )
+    rows = {name: {**_sections(model), "attack": attack_section} for name, model in defenses.items()}
+    data_section = {key: getattr(images, key) for key in DataConfig.__dataclass_fields__ if key != "name"}
+    raw = {
+        "output": str(output),
+        "seed": first.seed,
+        "chunk_size": first.chunk_size,
+        "data": {"name": images.source, **data_section},
+        **next(iter(rows.values())),
+        **({"rows": rows} if isinstance(defense, Mapping) else {}),
+    }
+    config = complete({**raw, **settings})
     loaded = Loaded()
-    for row, model in zip(row_configs(config).values(), defenses.values(), strict=True):
+    for row, model in zip(config.rows.values(), defenses.values(), strict=True):
         model.eval().requires_grad_(False)
-        model.classifier.check_classes(images.image_shape, images.num_classes)
+        classifier, denoiser = model.classifier, _denoiser(model.purifier)
+        classifier.check_classes(images.image_shape, images.num_classes)
         loaded.classifiers[settings_key(row.classifier)] = prepared_classifier(
-            model.classifier, row.precision, row.compile
+            classifier, config.precision, config.compile
         )
-        if (denoiser := _denoiser(model.purifier)) is not None:
+        if denoiser is not None:
             denoiser.check_image_shape(images.image_shape)
-            loaded.denoisers[settings_key(row.denoiser)] = prepared_denoiser(denoiser, row.precision, row.compile)
+            loaded.denoisers[settings_key(row.denoiser)] = prepared_denoiser(denoiser, config.precision, config.compile)
         if isinstance(model.purifier, NetworkPurifier):
-            loaded.networks[settings_key(row.purifier.network)] = model.purifier.network
-    report = run(config, given=Given(images, loaded))
+            loaded.networks[settings_key(row.purifier["network"])] = model.purifier.network
+    report = run(config, given=Given(images, loaded), choose_auto=choose_auto_settings)
     return Evaluation(Path(config.output), report)
 
 
 def _sections(model: PurifiedClassifier) -> dict[str, Any]:
-    """What a row's config says of a defense: settings as they are, networks by their content."""
+    """A row's config for a defense: settings as they are, networks by their content."""
     purifier, classifier, denoiser = model.purifier, model.classifier, _denoiser(model.purifier)
     sections: dict[str, Any] = {
         "classifier": {
@@ -168,7 +172,7 @@ def _sections(model: PurifiedClassifier) -> dict[str, Any]:
             "arguments": {"crop_pct": classifier.crop_pct, "interpolation": classifier.interpolation},
             "source": _source(classifier),
         },
-        "purifier": {"name": _name(purifier, PURIFIERS)},
+        "purifier": {"name": PURIFIERS.name_of(purifier)},
         "ensemble": {"size": model.ensemble_size, "mode": model.ensemble_mode},
     }
     if purifier.preset is not None:
@@ -187,14 +191,8 @@ def _source(network: nn.Module) -> str:
 
 
 def _denoiser(purifier: Purifier) -> Denoiser | None:
-    """The purifier's denoiser without what wraps it: an evaluation wraps it itself."""
+    """The purifier's denoiser without wrappers: an evaluation wraps it itself."""
     return next(iter(innermost(purifier)), None) if "denoiser" in purifier.arguments else None
-
-
-def _name(thing: Any, registry: Mapping[str, Any]) -> str:
-    """The name that a config knows an object's class by."""
-    cls = type(thing)
-    return next((name for name, known in registry.items() if known is cls), f"{cls.__module__}:{cls.__qualname__}")
 
 
 def _images(data: Images, num_classes: int, batch_size: int) -> ImageDataModule:
@@ -209,28 +207,17 @@ def _images(data: Images, num_classes: int, batch_size: int) -> ImageDataModule:
         labels = torch.tensor([int(label) for _, label, *_ in samples])
     images, labels = images.detach().cpu(), labels.detach().cpu()
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
-        raise ConfigError(
-            f"data: images are {tuple(images.shape)} {images.dtype}, accepted is (N, C, H, W), N at least 1, of floats "
-            "in [0, 1]"
-        )
+        problem = f"the images are {tuple(images.shape)} {images.dtype}"
+        raise ConfigError("data", problem, accepted="(N, C, H, W), N at least 1, of floats in [0, 1]")
     if labels.shape != (len(images),) or labels.is_floating_point():
-        raise ConfigError(
-            f"data: labels are {tuple(labels.shape)} {labels.dtype}, accepted is ({len(images)},) integers"
-        )
-    if not 0.0 <= float(images.min()) <= float(images.max()) <= 1.0:
-        raise ConfigError(f"data: images lie in {float(images.min()):g}..{float(images.max()):g}, accepted is 0..1")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ConfigError(
-            f"data: labels lie in {int(labels.min())}..{int(labels.max())}, accepted is 0..{num_classes - 1}"
-        )
+        problem = f"the labels are {tuple(labels.shape)} {labels.dtype}"
+        raise ConfigError("data", problem, accepted=f"({len(images)},) integers")
+    low, high = float(images.min()), float(images.max())
+    if not 0.0 <= low <= high <= 1.0:
+        raise ConfigError("data", f"the images' values are {low:g} to {high:g}", accepted="0 to 1")
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
+        raise ConfigError("data", f"the labels are {low} to {high}", accepted=f"0 to {num_classes - 1}")
     shape = (images.shape[1], images.shape[2], images.shape[3])
     source = Source(images.float().__getitem__, labels.tolist(), shape, num_classes, scale=1.0)
     return ImageDataModule.of(source, batch_size=batch_size)
-
-
-def _data_section(data: ImageDataModule) -> dict[str, Any]:
-    keys = (
-        "root", "train_split", "test_split", "subset", "subset_seed", "subset_skip", "batch_size", "workers", "flip",
-        "crop_padding", "image_size",
-    )  # fmt: skip
-    return {"name": data.source, **{key: getattr(data, key) for key in keys}}

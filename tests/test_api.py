@@ -181,17 +181,17 @@ def test_the_ensemble_is_the_presets_from_python_too(build: Callable[[Denoiser, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": (torch.rand(2, 8, 8), torch.zeros(2).long())}, "data: images are"),
-        ({"data": (torch.rand(2, 1, 8, 8) * 255, torch.zeros(2).long())}, "accepted is 0..1"),
-        ({"data": (torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2).long())}, "accepted is 0..1"),
-        ({"data": (torch.rand(2, 1, 8, 8), torch.zeros(3).long())}, "data: labels are"),
-        ({"data": (torch.rand(2, 1, 8, 8), torch.tensor([0, 10]))}, "data: labels lie in 0..10, accepted is 0..9"),
+        ({"data": (torch.rand(2, 8, 8), torch.zeros(2).long())}, "data: the images are"),
+        ({"data": (torch.rand(2, 1, 8, 8) * 255, torch.zeros(2).long())}, "accepted: 0 to 1"),
+        ({"data": (torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2).long())}, "accepted: 0 to 1"),
+        ({"data": (torch.rand(2, 1, 8, 8), torch.zeros(3).long())}, "data: the labels are"),
+        ({"data": (torch.rand(2, 1, 8, 8), torch.tensor([0, 10]))}, "data: the labels are 0 to 10; accepted: 0 to 9"),
         ({"data": (torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))}, "channels"),
-        ({"defense": {}}, "defense: found none"),
-        ({"gradient": "magic"}, "attack.gradient.name: 'magic' is unknown"),
-        ({"process": {"grid": 3}}, "grid: unknown key"),
-        ({"eot": 0}, "attack.eot: found 0"),
-        ({"seed": 3}, "seed: is said by the arguments"),
+        ({"defense": {}}, "defense: is empty"),
+        ({"gradient": "magic"}, "attack.gradient.name is 'magic'"),
+        ({"process": {"grid": 3}}, "attack.process.grid: unknown key"),
+        ({"eot": 0}, "attack.eot is 0"),
+        ({"seed": 3}, "seed: is set by the arguments"),
         ({"hang_minuets": 3}, "hang_minuets: unknown key"),
     ],
 )
@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused_before_any_work(
 
 def test_defenses_of_one_table_share_chunks_and_seed(defense: PurifiedClassifier, pair: tuple[Tensor, Tensor]) -> None:
     other = PurifiedClassifier(defense.classifier, NoPurifier(), 10, chunk_size=4)
-    with pytest.raises(ConfigError, match=r"found chunk_size \[4, 8\]"):
+    with pytest.raises(ConfigError, match=r"the values of chunk_size differ: \[4, 8\]"):
         hetpure.evaluate({"a": defense, "b": other}, None, pair)
 
 
