@@ -22,7 +22,8 @@ from hetpure.runs.records import RecordStore
 SETTINGS = [
     "--config", "demo.yaml", "data.batch_size=1", "attack.steps=6", "attack.eot=2", "ensemble.size=2",
     "purifier.steps=20", "chunk_size=4", "threads=1", "pictures=0", "wandb.mode=disabled", "protocols.resubmissions=2",
-    "protocols.votes=3", "trainer.accelerator=cpu", "rows.undefended.attack={name: none}", "rows.uniform.purifier.steps=20",
+    "protocols.votes=3", "trainer.accelerator=cpu", "rows.undefended.attack={name: none}",
+    "rows.uniform.purifier.steps=20",
 ]  # fmt: skip
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 IMAGES = 12
