@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 
 from tqdm import tqdm
 
-from hetpure.errors import STOPPED, RunError
+from hetpure.errors import STOPPED, ConfigError, RunError
 from hetpure.evaluation.strategy import LAUNCHER
 
 PATIENCE = 60.0
@@ -48,7 +48,8 @@ class ProcessMonitor:
         on_hang: called with the reason, from a thread of its own, before this process ends because it hangs.
 
     Raises:
-        RunError: on entering, where another run is at work in the folder, or it cannot be written.
+        ConfigError: on entering, where the output is no folder.
+        RunError: likewise, where another run is at work in it, or it cannot be written.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class ProcessMonitor:
         time.sleep(INTERVAL)
 
     def __enter__(self) -> Self:
+        if _is_orphan():
+            raise SystemExit(STOPPED)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._own = os.fdopen(os.open(self._file(self.rank), os.O_RDWR | os.O_CREAT, 0o666), "r+b")
@@ -117,6 +120,8 @@ class ProcessMonitor:
                     raise RunError(f"output: another run is at work in {self.folder.parent}, see {self.folder}")
                 time.sleep(0.2)
             self._write("working")
+        except NotADirectoryError:
+            raise ConfigError("output", "is no folder", found=str(self.folder.parent)) from None
         except OSError as error:
             raise RunError(f"output: {self.folder} cannot be written: {error.strerror}") from None
         self._old_texts = {rank: self._look_at(rank)[0] for rank in range(self.world) if rank != self.rank}
@@ -146,9 +151,9 @@ class ProcessMonitor:
         raise self._stop
 
     def _watch(self) -> None:
-        launcher, last_call = int(os.environ.get(LAUNCHER, 0)), None
+        last_call = None
         while not self._exited.wait(INTERVAL):
-            if launcher and os.getppid() != launcher:
+            if _is_orphan():
                 os._exit(STOPPED)
             with contextlib.suppress(OSError):
                 if self._last_call != last_call:
@@ -213,6 +218,11 @@ class ProcessMonitor:
         text = f"{socket.gethostname()}\t{os.getpid()}\t{time.time():.0f}\t{' '.join(state.split())[:500]}"
         with contextlib.suppress(OSError):  # on a full disk others notice by the lock
             os.pwrite(self._own.fileno(), text.encode().ljust(1023) + b"\n", 0)  # in one piece
+
+
+def _is_orphan() -> bool:
+    """Whether the process that started this one has ended."""
+    return int(os.environ.get(LAUNCHER, os.getppid())) != os.getppid()
 
 
 def _try_lock(file: IO[Any], kind: int) -> bool | None:

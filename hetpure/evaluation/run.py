@@ -31,7 +31,7 @@ from hetpure.evaluation.sample_queue import SampleQueue
 from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
 from hetpure.models.precision import allow_tf32
 from hetpure.reports.dashboard import Dashboard
-from hetpure.runs.claim import claim
+from hetpure.runs.claim import check_claim, claim
 from hetpure.runs.files import RESULTS
 from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Report
@@ -97,10 +97,12 @@ def run(
         if is_first:
             report.show()
 
+    content = content_here(resolved, output) if rows else {}
+    check_claim(output, config, FREE, content)  # before it waits for another run there
     hang = 60.0 * config.hang_minutes
     place = (output, trainer.global_rank, trainer.world_size, starts_processes(trainer))
     with ProcessMonitor(*place, hang=hang, on_hang=on_hang) as monitor:
-        claim(output, config, FREE, content_here(resolved, output) if rows else {})
+        claim(output, config, FREE, content)
         if is_first and not (output / RESULTS).exists():
             report.write()  # from now on the folder says under what its records are made, however the run ends
         dashboard = Dashboard(to_dict(config), output) if is_first and rows else None

@@ -143,7 +143,7 @@ def test_a_third_partys_networks_from_a_config_alone(theirs: Path, undisturbed: 
     purifier = HeterogeneousPurifier(
         DiffusersDenoiser(tiny_unet()), classifier, grid_size=20, blocks=["block1", "block2"], tau=0.5
     )
-    defense = PurifiedClassifier(classifier, purifier, 10, ensemble_size=3, chunk_size=8)
+    defense = PurifiedClassifier(classifier, purifier, 10, ensemble_size=3, ensemble_mode="mean_logits", chunk_size=8)
     data = ImageDataModule("digits", subset=6).prepare()
     items = [data.test_dataloader().dataset[i] for i in range(6)]
     x, label, index = (torch.stack([torch.as_tensor(i[key]) for i in items]) for key in ("image", "label", "index"))
@@ -234,25 +234,17 @@ def test_another_seed_is_another_run(theirs: Path, undisturbed: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_processes_agree_with_one_bit_for_bit(theirs: Path, tmp_path: Path) -> None:
-    """Seven samples on two processes (gloo), two rows: every sample once, in neither more nor fewer lines than one."""
-    settings = [
-        "data.subset=7",
-        "data.batch_size=2",
-        "attack.steps=2",
-        "rows.heterogeneous={}",
-        "rows.uniform={purifier: {name: uniform, t: 0.1, grid_size: 20}, attack: {norm: L2, eps: 0.5}}",
-    ]
+    """Started by Lightning; every sample once, and the second process, which comes later, does some of them."""
+    settings = ["data.subset=20", "data.batch_size=1", "attack.steps=8"]
     ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
     done = subprocess.run(
         command(theirs, tmp_path / "two", *settings, *ddp), capture_output=True, text=True, timeout=200, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert evaluate(theirs, tmp_path / "one", *settings) == 0
-    for row in ("heterogeneous", "uniform"):
-        assert sorted(lines(tmp_path / "two", row)) == sorted(lines(tmp_path / "one", row)) == indices(7)
-        shares = [len(f.read_text().splitlines()) for f in sorted((tmp_path / "two" / row).glob("samples-*.jsonl"))]
-        assert shares == [4, 3]
-        assert outcome(tmp_path / "two", row) == outcome(tmp_path / "one", row)
+    assert sorted(lines(tmp_path / "two")) == sorted(lines(tmp_path / "one")) == indices(20)
+    assert len(list((tmp_path / "two").glob("*/samples-*.jsonl"))) == 2
+    assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
     tables = [json.loads((tmp_path / n / "results.json").read_text())["rows"] for n in ("one", "two")]
     for a, b in zip(*tables, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
@@ -572,7 +564,7 @@ def test_bad_input_as_a_person_meets_it(theirs: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert re.fullmatch(r"error: classifier.weights: [^\n]*\n", done.stderr)
+    assert re.fullmatch(r"error: classifier.weights: [^\n]*\n", done.stderr), "Lightning's notices, for one"
     assert done.stdout == "" and not (tmp_path / "run").exists() and not (tmp_path / "ran").exists()
 
 

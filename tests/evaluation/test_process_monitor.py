@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hetpure.config import PROJECT_ROOT
-from hetpure.errors import RunError
+from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation import process_monitor
 from hetpure.evaluation.process_monitor import ProcessMonitor
 from hetpure.evaluation.strategy import LAUNCHER
@@ -79,6 +79,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "processes").touch()
     with pytest.raises(RunError, match="processes cannot be written"):
         ProcessMonitor(tmp_path).__enter__()
+    with pytest.raises(ConfigError, match=r"processes', is no folder"):
+        ProcessMonitor(tmp_path / "processes").__enter__()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
@@ -129,12 +131,17 @@ with process_monitor.ProcessMonitor(Path(sys.argv[1]), 1, 2, starts_others=False
 """
 
 
-def other(folder: Path, **environment: str) -> subprocess.Popen[str]:
+PARENT = f"""
+import os, subprocess, sys
+os.environ[{LAUNCHER!r}] = str(os.getpid())
+subprocess.run([sys.executable, "-c", *sys.argv[1:]])
+"""
+
+
+def other(folder: Path) -> subprocess.Popen[str]:
     """The second of two processes, in one of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OTHER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+    command = [sys.executable, "-c", OTHER, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 
@@ -155,12 +162,18 @@ def test_a_process_that_is_killed_is_reported_and_stops_nobody(tmp_path: Path, c
 
 @pytest.mark.slow
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    second = other(tmp_path, **{LAUNCHER: str(os.getpid())})
-    time.sleep(0.3)
-    assert second.poll() is None
-    second.kill()
-    second.wait()
-    assert other(tmp_path, **{LAUNCHER: str(os.getppid())}).wait(20) == 3
+    """Also one whose parent ended before it was at work."""
+    command = [sys.executable, "-c", PARENT, OTHER, str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
+    assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+    with pytest.raises(RunError, match="another run"):
+        ProcessMonitor(tmp_path, 0, 2).__enter__()
+    parent.kill()
+    assert parent.communicate(timeout=20) == ("", None), "its pipe closes when the child is gone, too"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setenv(LAUNCHER, str(os.getpid()))
+        ProcessMonitor(tmp_path, 0, 2).__enter__()
+    assert caught.value.code == 3
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
