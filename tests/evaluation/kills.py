@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from hetpure.cli import main
 from hetpure.config import PROJECT_ROOT
 from hetpure.runs.records import RecordStore
 
@@ -114,12 +115,9 @@ def survive(output: Path, kills: int, seed: int, say=print) -> None:
     while done < kills and kill_once(output, subset, chance, say):
         done += 1
     say(f"{done} kills, {count(output)} lines; the rest on one process")
-    finish = start(output, subset)
-    printed, _ = finish.communicate(timeout=3600)
-    assert finish.returncode == 0, printed
     undisturbed = output.with_name(output.name + "-undisturbed")
-    printed, _ = (process := start(undisturbed, subset)).communicate(timeout=3600)
-    assert process.returncode == 0, printed
+    for folder in (output, undisturbed):
+        assert main(["evaluate", *SETTINGS, f"output={folder}", subset]) == 0
     assert records_of(output) == records_of(undisturbed)
     tables = [json.loads((folder / "results.json").read_text())["rows"] for folder in (output, undisturbed)]
     assert [{**row, "seconds": 0} for row in tables[0]] == [{**row, "seconds": 0} for row in tables[1]]
