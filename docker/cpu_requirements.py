@@ -1,7 +1,7 @@
 """Splits the lock for a machine without CUDA: ``python docker/cpu_requirements.py requirements.lock FOLDER``.
 
-Writes ``torch.txt``, the versions of the two packages whose CPU builds have an index of their own (other files, so other
-hashes), and ``rest.txt``, everything else without the packages that only CUDA builds of torch need.
+Writes ``torch.txt``, the versions of the two packages whose CPU builds have an index of their own (other files, so
+other hashes), and ``rest.txt``, everything else without the packages that only CUDA builds of torch need.
 """
 
 import re

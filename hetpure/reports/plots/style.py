@@ -41,7 +41,7 @@ DPI = 130
 _PNG: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
 _PDF: dict[str, Any] = {"metadata": {"CreationDate": None}}
 _CAPTION_POINTS = 8.0
-_CHARACTERS_PER_INCH = 18.5  # of the caption's type, on average
+_CHARACTERS_PER_INCH = 17.8  # of the caption's type, on average
 _LINE_INCHES = 0.142
 
 
