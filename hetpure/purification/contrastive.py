@@ -72,7 +72,7 @@ class ContrastivePurifier(SamplingPurifier):
         require(divides, "patches", self.patches, f"a divisor of both sides of the {height}x{width} images")
         return ()
 
-    def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
+    def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
         before: Tensor | None = None
 
         def step(x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:

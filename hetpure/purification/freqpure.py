@@ -60,7 +60,7 @@ class FrequencyPurifier(RoundsPurifier):
     def network_calls(self) -> int:
         return super().network_calls * (1 if self.reference == CLEAN else 2)
 
-    def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
+    def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
         """See ``SamplingPurifier``: each step starts from the corrected x(0|t), with the predicted noise unchanged."""
 
         def step(x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:

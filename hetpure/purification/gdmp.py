@@ -64,7 +64,7 @@ class GuidedPurifier(SamplingPurifier):
         """See ``SamplingPurifier``: as released, noised to timestep t * T and denoised from the one below."""
         return sampler.diffuse(x0, grid[0] + 1)
 
-    def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
+    def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
         def step(x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
             abar_t, abar_s = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
             beta = 1.0 - abar_t / abar_s

@@ -101,11 +101,11 @@ def algorithm_1(
     for t, s in itertools.pairwise(grid):  # 1
         if t >= t_small:  # 2: stage 1
             for u in range(repeats):
-                keyed = sampler.in_round(u)
+                sampler_u = sampler.in_round(u)
                 if u > 0:
-                    x = keyed.diffuse_further(x, s, t)
-                known = keyed.diffuse(x0, s)  # 3, 4
-                unknown = keyed.denoise(x, at, s)  # 5, 6
+                    x = sampler_u.diffuse_further(x, s, t)
+                known = sampler_u.diffuse(x0, s)  # 3, 4
+                unknown = sampler_u.denoise(x, at, s)  # 5, 6
                 x = compose(mask, unknown, known)  # 7
             x, at = resample(sampler, x, s)  # 11 to 15
         else:  # 8: stage 2
@@ -134,12 +134,12 @@ def released_loop(
     for t, s in itertools.pairwise(grid):
         if s >= t_small:
             for u in range(repeats):
-                keyed = sampler.in_round(u)
+                sampler_u = sampler.in_round(u)
                 if u > 0:
-                    x = keyed.diffuse_further(x, s, t)
-                x = compose(mask, x, keyed.diffuse(x0, t))
+                    x = sampler_u.diffuse_further(x, s, t)
+                x = compose(mask, x, sampler_u.diffuse(x0, t))
                 x, start = resample(sampler, x, t)
-                x = keyed.denoise(x, start, s)
+                x = sampler_u.denoise(x, start, s)
         else:
             x = sampler.denoise(x, t, s)
         if callback is not None:

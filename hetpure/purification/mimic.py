@@ -72,7 +72,7 @@ class MimicPurifier(SamplingPurifier):
             return sampler.draws.normal_like(x0, "diffuse", grid[0])
         return super().start(x0, grid, sampler)
 
-    def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
+    def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
         def step(x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
             x_s = sampler.step(x, eps, t, s)
             if self.low < (t + 1) / self.schedule.T < self.high:

@@ -156,10 +156,11 @@ class SamplingPurifier(Purifier):
 
     def after_rounds(self, image: Tensor, draws: Draws) -> list[Tensor]:
         """The image (N, C, H, W), scaled to [-1, 1], after each round; not clamped."""
-        sampler, x0, results = Sampler(self.denoiser, draws, self.eta), image, []
+        x0, results = image, []
         for number, grid in enumerate(self.grids):
-            keyed = sampler.in_round(number)
-            x0 = keyed.sample(self.start(x0, grid, keyed), grid, self.step_of(image, x0, keyed))
+            sampler = Sampler(self.denoiser, draws, self.eta).in_round(number)
+            x = self.start(x0, grid, sampler)
+            x0 = sampler.sample(x, grid, self.make_step(image, x0, sampler))
             results.append(x0)
         return results
 
@@ -167,8 +168,8 @@ class SamplingPurifier(Purifier):
         """The noisy image from which a round samples, given the result x0 of the round before."""
         return sampler.diffuse(x0, grid[0])
 
-    def step_of(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
-        """How a round steps; guided purifiers override it to correct the predicted noise, x(0|t) or the result.
+    def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
+        """The step of a round; guided purifiers override it to correct the predicted noise, x(0|t) or the result.
 
         Args:
             image: the image that is purified, (N, C, H, W), scaled to [-1, 1].
