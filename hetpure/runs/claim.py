@@ -48,6 +48,25 @@ def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mappin
     Raises:
         ConfigError: names the keys that differ, or says why the folder cannot be used.
     """
+    files = check_claim(folder, config, free, content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        run = {"format_version": FORMAT_VERSION, "hetpure": __version__}
+        write_whole(folder / RUN, json.dumps(run, indent=2) + "\n")
+        for name, new in files.items():
+            write_whole(folder / name, to_yaml(new))
+    except OSError as error:
+        raise ConfigError("output", f"{folder} cannot be used: {one_line(error)}") from None
+
+
+def check_claim(
+    folder: Path, config: Any, free: Collection[str] = (), content: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """``claim`` without saving: refuses a folder that belongs to another run, and returns what would be saved, by file.
+
+    Raises:
+        ConfigError: names the keys that differ.
+    """
     format_version(folder)
     files = {CONFIG: to_dict(config), **({CONTENT: dict(content)} if content else {})}
     evaluated = content is None or (folder / CONTENT).exists() or any(folder.glob("**/samples-*.jsonl"))
@@ -59,14 +78,7 @@ def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mappin
     if changes:
         problem = f"{folder} holds another config's run ({'; '.join(changes[:4])})"
         raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        run = {"format_version": FORMAT_VERSION, "hetpure": __version__}
-        write_whole(folder / RUN, json.dumps(run, indent=2) + "\n")
-        for name, new in files.items():
-            write_whole(folder / name, to_yaml(new))
-    except OSError as error:
-        raise ConfigError("output", f"{folder} cannot be used: {one_line(error)}") from None
+    return files
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:
