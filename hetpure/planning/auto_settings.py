@@ -146,7 +146,7 @@ def _seconds_by_size(
         for process in (row.model, *row.processes):
             process.chunk_size = size
         pieces, _ = count_pieces(row, data.image_shape, len(data.indices), data.batch_size)
-        seconds[size] = sum(meter.piece_seconds(piece) * count for piece, count in pieces.items())
+        seconds[size] = sum(meter.estimated_time(piece).seconds * count for piece, count in pieces.items())
     return seconds
 
 

@@ -1,7 +1,7 @@
 """What one chunk costs: rows through the networks and FLOPs exactly, seconds and memory as measured on this machine.
 
-A purification may have a thousand denoiser calls. So a chunk first runs with a stand-in for the denoiser, then with one
-real call; the difference, times the number of calls, is what all calls cost. Where there is time, whole chunks are timed.
+A purification may have a thousand denoiser calls. So a chunk runs with a stand-in for the denoiser, and again with one
+real call; the difference, times the number of calls, is added. Where there is time, the whole chunk is timed as well.
 """
 
 import operator
@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,11 +27,8 @@ from hetpure.noise import Draws
 from hetpure.planning.counting import Piece, replaced
 from hetpure.planning.live_bytes import peak_bytes
 
-ESTIMATE_SHARE = 0.05
-"""Share of the measuring time that the estimate of one piece may take."""
-
-REPEATS = 20
-"""How often a piece is timed, at most."""
+MOMENT = 0.1
+"""Seconds in which a short task is timed as often as it can be."""
 
 Task = Callable[[], object]
 
@@ -63,11 +61,6 @@ class Cost:
     def __mul__(self, times: float) -> "Cost":
         return Cost(*(value * times for value in astuple(self)))
 
-    @property
-    def network_rows(self) -> tuple[float, ...]:
-        """The first four attributes."""
-        return astuple(self)[:4]
-
 
 class Meter:
     """Measures pieces on two images, which repeat.
@@ -83,36 +76,31 @@ class Meter:
         images = [torch.as_tensor(item(data.test_source, index)["image"]) for index in data.indices[:2]]
         self.images, self.device = torch.stack(images).to(device), device
         self.seconds, self.compiled = seconds, compiled
-        self._memory: dict[Any, Callable[[int], float]] = {}
+        self._known: dict[Any, Any] = {}
 
     def costs(self, pieces: Mapping[Piece, int]) -> dict[Piece, Cost]:
-        """The cost of each piece; those that weigh most are timed first, while there is time.
+        """The cost of each piece; whole pieces are timed while there is time, first those that weigh most.
 
         Args:
             pieces: how often each piece is computed.
         """
         deadline = time.monotonic() + self.seconds
-        kinds: dict[Any, list[Piece]] = defaultdict(list)
+        alike: dict[Any, list[Piece]] = defaultdict(list)
         for piece in pieces:  # rows of a table share most of what they compute
             module = piece.process.classifier if piece.part == "classify" else piece.process.purifier
-            kinds[_identity(module, piece.gradient), replace(piece, process=None)].append(piece)
-        costs = {kind: self._estimate(same[0]) for kind, same in kinds.items()}
-        weights = {kind: costs[kind].seconds * sum(pieces[piece] for piece in same) for kind, same in kinds.items()}
-        runs: dict[Any, list[Cost]] = defaultdict(list)
-        for _ in range(REPEATS):
-            for kind in sorted(kinds, key=lambda kind: weights[kind], reverse=True):
-                if costs[kind].seconds < deadline - time.monotonic():
-                    runs[kind].append(self._timed(self._task(kinds[kind][0], kinds[kind][0].rows)))
-        for kind, timed in runs.items():
-            timed = timed[1:] or timed  # the first run of anything is slow
-            mean = sum(timed, Cost()) * (1 / len(timed))
-            costs[kind] = replace(costs[kind], seconds=mean.seconds, cpu_seconds=mean.cpu_seconds)
-        return {piece: costs[kind] for kind, same in kinds.items() for piece in same}
+            alike[_identity(module, piece.gradient), piece.part, piece.gradient, piece.rows].append(piece)
+        costs = {same[0]: self._estimate(same[0], deadline) for same in alike.values()}
+        weights = {same[0]: costs[same[0]].seconds * sum(pieces[piece] for piece in same) for same in alike.values()}
+        for piece in sorted(weights, key=lambda piece: weights[piece], reverse=True):
+            if costs[piece].seconds < deadline - time.monotonic():
+                timed = self._timed(self._task(piece, piece.rows))
+                costs[piece] = replace(costs[piece], seconds=timed.seconds, cpu_seconds=timed.cpu_seconds)
+        return {piece: costs[same[0]] for same in alike.values() for piece in same}
 
-    def piece_seconds(self, piece: Piece) -> float:
-        """The least of three estimates of the time for a piece."""
-        task = self._task(piece, piece.rows)
-        return min(_extrapolated(piece.process, lambda: self._timed(task)).seconds for _ in range(3))
+    def estimated_time(self, piece: Piece) -> Cost:
+        """The time for a piece, from runs with one denoiser call at most."""
+        name, task = f"time of {piece.rows} rows", self._task(piece, piece.rows)
+        return self._extrapolated(piece.process, name, task, lambda task: self._timed(task, runs=2))
 
     def memory(self, row: Row, recomputed: bool | None = None) -> Callable[[int], float]:
         """Bytes at once, by the rows of a chunk: of a row's gradient, or of its prediction without an attack.
@@ -129,33 +117,55 @@ class Meter:
             x, draws, prepared = self._inputs(process, rows)
             task = _run(lambda y: process.classifier(process.purifier.purify(y, draws, *prepared)), x, gradient)
             if not recomputed:
-                return _extrapolated(process, lambda: float(peak_bytes(task, self.device)), real=1, recompute=False)
-            with _stand_ins(process, 1, recompute=False) as calls:
-                peak = peak_bytes(task, self.device)
-            return peak + sum(calls.values()) * x.nbytes
+                return self._extrapolated(process, f"bytes of {rows} rows", task, self._peak, real=1, recompute=False)
+            with _stand_ins(process, defaultdict(lambda: 1), recompute=False) as calls:
+                return self._peak(task) + sum(calls.values()) * x.nbytes
 
         key = _identity(process.purifier, False), id(process.classifier), gradient, recomputed
-        if key not in self._memory:
+        if key not in self._known:
             with torch.compiler.set_stance("force_eager"):
-                one, two = needed(1), needed(2)
-            self._memory[key] = lambda rows: one + max(two - one, 0.0) * (rows - 1)
-        return self._memory[key]
+                self._known[key] = needed(1), needed(2)
+        one, two = self._known[key]
+        return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
-    def _estimate(self, piece: Piece) -> Cost:
-        """Counts at one row; the time at as many rows as can be afforded."""
-        task = self._task(piece, 1)
+    def _estimate(self, piece: Piece, deadline: float) -> Cost:
+        """Counts at one row; the time from all rows with one denoiser call, where there is time, else at one row."""
+        start, task = time.monotonic(), self._task(piece, 1)
         with torch.compiler.set_stance("force_eager"):
-            cost = _extrapolated(piece.process, lambda: self._counted(piece.process, task)) * piece.rows
-        rows = piece.rows if self.compiled else 1
-        while True:
-            start, task = time.monotonic(), self._task(piece, rows)
-            timed = _extrapolated(piece.process, lambda task=task: self._timed(task)) * (piece.rows / rows)
-            if rows == piece.rows or 4 * (time.monotonic() - start) > ESTIMATE_SHARE * self.seconds:
-                return replace(cost, seconds=timed.seconds, cpu_seconds=timed.cpu_seconds)
-            rows = min(4 * rows, piece.rows)
+            counted = self._extrapolated(piece.process, "counts", task, partial(self._counted, piece.process))
+        cost = counted * piece.rows
+        now = time.monotonic()
+        if now + piece.rows * (now - start) > deadline and not self.compiled:
+            return cost
+        timed = self.estimated_time(piece)
+        return replace(cost, seconds=timed.seconds, cpu_seconds=timed.cpu_seconds)
+
+    def _extrapolated(
+        self,
+        process: PurifiedClassifier,
+        name: str,
+        task: Task,
+        measure: Callable[[Task], Any],
+        real: int = 0,
+        recompute: bool = True,
+    ) -> Any:
+        """A quantity that grows by the same amount with each denoiser call, from ``real`` calls and one more.
+
+        What one more call adds is measured once for each name, denoiser, and whether there is a gradient.
+        """
+        with _stand_ins(process, defaultdict(lambda: real), recompute) as calls:
+            total = base = measure(lambda: (calls.clear(), task()))
+        for kind, count in calls.items():
+            key = name, _identity(*kind), kind[1]
+            if count > real and key not in self._known:
+                with _stand_ins(process, defaultdict(lambda: real, {kind: real + 1}), recompute) as new_calls:
+                    self._known[key] = measure(lambda: (new_calls.clear(), task())) + base * -1
+            if count > real:
+                total += self._known[key] * (count - real)
+        return total
 
     def _counted(self, process: PurifiedClassifier, task: Task) -> Cost:
-        """Rows through the networks of a process, and FLOPs."""
+        """Rows through the networks of a process, FLOPs, and a rough time."""
         rows = Counter[str]()
 
         def count(name: str, x: Tensor) -> None:
@@ -171,20 +181,29 @@ class Meter:
         # Without names of modules: the hooks for those forbid gradients within a module's forward pass.
         counter, no_names = FlopCounterMode(display=False), nullcontext()
         vars(no_names)["parents"], vars(counter)["mod_tracker"] = ("Global",), no_names
+        start = time.monotonic()
         try:
             with counter:
                 task()
         finally:
             for hook in hooks:
                 hook.remove()
-        return Cost(**rows, flops=counter.get_total_flops())
+        return Cost(**rows, flops=counter.get_total_flops(), seconds=time.monotonic() - start)
 
-    def _timed(self, task: Task) -> Cost:
-        self._synchronize()
-        clock, cpu = time.perf_counter(), time.process_time()
-        task()
-        self._synchronize()
-        return Cost(seconds=time.perf_counter() - clock, cpu_seconds=time.process_time() - cpu)
+    def _timed(self, task: Task, runs: int = 1) -> Cost:
+        """The time of a task: the median of some runs, and of more within a moment."""
+        start, times = time.monotonic(), []
+        while len(times) < runs or time.monotonic() - start < MOMENT:
+            self._synchronize()
+            clock, cpu = time.perf_counter(), time.process_time()
+            task()
+            self._synchronize()
+            times.append((time.perf_counter() - clock, time.process_time() - cpu))
+        seconds, cpu_seconds = sorted(times)[(len(times) - 1) // 2]
+        return Cost(seconds=seconds, cpu_seconds=cpu_seconds)
+
+    def _peak(self, task: Task) -> int:
+        return peak_bytes(task, self.device)
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -222,14 +241,14 @@ def _run(function: Callable[[Tensor], Any], x: Tensor, gradient: bool) -> Task:
     return run
 
 
-Calls = Counter[tuple[Denoiser, bool]]
-"""Calls of each denoiser without and with gradients."""
+Kind = tuple[Denoiser, bool]
+"""Calls of a denoiser, without or with a gradient."""
 
 
 class _StandIn(DenoiserWrapper):
-    """A denoiser of which only the first calls of each kind are real."""
+    """A denoiser of which only the first calls of each kind are real; the others cost next to nothing."""
 
-    def __init__(self, denoiser: Denoiser, calls: Calls, real: Mapping[tuple[Denoiser, bool], int]) -> None:
+    def __init__(self, denoiser: Denoiser, calls: Counter[Kind], real: Mapping[Kind, int]) -> None:
         super().__init__(denoiser)
         self.calls, self.real = calls, real
 
@@ -240,41 +259,16 @@ class _StandIn(DenoiserWrapper):
 
 
 @contextmanager
-def _stand_ins(
-    process: PurifiedClassifier, real: int, one_more: tuple[Denoiser, bool] | None = None, recompute: bool = True
-) -> Iterator[Calls]:
-    """Within the context, the first calls of a process's denoisers are real, of one kind one more, the rest cost nothing.
-
-    Args:
-        process: the defense or the attack process.
-        real: how many calls of each kind are real.
-        one_more: the kind.
-        recompute: whether recomputed denoisers recompute; else they keep their graphs.
-    """
-    calls, counts = Calls(), defaultdict(lambda: real)
-    if one_more:
-        counts[one_more] += 1
-    children = []
+def _stand_ins(process: PurifiedClassifier, real: Mapping[Kind, int], recompute: bool) -> Iterator[Counter[Kind]]:
+    """Within the context, stand-ins count the calls of a process's denoisers; ``recompute`` False keeps all graphs."""
+    calls, children = Counter[Kind](), []
     for parent in process.purifier.modules():
         for name, child in parent.named_children():
             if isinstance(child, Denoiser) and not isinstance(parent, Denoiser):
                 inner = child.denoiser if isinstance(child, Recomputed) and not recompute else child
-                children.append((parent, name, _StandIn(inner, calls, counts)))
+                children.append((parent, name, _StandIn(inner, calls, real)))
     with replaced(*children):
         yield calls
-
-
-def _extrapolated(
-    process: PurifiedClassifier, measure: Callable[[], Any], real: int = 0, recompute: bool = True
-) -> Any:
-    """A quantity that grows by the same amount with each denoiser call, from ``real`` calls of each kind and one more."""
-    with _stand_ins(process, real, None, recompute) as calls:
-        total = base = measure()
-    for kind, count in calls.items():
-        if count > real:
-            with _stand_ins(process, real, kind, recompute):
-                total += (measure() + base * -1) * (count - real)
-    return total
 
 
 def _identity(value: Any, gradient: bool) -> Any:

@@ -57,11 +57,6 @@ class RowPlan:
     left: Cost
     least_left: Cost
 
-    @property
-    def varies(self) -> bool:
-        """Whether the attack may stop early."""
-        return self.most.network_rows != self.least.network_rows
-
 
 def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
     """Prints what an evaluation will cost; evaluates and writes nothing.
@@ -172,7 +167,7 @@ def print_plan(
         table.add_column(head, justify="right")
     sums = [0.0, 0.0, 0.0]
     for row in plans:
-        each, at_most = row.most * (1 / max(row.images, 1)), "at most " if row.varies else ""
+        each, at_most = row.most * (1 / max(row.images, 1)), "at most " if row.most != row.least else ""
         hours = [row.most.seconds / 3600, row.left.seconds / 3600, world * hours_at(row.most, rates)]
         sums = [a + b for a, b in zip(sums, hours, strict=True)]
         table.add_row(
@@ -196,7 +191,7 @@ def _notes(
 ) -> Iterator[str]:
     yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
-    if early := [f"{row.name} {_hours(row.least_left.seconds / 3600)}" for row in plans if row.varies]:
+    if early := [f"{row.name} {_hours(row.least_left.seconds / 3600)}" for row in plans if row.most != row.least]:
         yield f"attacks that leave broken samples alone may stop early; if every sample broke at once: {'; '.join(early)}"
     seconds, busy = sum(row.most.seconds for row in plans), sum(row.most.cpu_seconds for row in plans) / threads
     if device.type == "cpu" and busy < BUSY_SHARE * seconds:
