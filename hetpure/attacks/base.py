@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hetpure.arguments import KeepsArguments
 from hetpure.attacks.gradients import Gradient, GradientSource
-from hetpure.attacks.norms import NORMS, NormName, written
+from hetpure.attacks.norms import NORMS, NormName
 from hetpure.errors import require
 
 Observer = Callable[[int, Gradient], None]
@@ -26,7 +26,9 @@ class Threat(NamedTuple):
     eps: float
 
     def __str__(self) -> str:
-        return written(self.norm, self.eps)
+        levels = self.eps * 255
+        as_levels = self.norm == "Linf" and abs(levels - round(levels)) < 1e-6
+        return f"{self.norm} eps {f'{levels:.0f}/255' if as_levels else f'{self.eps:g}'}"
 
 
 class Attack(KeepsArguments, ABC):

@@ -1,6 +1,5 @@
 """Which rows of a config can be evaluated here: all, or it is an error; in a table, those that lack nothing."""
 
-import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -127,14 +126,9 @@ def check_files(config: RunSettings) -> None:
     Raises:
         AbsentError: on one line, each missing file with its key and where it comes from.
     """
-    lines: dict[str, AbsentError] = {}  # rows share files: each is named once, in order
-    for name, errors in _missing(config).items():
-        for error in errors:
-            error = in_row(name, config.own.get(name, ()), error)
-            lines.setdefault(str(error), error)
-    if lines:
-        first, *others = lines.values()
-        first = copy.copy(first)
+    missing = [in_row(name, config.own.get(name, ()), e) for name, errors in _missing(config).items() for e in errors]
+    if missing:
+        first, *others = {str(error): error for error in missing}.values()  # rows share files: each is named once
         first.problem = "; and ".join([first.problem, *map(str, others)])
         raise first
 
