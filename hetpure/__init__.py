@@ -18,39 +18,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "PGD",
-    "AutoAttack",
-    "Classifier",
-    "ConfigError",
-    "Denoiser",
-    "Evaluation",
-    "HeterogeneousPurifier",
-    "ImageDataModule",
-    "PurifiedClassifier",
-    "RunError",
-    "UniformPurifier",
-    "__version__",
-    "build_classifier",
-    "build_denoiser",
-    "evaluate",
-]
+    "PGD", "AutoAttack", "Classifier", "ConfigError", "Denoiser", "Evaluation", "HeterogeneousPurifier",
+    "ImageDataModule", "PurifiedClassifier", "RunError", "UniformPurifier", "__version__", "build_classifier",
+    "build_denoiser", "evaluate",
+]  # fmt: skip
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "PGD": "attacks.pgd",
-        "AutoAttack": "attacks.autoattack",
-        "Classifier": "models.classifiers",
-        "ConfigError": "errors",
-        "Denoiser": "models.denoisers",
-        "Evaluation": "api",
-        "HeterogeneousPurifier": "purification.heterogeneous",
-        "ImageDataModule": "data.datamodule",
-        "PurifiedClassifier": "defense.classifier",
-        "RunError": "errors",
-        "UniformPurifier": "purification.uniform",
-        "build_classifier": "models.classifiers",
-        "build_denoiser": "models.denoisers",
-        "evaluate": "api",
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

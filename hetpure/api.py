@@ -19,7 +19,7 @@ from hetpure.config import DataConfig
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.sources import Source
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 from hetpure.evaluation.build import Loaded, settings_key
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.content import network_content
@@ -206,18 +206,14 @@ def _images(data: Images, num_classes: int, batch_size: int) -> ImageDataModule:
         images = torch.stack([torch.as_tensor(image) for image, *_ in samples])
         labels = torch.tensor([int(label) for _, label, *_ in samples])
     images, labels = images.detach().cpu(), labels.detach().cpu()
-    if images.ndim != 4 or not images.is_floating_point() or not len(images):
-        problem = f"the images are {tuple(images.shape)} {images.dtype}"
-        raise ConfigError("data", problem, accepted="(N, C, H, W), N at least 1, of floats in [0, 1]")
-    if labels.shape != (len(images),) or labels.is_floating_point():
-        problem = f"the labels are {tuple(labels.shape)} {labels.dtype}"
-        raise ConfigError("data", problem, accepted=f"({len(images)},) integers")
+    found, is_images = f"{tuple(images.shape)} {images.dtype}", images.ndim == 4 and images.is_floating_point()
+    require(is_images and len(images) > 0, "data", found, "images (N, C, H, W) of floats, N at least 1")
+    found, is_labels = f"{tuple(labels.shape)} {labels.dtype}", not labels.is_floating_point()
+    require(is_labels and labels.shape == (len(images),), "data", found, f"labels ({len(images)},) of integers")
     low, high = float(images.min()), float(images.max())
-    if not 0.0 <= low <= high <= 1.0:
-        raise ConfigError("data", f"the images' values are {low:g} to {high:g}", accepted="0 to 1")
+    require(0.0 <= low <= high <= 1.0, "data", f"{low:g} to {high:g}", "images with values from 0 to 1")
     low, high = int(labels.min()), int(labels.max())
-    if not 0 <= low <= high < num_classes:
-        raise ConfigError("data", f"the labels are {low} to {high}", accepted=f"0 to {num_classes - 1}")
+    require(0 <= low <= high < num_classes, "data", f"{low} to {high}", f"labels from 0 to {num_classes - 1}")
     shape = (images.shape[1], images.shape[2], images.shape[3])
     source = Source(images.float().__getitem__, labels.tolist(), shape, num_classes, scale=1.0)
     return ImageDataModule.of(source, batch_size=batch_size)

@@ -14,32 +14,8 @@ if TYPE_CHECKING:
     from hetpure.attacks.pgd import PGD
 
 __all__ = [
-    "APGD",
-    "PGD",
-    "AdversarialAttack",
-    "Attack",
-    "AutoAttack",
-    "BPDAGradient",
-    "BlindGradient",
-    "Evaluation",
-    "ExactGradient",
-    "Gradient",
-    "GradientSource",
-    "KnownDrawsGradient",
-    "MaskAwareGradient",
-    "ReferenceAutoAttack",
-]
+    "APGD", "PGD", "AdversarialAttack", "Attack", "AutoAttack", "BPDAGradient", "BlindGradient", "Evaluation",
+    "ExactGradient", "Gradient", "GradientSource", "KnownDrawsGradient", "MaskAwareGradient", "ReferenceAutoAttack",
+]  # fmt: skip
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "APGD": "apgd",
-        "PGD": "pgd",
-        "AdversarialAttack": "callback",
-        "Attack": "base",
-        "AutoAttack": "autoattack",
-        "ReferenceAutoAttack": "autoattack",
-        **dict.fromkeys(("Evaluation", "ExactGradient", "Gradient", "GradientSource"), "gradients"),
-        **dict.fromkeys(("BPDAGradient", "BlindGradient", "KnownDrawsGradient", "MaskAwareGradient"), "modes"),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

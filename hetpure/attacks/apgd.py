@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hetpure.attacks.base import IterativeAttack, Observer
-from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.base import IterativeAttack
 from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
@@ -83,11 +82,8 @@ class APGD(IterativeAttack):
         self.runs = restarts * (targets if loss == "dlr_targeted" else 1)
         self.steps = self.runs * (steps + 1)
 
-    def __call__(
-        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
-    ) -> Tensor:
-        search = Search(gradient, x, label, sample, self.evaluations, observe)
-        search.offer(search.all, x)
+    def attack(self, search: Search) -> Tensor:
+        search.offer(search.all, search.x)
         self.pursue(search)
         return search.image
 

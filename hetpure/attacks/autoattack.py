@@ -5,6 +5,7 @@ FAB and Square, the two members of ``standard`` for static defenses, are the pub
 ``ReferenceAutoAttack`` is that package as it is.
 """
 
+import functools
 import importlib
 import logging
 from collections.abc import Callable
@@ -77,35 +78,29 @@ class AutoAttack(IterativeAttack):
             published("fab_pt", "version")
             self.steps += 2
 
-    def __call__(
-        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
-    ) -> Tensor:
-        search = Search(gradient, x, label, sample, self.evaluations, observe)
-        search.offer(search.all, x)
+    def attack(self, search: Search) -> Tensor:
+        search.offer(search.all, search.x)
         for member in self.members:
             member.pursue(search)
         if self.version == "standard":
-            for attack in (self._fab, self._square):
-                rows = search.open()
-                images = [one_by_one(attack, gradient, x, label, sample, row) for row in rows.tolist()]
-                if images:
-                    search.offer(rows, NORMS[self.norm].project(torch.cat(images), x[rows], self.eps))
-                search.skip(1)
+            fab = {"n_restarts": 1, "n_iter": self.run_length, "targeted": True, "n_target_classes": self.targets}
+            square = {"n_queries": self.queries, "p_init": 0.8, "resc_schedule": False}
+            for module, name, options in (("fab_pt", "FABAttack_PT", fab), ("square", "SquareAttack", square)):
+                build = functools.partial(getattr(published(module, "version"), name), norm=self.norm, eps=self.eps)
+                self._pursue(search, functools.partial(build, **options))
         return search.image
 
-    def _fab(self, model: Callable[[Tensor], Tensor], seed: int, device: torch.device) -> Any:
-        attack = published("fab_pt", "version").FABAttack_PT
-        return attack(
-            model, norm=self.norm, n_restarts=1, n_iter=self.run_length, eps=self.eps, seed=seed,
-            targeted=True, n_target_classes=self.targets, device=device,
-        )  # fmt: skip
-
-    def _square(self, model: Callable[[Tensor], Tensor], seed: int, device: torch.device) -> Any:
-        attack = published("square", "version").SquareAttack
-        return attack(
-            model, norm=self.norm, n_queries=self.queries, eps=self.eps, p_init=0.8, seed=seed,
-            resc_schedule=False, device=device,
-        )  # fmt: skip
+    def _pursue(self, search: Search, build: Callable[..., Any]) -> None:
+        """A published attack on the samples that the search has open, one image at a time."""
+        rows, images = search.open(), []
+        for row in rows.split(1):
+            x, sample = search.x[row], search.sample[row]
+            with torch.random.fork_rng(), torch.no_grad():
+                model, seed = Model(search.gradient, sample), seed_of(search.gradient, int(sample))
+                images.append(build(model, seed=seed, device=x.device).perturb(x, search.label[row]))
+        if images:
+            search.offer(rows, NORMS[self.norm].project(torch.cat(images), search.x[rows], self.eps))
+        search.skip(1)
 
     def __str__(self) -> str:
         return f"AutoAttack {self.version} {self.threat}, {self.run_length} steps"
@@ -185,21 +180,6 @@ class Model:
         """Logits (N, K) of images x (N, C, H, W)."""
         self.calls += 1
         return self.gradient.logits(x, self.sample.expand(len(x)), self.calls)
-
-
-def one_by_one(
-    build: Callable[[Callable[[Tensor], Tensor], int, torch.device], Any],
-    gradient: GradientSource,
-    x: Tensor,
-    label: Tensor,
-    sample: Tensor,
-    row: int,
-) -> Tensor:
-    """A published attack's result for one image, (1, C, H, W), under the sample's own seed."""
-    one = slice(row, row + 1)
-    seed = seed_of(gradient, int(sample[row]))
-    with torch.random.fork_rng(), torch.no_grad():
-        return build(Model(gradient, sample[one]), seed, x.device).perturb(x[one], label[one])
 
 
 def seed_of(gradient: GradientSource, sample: int) -> int:

@@ -1,17 +1,15 @@
 """What every attack is, and what the attacks of this project have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from hetpure.arguments import KeepsArguments
-from hetpure.attacks.gradients import Gradient, GradientSource
-from hetpure.attacks.norms import NORMS, NormName, written
+from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.norms import NORMS, NormName
+from hetpure.attacks.search import Observer, Search
 from hetpure.errors import require
-
-Observer = Callable[[int, Gradient], None]
 
 
 class Threat(NamedTuple):
@@ -26,7 +24,9 @@ class Threat(NamedTuple):
     eps: float
 
     def __str__(self) -> str:
-        return written(self.norm, self.eps)
+        levels = self.eps * 255
+        as_levels = self.norm == "Linf" and abs(levels - round(levels)) < 1e-6
+        return f"{self.norm} eps {f'{levels:.0f}/255' if as_levels else f'{self.eps:g}'}"
 
 
 class Attack(KeepsArguments, ABC):
@@ -96,7 +96,7 @@ class BallAttack(Attack):
 
 
 class IterativeAttack(BallAttack):
-    """A ``BallAttack`` with arguments ``steps`` and ``evaluations``, and perhaps ``step_size``.
+    """A ``BallAttack`` that keeps a ``Search``; its arguments are ``steps``, ``evaluations`` and perhaps ``step_size``.
 
     Args:
         norm: see ``BallAttack``.
@@ -117,6 +117,15 @@ class IterativeAttack(BallAttack):
         require(step_size is None or step_size > 0.0, "step_size", step_size, "above 0")
         self.steps, self.evaluations = steps, evaluations
         self.run_length = steps  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @abstractmethod
+    def attack(self, search: Search) -> Tensor:
+        """Adversarial images of the search's images."""
+
+    def __call__(
+        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
+    ) -> Tensor:
+        return self.attack(Search(gradient, x, label, sample, self.evaluations, observe))
 
     def more_steps(self, factor: int) -> dict[str, Any]:
         return {"steps": factor * self.run_length}

@@ -4,8 +4,7 @@ import math
 
 from torch import Tensor
 
-from hetpure.attacks.base import IterativeAttack, Observer
-from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.base import IterativeAttack
 from hetpure.attacks.losses import LOSSES, LossName
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
@@ -53,11 +52,8 @@ class MomentumPGD(IterativeAttack):
         self.step_size, self.momentum, self.loss, self.checks = step_size, momentum, loss, checks
         self.classes = LOSSES[loss].classes
 
-    def __call__(
-        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
-    ) -> Tensor:
-        norm, loss = NORMS[self.norm], LOSSES[self.loss]
-        search = Search(gradient, x, label, sample, self.evaluations, observe)
+    def attack(self, search: Search) -> Tensor:
+        norm, loss, x = NORMS[self.norm], LOSSES[self.loss], search.x
         check_after = {self.steps * (check + 1) // self.checks for check in range(self.checks)}
         rows, x_adv, mean = search.all, x, x.new_zeros(x.shape)
         for step in range(self.steps):

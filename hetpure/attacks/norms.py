@@ -77,10 +77,3 @@ class L2(Norm):
 
 NORMS: dict[str, Norm] = {"Linf": Linf(), "L2": L2()}
 """Norms by name."""
-
-
-def written(norm: str, eps: float) -> str:
-    """A threat model in a few words: ``Linf eps 8/255``."""
-    levels = eps * 255
-    as_levels = norm == "Linf" and abs(levels - round(levels)) < 1e-6
-    return f"{norm} eps {f'{levels:.0f}/255' if as_levels else f'{eps:g}'}"

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from hetpure.attacks.base import IterativeAttack, Observer
-from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.base import IterativeAttack
 from hetpure.attacks.losses import LOSSES, LossName
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
@@ -49,10 +48,7 @@ class PGD(IterativeAttack):
         self.classes = LOSSES[loss].classes
         self.steps = steps * restarts
 
-    def __call__(
-        self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
-    ) -> Tensor:
-        search = Search(gradient, x, label, sample, self.evaluations, observe)
+    def attack(self, search: Search) -> Tensor:
         for restart in range(self.restarts):
             rows = search.open()
             if not len(rows):

@@ -1,13 +1,16 @@
 """The bookkeeping of attacks that try more than once: restarts, several losses, several targets."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from hetpure.attacks.base import Observer
 from hetpure.attacks.gradients import Gradient, GradientSource
 from hetpure.attacks.losses import Loss
 from hetpure.attacks.norms import Norm
 from hetpure.noise import Draws
+
+Observer = Callable[[int, Gradient], None]
 
 
 class Search:

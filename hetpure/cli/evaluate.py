@@ -8,8 +8,7 @@ now, in the folder of the whole config; the others can be evaluated later or els
 
 import argparse
 
-from hetpure.cli.config_arguments import add_config_arguments, read_raw
-from hetpure.config import to_yaml
+from hetpure.cli.config_arguments import add_config_arguments, read_raw, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +44,15 @@ def add_plan_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates, or plans."""
-    from hetpure.evaluation.config import outline
+    from hetpure.evaluation.config import complete
     from hetpure.evaluation.expand_table import select_rows
 
-    draft = outline(read_raw(options))
-    only = None
-    if options.rows is not None:
-        only = select_rows(draft.rows, draft.config.table, options.rows.split(","))
-    config = draft.complete()
-    if options.print_config:
-        print(to_yaml(config), end="")
-    elif options.plan:
+    names = [] if options.rows is None else options.rows.split(",")
+    config = resolve(options, read_raw(options), lambda raw: complete(raw, names))
+    if config is None:
+        return
+    only = select_rows(config.rows, config.table, names) if names else None
+    if options.plan:
         from hetpure.planning.plan import plan
 
         others = [name for name in config.rows if only is not None and name not in only]

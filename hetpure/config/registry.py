@@ -7,27 +7,31 @@ import importlib
 import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hetpure.config.schema import dotted, unknown_key
+from hetpure.config.schema import unknown_key
 from hetpure.errors import ConfigError
 
 Kind = TypeVar("Kind")
 
 
+@dataclass(frozen=True, eq=False)
 class Registry(Mapping[str, type[Kind]], Generic[Kind]):
-    """Classes by name. Looking one up imports its module; names and ``targets`` import nothing.
+    """Classes by name. Looking one up imports its module; nothing else does.
 
-    Args:
+    Attributes:
         targets: ``package.module:Class`` by name.
     """
 
-    def __init__(self, targets: Mapping[str, str]) -> None:
-        self.targets = dict(targets)
+    targets: dict[str, str]
 
     def __getitem__(self, name: str) -> type[Kind]:
         return resolve(self.targets[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.targets
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.targets)
@@ -35,31 +39,25 @@ class Registry(Mapping[str, type[Kind]], Generic[Kind]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.targets
-
     def name_of(self, thing: object) -> str:
         """The name of an object's class; ``package.module:Class`` where it has none."""
         target = f"{type(thing).__module__}:{type(thing).__qualname__}"
         return next((name for name, known in self.targets.items() if known == target), target)
 
-    def check_name(self, name: Any, where: str, *others: str) -> str:
-        """The name, if it is one.
-
-        Args:
-            name: from a config.
-            where: the section that has it.
-            others: accepted beside the registry's.
-
-        Raises:
-            ConfigError: for another name.
-        """
+    def check_name(self, name: Any, section: str, *others: str) -> str:
+        """The ``name`` of a config's section; ConfigError unless it is the registry's or one of the others."""
         accepted = [*self.targets, *others]
         if isinstance(name, str) and name in accepted:
             return name
         close = difflib.get_close_matches(str(name), accepted, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(dotted(where, "name"), found=name, accepted=", ".join(accepted) + hint)
+        raise ConfigError(f"{section}.name", found=name, accepted=", ".join(accepted) + hint)
+
+
+def resolve(target: str) -> Any:
+    """The class or function that ``package.module:name`` names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @contextmanager
@@ -73,21 +71,15 @@ def errors_within(section: str) -> Iterator[None]:
         raise ConfigError(section, " ".join(str(error).split())) from None
 
 
-def resolve(target: str) -> Any:
-    """What ``package.module:Class`` names."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def check_keys(
-    settings: Mapping[str, Any], target: str, where: str, extra: Collection[str] = (), supplied: Collection[str] = ()
+    settings: Mapping[str, Any], target: str, section: str, extra: Collection[str] = (), supplied: Collection[str] = ()
 ) -> None:
-    """Refuses a key that a constructor does not take, before anything is imported; says nothing where it is not sure.
+    """Refuses a key that a constructor does not take, without importing it; silent where its source does not tell.
 
     Args:
-        settings: the section.
+        settings: of the section.
         target: ``package.module:Class``, or a function.
-        where: the section's name.
+        section: its name.
         extra: keys that are no arguments.
         supplied: arguments that are no keys.
 
@@ -95,11 +87,10 @@ def check_keys(
         ConfigError: names the key and what is accepted.
     """
     arguments = constructor_arguments(target)
-    if arguments is not None:
-        accepted = [*extra, *(name for name in arguments if name not in supplied)]
-        for key in settings:
-            if key not in accepted:
-                raise unknown_key(str(key), accepted, where)
+    accepted = [*extra, *(name for name in arguments or () if name not in supplied)]
+    for key in settings:
+        if arguments is not None and key not in accepted:
+            raise unknown_key(str(key), accepted, section)
 
 
 @functools.cache
@@ -113,31 +104,26 @@ def constructor_arguments(target: str) -> tuple[str, ...] | None:
         tree = ast.parse(file.with_suffix(".py").read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return None
-    imported = {
-        alias.asname or alias.name: f"{node.module}:{alias.name}"
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _arguments(node)
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            for part in node.body:
-                if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-                    named = _arguments(part)
-                    return named and named[1:]
-            inherited = [_inherited(ast.unparse(base), module, imported) for base in node.bases]
-            return next((arguments for arguments in inherited if arguments is not None), None)
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    imported = {alias.asname or alias.name: f"{node.module}:{alias.name}" for node in imports for alias in node.names}
+    found = definitions.get(name)
+    if isinstance(found, ast.FunctionDef):
+        return _arguments(found)
+    if found is None:
+        return None
+    for node in found.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            arguments = _arguments(node)
+            return arguments and arguments[1:]
+    for base in map(ast.unparse, found.bases):
+        inherited = () if base == "nn.Module" else constructor_arguments(imported.get(base, f"{module}:{base}"))
+        if inherited is not None:
+            return inherited
     return None
 
 
-def _inherited(base: str, module: str, imported: Mapping[str, str]) -> tuple[str, ...] | None:
-    return () if base == "nn.Module" else constructor_arguments(imported.get(base, f"{module}:{base}"))
-
-
 def _arguments(function: ast.FunctionDef) -> tuple[str, ...] | None:
-    arguments = function.args
-    if arguments.vararg or arguments.kwarg:
-        return None
-    return tuple(argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+    named = function.args
+    is_open = named.vararg or named.kwarg
+    return None if is_open else tuple(each.arg for each in (*named.posonlyargs, *named.args, *named.kwonlyargs))

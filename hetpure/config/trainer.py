@@ -21,14 +21,8 @@ def check_trainer(settings: Mapping[str, Any], reserved: Collection[str]) -> Non
         ConfigError: names the key and what is accepted.
     """
     arguments = constructor_arguments("lightning.pytorch.trainer.trainer:Trainer")
-    if arguments is None:
-        import inspect
-
-        import lightning
-
-        arguments = tuple(inspect.signature(lightning.Trainer).parameters)
-    accepted = [name for name in arguments if name not in reserved]
-    for key in settings:
+    accepted = [name for name in arguments or () if name not in reserved]
+    for key in settings if arguments is not None else ():  # where they cannot be read, ``build_trainer`` refuses
         if key in reserved:
             raise ConfigError(f"trainer.{key}", "is set by the command itself", accepted=", ".join(accepted))
         if key not in accepted:

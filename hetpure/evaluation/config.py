@@ -7,7 +7,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from hetpure.attacks.registry import check_attack_keys, complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge
@@ -16,7 +16,7 @@ from hetpure.config.schema import SECTION, plain, signature_schema, structure, t
 from hetpure.config.trainer import check_trainer
 from hetpure.errors import AbsentError, ConfigError, require
 from hetpure.evaluation.expand_grid import combination_rows, refused_combination, swept
-from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, expand
+from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, expand, select_rows
 from hetpure.purification.registry import (
     DEFAULT,
     check_purifier_keys,
@@ -26,8 +26,6 @@ from hetpure.purification.registry import (
     surrogate_settings,
 )
 from hetpure.runs.names import check_row_name
-
-Error = TypeVar("Error", bound=ConfigError)
 
 SET_BY_US = (
     "logger",
@@ -186,58 +184,12 @@ SHARED = tuple(key.name for key in fields(EvaluateConfig) if key.name not in (*S
 """Keys that are the same for all rows: every row sees the same images on the same machine."""
 
 
-@dataclass(frozen=True)
-class Outline:
-    """A config taken apart into its rows, as far as that needs no torch: names and keys are checked, values are not.
+def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings:
+    """Checks a raw config and fills in every default, in every row.
 
-    Attributes:
-        config: the config, its table and grid completed.
-        base: raw sections of the whole config.
-        cells: where each row comes from, by name.
-        rows: raw sections of each row, by name.
-        combinations: names of the rows that are combinations of the grid.
-        alone: whether the config itself is the one row.
-    """
-
-    config: EvaluateConfig
-    base: Mapping[str, Any]
-    cells: Mapping[str, Cell]
-    rows: Mapping[str, Mapping[str, Any]]
-    combinations: Collection[str]
-    alone: bool
-
-    def complete(self) -> RunSettings:
-        """The complete settings; every default is filled in, in every row.
-
-        Raises:
-            ConfigError: names the key, its value and what is accepted.
-        """
-        config, once = self.config, _Once()
-        whole = _complete_row(self.base, once)
-        rows: dict[str, RowSettings] = {}
-        left_out: dict[str, str] = {}
-        for name, cell in self.cells.items():
-            try:
-                row = _complete_row(self.rows[name], once)
-                _check_values(row, once)
-            except ConfigError as error:
-                if isinstance(error, AbsentError) and cell.column is not None:
-                    config.table.lines[cell.method]["missing"][cell.column] = [str(error)]
-                elif name in self.combinations and refused_combination(config.grid, error):
-                    left_out[name] = str(error)
-                else:
-                    raise cell.blame(error) from None
-            else:
-                rows[name] = row
-        if left_out and not rows:
-            raise ConfigError("grid", "the purifier refuses every combination of these values")
-        own = {name: tuple(dict.fromkeys((*self.cells[name].changed, "attack", "ensemble"))) for name in rows}
-        settings = {**vars(config), **vars(whole), "rows": rows}
-        return RunSettings(**settings, own={} if self.alone else own, left_out=left_out)
-
-
-def outline(raw: Mapping[str, Any]) -> Outline:
-    """Takes a raw config apart into its rows.
+    Args:
+        raw: the config.
+        names: rows that will be selected (``select_rows``): an unknown one is refused before torch is imported.
 
     Raises:
         ConfigError: names the key, its value and what is accepted.
@@ -262,24 +214,37 @@ def outline(raw: Mapping[str, Any]) -> Outline:
     alone = not cells and not table.lines
     if alone:
         cells = {purifier: Cell(base, {}, (), purifier)}
-    rows, once = {}, _Once()
+    select_rows(cells, table, names)
+    merged = {name: _merge_row(cell.base, cell.change) for name, cell in cells.items()}
+    once = _Once()
     _check_section_keys(base, once)
     for name, cell in cells.items():
-        rows[name] = _merge_row(cell.base, cell.change)
         try:
-            _check_section_keys(rows[name], once)
+            _check_section_keys(merged[name], once)
         except ConfigError as error:
             raise cell.blame(error) from None
-    return Outline(replace(config, table=table, grid=grid), base, cells, rows, combinations, alone)
 
-
-def complete(raw: Mapping[str, Any]) -> RunSettings:
-    """The complete settings of a raw config.
-
-    Raises:
-        ConfigError: names the key, its value and what is accepted.
-    """
-    return outline(raw).complete()
+    # So far nothing needed torch. Values do: they are checked by the methods' classes.
+    whole = _complete_row(base, once)
+    rows: dict[str, RowSettings] = {}
+    left_out: dict[str, str] = {}
+    for name, cell in cells.items():
+        try:
+            row = _complete_row(merged[name], once)
+            _check_values(row, once)
+            rows[name] = row
+        except ConfigError as error:
+            if isinstance(error, AbsentError) and cell.column is not None:
+                table.lines[cell.method]["missing"][cell.column] = [str(error)]
+            elif name in combinations and refused_combination(grid, error):
+                left_out[name] = str(error)
+            else:
+                raise cell.blame(error) from None
+    if left_out and not rows:
+        raise ConfigError("grid", "the purifier refuses every combination of these values")
+    own = {} if alone else {name: tuple(dict.fromkeys((*cells[name].changed, "attack", "ensemble"))) for name in rows}
+    settings = {**vars(config), **vars(whole), "rows": rows, "table": table, "grid": grid}
+    return RunSettings(**settings, own=own, left_out=left_out)
 
 
 def restore(saved: Mapping[str, Any]) -> RunSettings:
@@ -291,13 +256,13 @@ def restore(saved: Mapping[str, Any]) -> RunSettings:
     config = structure(EvaluateConfig, saved)
     whole = {key: getattr(config, key) for key in SECTIONS}
     own = {name: change or {} for name, change in config.rows.items()}
-    rows = {name: structure(RowSettings, {**plain(whole), **change}, f"rows.{name}") for name, change in own.items()}
+    rows = {name: structure(RowSettings, {**plain(whole), **own[name]}, f"rows.{name}") for name in own}
     if not rows and not config.table.lines:
         rows = {str(config.purifier["name"]): RowSettings(**whole)}
     return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
 
 
-def in_row(name: str, own: Collection[str], error: Error) -> Error:
+def in_row(name: str, own: Collection[str], error: ConfigError) -> ConfigError:
     """The error as a row's, where it is about a section that is the row's own."""
     return error.within(f"rows.{name}") if error.key.split(".")[0] in own else error
 

@@ -1,6 +1,5 @@
 """Which rows of a config can be evaluated here: all, or it is an error; in a table, those that lack nothing."""
 
-import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -81,7 +80,7 @@ def resolve_rows(
     absent: dict[str, list[str]] = {name: [] for name in config.rows if only is not None and name not in only}
     selected = config.without_rows(absent)
     if is_table:
-        absent |= missing_files(selected)
+        absent |= {name: [str(error) for error in errors] for name, errors in missing_files(selected).items()}
         selected = config.without_rows(absent)
         if not selected.rows:
             return Resolved(config, data, [], absent)
@@ -127,25 +126,20 @@ def check_files(config: RunSettings) -> None:
     Raises:
         AbsentError: on one line, each missing file with its key and where it comes from.
     """
-    lines: dict[str, AbsentError] = {}  # rows share files: each is named once, in order
-    for name, errors in _missing(config).items():
-        for error in errors:
-            error = in_row(name, config.own.get(name, ()), error)
-            lines.setdefault(str(error), error)
-    if lines:
-        first, *others = lines.values()
-        first = copy.copy(first)
+    missing = [
+        in_row(name, config.own.get(name, ()), e) for name, errors in missing_files(config).items() for e in errors
+    ]
+    if missing:
+        first, *others = {str(error): error for error in missing}.values()  # rows share files: each is named once
         first.problem = "; and ".join([first.problem, *map(str, others)])
         raise first
 
 
-def missing_files(config: RunSettings) -> dict[str, list[str]]:
-    """The weights that are not here, by row: each file with its key and where it comes from."""
-    return {name: [str(error) for error in errors] for name, errors in _missing(config).items()}
+def missing_files(config: RunSettings) -> dict[str, list[AbsentError]]:
+    """The weights that are not here, by row: each file with its key and where it comes from.
 
-
-def _missing(config: RunSettings) -> dict[str, list[AbsentError]]:
-    """A denoiser without a ``source`` may be a hub id and is left to its loader."""
+    A denoiser without a ``source`` may be a hub id and is left to its loader.
+    """
     missing: dict[str, list[AbsentError]] = {}
     for name, row in config.rows.items():
         files = [("classifier.weights", row.classifier["weights"], row.classifier["source"])]

@@ -19,13 +19,4 @@ __all__ = [
     "UniformPurifier",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "AttentionMask": "mask",
-        "HeterogeneousPurifier": "heterogeneous",
-        "NoPurifier": "none",
-        "Purifier": "base",
-        "UniformPurifier": "uniform",
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

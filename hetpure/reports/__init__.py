@@ -9,4 +9,4 @@ if TYPE_CHECKING:
 
 __all__ = ["write_reports"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"write_reports": "write"})
+__getattr__, __dir__ = lazy_names(__name__, __file__)
