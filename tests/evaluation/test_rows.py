@@ -65,10 +65,10 @@ def test_a_folder_says_from_the_beginning_what_its_records_are_made_under(
 ) -> None:
     seen = []
 
-    def instead(row: Any, *_: Any) -> None:
+    def instead(row: Any, *_: Any, **__: Any) -> None:
         seen.append({line["method"]: line["conditions"] for line in results(tmp_path / "run")["rows"]}[row.name])
 
-    monkeypatch.setattr(run_module, "_evaluate_with_variants", instead)
+    monkeypatch.setattr(run_module, "evaluate_row", instead)
     assert evaluate(tmp_path / "run", ROWS, *QUICK[:-1]) == 0
     assert [found["ensemble"] for found in seen] == [1, 1, 2] and all("PGD" in found["attack"] for found in seen)
 
