@@ -192,12 +192,12 @@ def _notes(
     yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
     if early := [f"{row.name} {_hours(row.least_left.seconds / 3600)}" for row in plans if row.most != row.least]:
-        yield f"attacks that leave broken samples alone may stop early; if every sample broke at once: {'; '.join(early)}"
+        yield f"attacks that skip broken samples may stop early; if every sample broke at once: {'; '.join(early)}"
     seconds, busy = sum(row.most.seconds for row in plans), sum(row.most.cpu_seconds for row in plans) / threads
     if device.type == "cpu" and busy < BUSY_SHARE * seconds:
         yield (
-            f"other programs were running: this one had {100 * busy / seconds:.0f} % of its {threads} threads' time while "
-            f"it measured; undisturbed, all rows would take about {_hours(busy / 3600)}"
+            f"other programs were running: this one had {100 * busy / seconds:.0f} % of its {threads} threads' time "
+            f"while it measured; undisturbed, all rows would take about {_hours(busy / 3600)}"
         )
     if world > 1:
         yield f"images and hours here are those of the process with most images of {world}; one alone was measured"
