@@ -93,7 +93,7 @@ class AutoAttack(IterativeAttack):
     def _pursue(self, search: Search, build: Callable[..., Any]) -> None:
         """A published attack on the samples that the search has open, one image at a time."""
         rows, images = search.open(), []
-        for row in rows.split(1):
+        for row in rows[:, None]:
             x, sample = search.x[row], search.sample[row]
             with torch.random.fork_rng(), torch.no_grad():
                 model, seed = Model(search.gradient, sample), seed_of(search.gradient, int(sample))

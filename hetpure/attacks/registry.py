@@ -65,11 +65,7 @@ _SUPPLIED = ("process", "eot", "seed")
 
 
 def check_attack_keys(settings: Mapping[str, Any]) -> None:
-    """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither.
-
-    Raises:
-        ConfigError: names the key and what is accepted.
-    """
+    """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither."""
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name != "none":
         check_keys(settings, ATTACKS.targets[name], "attack", COMMON)

@@ -248,11 +248,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
 
 
 def restore(saved: Mapping[str, Any]) -> RunSettings:
-    """The settings of a run from its resolved config, whose sections are complete.
-
-    Raises:
-        ConfigError: for what is no resolved config of an evaluation.
-    """
+    """The settings of a run from its resolved config, whose sections are complete; refuses any other config."""
     config = structure(EvaluateConfig, saved)
     whole = {key: getattr(config, key) for key in SECTIONS}
     own = {name: change or {} for name, change in config.rows.items()}

@@ -23,9 +23,6 @@ def swept(grid: Mapping[str, Any], shared: Collection[str]) -> dict[str, list[An
     """A ``grid`` section as dotted keys to lists of values, checked.
 
     Overrides of the command line (``grid.purifier.tau=[0.5,0.7]``) are nested; later ones replace earlier ones.
-
-    Raises:
-        ConfigError: names the key, its value and what is accepted.
     """
     result: dict[str, list[Any]] = {}
     for key, values in _flat(grid):
@@ -50,11 +47,7 @@ def swept(grid: Mapping[str, Any], shared: Collection[str]) -> dict[str, list[An
 def combination_rows(grid: Mapping[str, list[Any]], rows: Collection[str]) -> dict[str, dict[str, Any]]:
     """The changes of each combination, by its row's name.
 
-    A row that has the combination's name already stays as it is, so that a resolved config is its own expansion.
-
-    Args:
-        grid: see ``swept``.
-        rows: names of the rows that the config has.
+    A row of the config that has the combination's name stays as it is: a resolved config is its own expansion.
     """
     values = combinations(grid) if grid else {}
     return {name: _nested(chosen) for name, chosen in values.items() if name not in rows}

@@ -113,9 +113,6 @@ def expand(
         base: raw sections of the whole config.
         rows: changes by name.
         table: the config's ``table`` section.
-
-    Raises:
-        ConfigError: names the key, its value and what is accepted.
     """
     if table.lines or not table.columns:
         if not table.lines and (table.printed or table.title):
@@ -149,11 +146,7 @@ def expand(
 
 
 def check_protocols(table: TableConfig, resubmissions: int, votes: int) -> None:
-    """Refuses a column whose protocol rows are not judged by.
-
-    Raises:
-        ConfigError: names the column and what is accepted.
-    """
+    """Refuses a column whose protocol rows are not judged by."""
     known = protocol_names(resubmissions, votes)
     for name, column in table.columns.items():
         if (protocol := column.get("protocol", known[0])) not in known:
@@ -162,11 +155,7 @@ def check_protocols(table: TableConfig, resubmissions: int, votes: int) -> None:
 
 
 def select_rows(rows: Collection[str], table: TableConfig, names: Collection[str]) -> list[str]:
-    """The rows that some names mean: a row's own, or a table's method with all its columns.
-
-    Raises:
-        ConfigError: for a name that means no row; names the closest.
-    """
+    """The rows that some names mean: a row's own, or a table's method with all its columns. Refuses other names."""
     selected = []
     for name in names:
         matches = [row for row in rows if row == name or (table.lines and row.startswith(f"{name}/"))]

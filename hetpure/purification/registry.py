@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hetpure.config import merge
 from hetpure.config.registry import Registry, check_keys, errors_within
 from hetpure.config.renamed import refuse_renamed
-from hetpure.config.schema import SECTION, signature_schema, structure, to_dict
+from hetpure.config.schema import signature_schema, structure, to_dict
 from hetpure.errors import AbsentError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hetpure.models.classifiers import Classifier
     from hetpure.models.denoisers import Denoiser
     from hetpure.purification.base import Purifier
-    from hetpure.schedule import Schedule
 
 PURIFIERS: Registry[Purifier] = Registry(
     {
@@ -64,11 +63,7 @@ class NetworkConfig:
 
 
 def check_purifier_keys(settings: Mapping[str, Any], where: str = "purifier") -> None:
-    """Refuses an unknown purifier or key, and imports no purifier.
-
-    Raises:
-        ConfigError: names the key and what is accepted.
-    """
+    """Refuses an unknown purifier or key, and imports no purifier."""
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
     check_keys(settings, PURIFIERS.targets[name], where, ("name", "preset"), ("denoiser", "classifier"))
@@ -94,24 +89,20 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
         raise ConfigError(f"{where}.preset", found=preset, accepted=", ".join(cls.PRESETS) or f"none: {name} has none")
     if cls.PRESETS:
         extra["preset"] = (str, preset)
-    network: dict[str, Any] = {}
     if _has_network(cls):
-        section = settings.get("network") or {}
-        if not isinstance(section, Mapping):
-            raise ConfigError(f"{where}.network", found=section, accepted=SECTION)
-        network["network"] = to_dict(structure(NetworkConfig, section, f"{where}.network"))
-        settings = {key: value for key, value in settings.items() if key != "network"}
+        extra["network"] = (NetworkConfig, NetworkConfig())
     schema = signature_schema(cls, supplied=_NETWORKS, **extra)
-    return {**to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where)), **network}
+    completed = to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
+    if "network" in completed:
+        completed["network"] = completed.pop("network")  # comes last in the saved config
+    return completed
 
 
 def surrogate_settings(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A completed attack process: the defense's settings with some changed.
 
     A change that names another purifier or preset starts from that one's defaults, not from the defense's settings.
-
-    Raises:
-        ConfigError: see ``complete_settings``.
+    Raises as ``complete_settings`` does.
     """
     afresh = change.get("name", settings["name"]) != settings["name"] or "preset" in change
     base = {"name": settings["name"]} if afresh else settings
@@ -182,14 +173,11 @@ def build_purifier(
 
 
 def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
-    """Refuses completed settings whose values the purifier rejects, as far as it can tell without its networks.
-
-    Raises:
-        ConfigError: see ``build_purifier``.
-    """
+    """Refuses completed settings whose values the purifier rejects, as far as it can tell without its networks."""
     from hetpure.schedule import Schedule
 
-    absent: Any = _AbsentNetwork(Schedule())
+    absent: Any = _AbsentNetwork()
+    absent.schedule = Schedule()
     with suppress(_NetworkUsedError):
         build_purifier(settings, absent, absent, where, absent)
 
@@ -200,9 +188,6 @@ class _NetworkUsedError(Exception):
 
 class _AbsentNetwork:
     """Stands for a network that is not loaded."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
 
     def __getattr__(self, name: str) -> Any:
         raise _NetworkUsedError(name)

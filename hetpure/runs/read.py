@@ -1,4 +1,4 @@
-"""Reads a run folder, finished or not. ``docs/run-folder.md`` describes the format."""
+"""Reads a run folder, finished or not. ``docs/reference/run-folder.md`` describes the format."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -54,6 +54,8 @@ def test_standard_breaks_what_apgd_leaves_and_does_not_depend_on_the_batch(undef
     assert torch.equal(torch.random.get_rng_state(), state), "the published code seeds the global generator"
     assert seen == list(range(attack.steps))
     assert torch.equal(attack(undefended, x[4:7], label[4:7], sample[4:7]), whole[4:7])
+    wrong = (label + 1) % 10  # all images are broken from the start: nothing is left for the published attacks
+    assert torch.equal(attack(undefended, x, wrong, sample), x)
     robust = undefended.evaluate(whole, label, sample, 1).correct
     assert 0 < robust.sum() < 12
     assert (whole - x).abs().max() <= 0.02 + 1e-6

@@ -179,9 +179,9 @@ def test_network_keys_are_checked() -> None:
     for network, message in (
         (
             {"wieghts": "x"},
-            r"purifier\.network\.wieghts: unknown key; accepted are name, weights.*did you mean weights",
+            r"purifier\.network\.wieghts: unknown key; accepted: name, weights.*did you mean weights",
         ),
-        (3, r"purifier\.network: found 3, accepted is a section of keys"),
+        (3, r"purifier\.network is 3; accepted: a section of keys"),
     ):
         with pytest.raises(ConfigError, match=f"^{message}"):
             complete_settings({"name": "ebm", "network": network})

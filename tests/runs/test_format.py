@@ -145,7 +145,7 @@ def test_a_claimed_folder_says_its_version(tmp_path: Path) -> None:
 
 # ---- a folder from the documentation alone
 
-PAGE = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "run-folder.md").read_text()
 
 
 def test_the_smallest_folder_of_the_documentation_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_the_smallest_folder_of_the_documentation_is_shown(tmp_path: Path, capsy
 
 
 def by_hand(folder: Path) -> None:
-    """A run with every file that docs/run-folder.md describes, written without any code of this project."""
+    """A run with every file that docs/reference/run-folder.md describes, written without any code of this project."""
 
     def line(index: int, **values: Any) -> str:
         record = {"index": index, "protocol": "one-shot", "label": 1, "clean": [1], "clean_scores": [[0, 1]]}
