@@ -57,21 +57,21 @@ import contextlib, io, json, sys, time
 from hetpure.cli import main
 result = {{}}
 for line in json.loads(sys.argv[1]):
-    out, err, before = io.StringIO(), io.StringIO(), time.perf_counter()
+    out, err, before = io.StringIO(), io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = main(line.split())
         except SystemExit as end:
             code = end.code
     heavy = [name for name in {HEAVY!r} if name in sys.modules]
-    result[line] = (code, out.getvalue(), err.getvalue(), heavy, time.perf_counter() - before)
+    result[line] = (code, out.getvalue(), err.getvalue(), heavy, time.process_time() - before)
 json.dump(result, sys.stdout)
 """
 
 
 @pytest.fixture(scope="module")
 def light() -> dict[str, tuple[int, str, str, list[str], float]]:
-    """Code, output, errors, heavy imports and seconds of each of ``LIGHT``, in one fresh interpreter."""
+    """Code, output, errors, heavy imports and CPU seconds of each of ``LIGHT``, in one fresh interpreter."""
     command = [sys.executable, "-c", RUN_LIGHT, json.dumps([*LIGHT])]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT).stdout)
 
