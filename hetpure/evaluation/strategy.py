@@ -1,7 +1,7 @@
 """Lightning's DDP launchers and ranks, without a process group: processes that share nothing but a run's folder."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
@@ -41,12 +41,6 @@ class IndependentProcesses(DDPStrategy):
         return tensor
 
 
-def starts_processes(trainer: lightning.Trainer) -> bool:
-    """Whether this process starts all others of an evaluation, so that none of them is at work before it."""
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    return trainer.num_nodes == 1 and not (environment and environment.creates_processes_externally)
-
-
 class _Launcher(_SubprocessScriptLauncher):
     """Lightning's, without the thread that kills all processes when one ends."""
 
@@ -61,3 +55,20 @@ class _Launcher(_SubprocessScriptLauncher):
             finally:
                 del os.environ[LAUNCHER]
         return function(*args, **kwargs)
+
+
+def starts_processes(trainer: lightning.Trainer) -> bool:
+    """Whether this process starts all others of an evaluation, so that none of them is at work before it."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return trainer.num_nodes == 1 and not (environment and environment.creates_processes_externally)
+
+
+def started_processes(trainer: lightning.Trainer) -> Iterator[tuple[str, int | None]]:
+    """Each process that this one has started, in words, with its exit code if it has ended."""
+    for number, process in enumerate(getattr(trainer.strategy.launcher, "procs", []), trainer.global_rank + 2):
+        yield f"process {number} of {trainer.world_size} (pid {process.pid})", process.poll()
+
+
+def is_orphan() -> bool:
+    """Whether the process that started this one has ended."""
+    return int(os.environ.get(LAUNCHER, os.getppid())) != os.getppid()
