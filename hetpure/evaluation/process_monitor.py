@@ -3,10 +3,10 @@
 Each process holds a lock on a file in the folder ``processes/`` as long as it lives. The lock keeps a second run out
 and makes a restarted run wait for the last process of the run before it.
 
-A process that dies holds nobody up: the others evaluate its samples (``SampleQueue``). Where a process that this one has
-started is stopped by Ctrl-C or SIGTERM, this one stops as well, and a process ends with the one that has started it;
-torchrun and SLURM do the same for theirs. A process that hangs ends itself: every network call is a sign of life, and a
-thread watches that they keep coming.
+A process that dies holds nobody up: the others evaluate its samples (``SampleQueue``). Where a process that this one
+has started is stopped by Ctrl-C or SIGTERM, this one stops as well, and a process ends with the one that has started
+it; torchrun and SLURM do the same for theirs. A process that hangs ends itself: every network call is a sign of life,
+and a thread watches that they keep coming.
 """
 
 import contextlib

@@ -95,9 +95,9 @@ def run(config: DictConfig, only: Collection[str] | None = None, given: Given | 
     check_claim(output, config, FREE, content)  # before it waits for another run there
     with ProcessMonitor(output, trainer, 60.0 * config.hang_minutes, on_hang) as monitor:
         claim(output, config, FREE, content)
+        dashboard = Dashboard(to_dict(config), output) if is_first and rows else None
         if is_first and not (output / RESULTS).exists():
             report.write()  # from now on the folder says under what its records are made, however the run ends
-        dashboard = Dashboard(to_dict(config), output) if is_first and rows else None
         if is_first and rows:
             keep_samples(data, output)
         try:
