@@ -1,6 +1,7 @@
 """An attack as a Lightning callback: every test batch is attacked before the defense sees it."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from hetpure.attacks.base import Attack, Observer
 from hetpure.attacks.gradients import Gradient, GradientSource, GradientWrapper
 from hetpure.attacks.losses import LOSSES, Loss
-from hetpure.defense.batch import ATTACKED, AttackedImages
+from hetpure.defense.batch import ATTACKED, AttackedImages, AttackTrace
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import finite_rows, first_not_finite
 from hetpure.defense.memory import in_smaller_chunks
@@ -20,40 +21,35 @@ from hetpure.noise import attack_draws
 
 
 class RecordedGradient(GradientWrapper):
-    """The same gradients, remembering each sample's loss and gradient size, and the first that is not finite.
+    """The same gradients, remembering a trace of each sample, and the first gradient that is not finite.
 
     Args:
         source: the gradients.
         process: what they go through, to say where values stopped being finite; None says less.
 
     Attributes:
-        loss: of each sample, by its index: the mean loss at every gradient asked for.
-        size: likewise the gradient's largest absolute value.
-        correct: likewise the share of the EOT draws that were still classified right.
-        failures: what was not finite, by the sample's index.
+        traces: by the sample's index.
+        failures: what was not finite, likewise.
     """
 
     def __init__(self, source: GradientSource, process: PurifiedClassifier | None = None) -> None:
         super().__init__(source)
         self.process = process
-        self.loss: dict[int, list[float]] = {}
-        self.size: dict[int, list[float]] = {}
-        self.correct: dict[int, list[float]] = {}
+        self.traces: defaultdict[int, AttackTrace] = defaultdict(AttackTrace)
         self.failures: dict[int, str] = {}
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         gradient = self.source(x, label, sample, iteration, loss)
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = gradient.value.abs().flatten(1).amax(dim=1)
-        finite = finite_rows(gradient.value) & gradient.loss.isfinite()
-        columns = (sample, gradient.loss, size, gradient.correct, finite)
-        for i, (index, value, largest, correct, is_finite) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
-        ):
-            self.loss.setdefault(index, []).append(value)
-            self.size.setdefault(index, []).append(largest)
-            self.correct.setdefault(index, []).append(round(correct, 4))
-            if not is_finite and index not in self.failures:
+        finite = (finite_rows(gradient.value) & gradient.loss.isfinite()).tolist()
+        columns = (sample.tolist(), gradient.loss.tolist(), size.tolist(), gradient.correct.tolist())
+        for i, (index, value, largest, correct) in enumerate(zip(*columns, strict=True)):
+            trace = self.traces[index]
+            trace.loss.append(value)
+            trace.gradient_size.append(largest)
+            trace.correct.append(round(correct, 4))
+            if not finite[i] and index not in self.failures:
                 self.failures[index] = self._explain(x[i : i + 1], gradient, i, sample[i : i + 1], iteration)
         return gradient
 
@@ -119,9 +115,7 @@ class AdversarialAttack(Callback):
         failed = torch.tensor([index in failures for index in indices], device=x.device)
         return AttackedImages(
             images=torch.where(failed.view(-1, *[1] * (x.ndim - 1)), x, x_adv),
-            loss=[recorded.loss.get(index, []) for index in indices],
-            gradient_size=[recorded.size.get(index, []) for index in indices],
-            correct=[recorded.correct.get(index, []) for index in indices],
+            traces=[recorded.traces[index] for index in indices],
             failures=failures,
             chunk_size=min((process.chunk_size for process in self.processes), default=0),
         )

@@ -98,18 +98,7 @@ class GradientWrapper:
 
     def __init__(self, source: GradientSource) -> None:
         self.source = source
-
-    @property
-    def seed(self) -> int:
-        return self.source.seed
-
-    @property
-    def eot(self) -> int:
-        return self.source.eot
-
-    @property
-    def stochastic(self) -> bool:
-        return self.source.stochastic
+        self.seed, self.eot, self.stochastic = source.seed, source.eot, source.stochastic
 
     def to(self, device: torch.device) -> None:
         self.source.to(device)
@@ -144,24 +133,16 @@ class ExactGradient:
 
     Attributes:
         description: the mode in a few words, for tables.
+        purifications: of an image, that one gradient goes through.
     """
 
     description = "exact"
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         require(eot >= 1, "eot", eot, "1 or more")
-        self.process = process
-        self.eot = eot if process.purifier.stochastic else 1
-        self.seed = seed
-
-    @property
-    def stochastic(self) -> bool:
-        return self.process.purifier.stochastic
-
-    @property
-    def purifications(self) -> int:
-        """Purifications of an image that one gradient differentiates."""
-        return self.eot
+        self.process, self.seed = process, seed
+        self.stochastic = process.purifier.stochastic
+        self.eot = self.purifications = eot if self.stochastic else 1
 
     def to(self, device: torch.device) -> None:
         self.process.to(device)

@@ -21,11 +21,6 @@ class BPDAGradient(ExactGradient):
     """Backward pass differentiable approximation (Athalye et al. 2018): the purifier forward, the identity backward.
 
     The gradient at the purified image is taken for the gradient at the image. No graph of the denoiser is made.
-
-    Args:
-        process: see ``ExactGradient``.
-        eot: see ``ExactGradient``.
-        seed: see ``ExactGradient``.
     """
 
     description = "BPDA"
@@ -39,13 +34,7 @@ class BPDAGradient(ExactGradient):
 
 
 class BlindGradient(ExactGradient):
-    """The gradient of the bare classifier, by an attacker who does not know of the purifier: a transfer attack.
-
-    Args:
-        process: see ``ExactGradient``; its purifier is not looked at.
-        eot: see ``ExactGradient``; without a purifier one draw says it all.
-        seed: see ``ExactGradient``.
-    """
+    """The gradient of the bare classifier, by an attacker who does not know of the purifier: a transfer attack."""
 
     description = "blind: bare classifier"
 
@@ -57,9 +46,9 @@ class MaskAwareGradient(ExactGradient):
     """Exact but for the mask, which is relaxed so that the attacker can move it; see ``MaskAwarePurifier``.
 
     Args:
-        process: see ``ExactGradient``; its purifier is heterogeneous.
-        eot: see ``ExactGradient``.
-        seed: see ``ExactGradient``.
+        process: the attack process; its purifier is heterogeneous.
+        eot: draws per image and iteration.
+        seed: of the attacker's draws.
         temperature: width of the sigmoid around the mask's threshold, in units of the attention map (0 to 1).
         forward: ``soft`` lets the relaxed mask purify too; ``hard`` purifies with the defense's mask and takes the
             relaxed one's gradient (straight through).
@@ -101,27 +90,18 @@ class KnownDrawsGradient(ExactGradient):
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         super().__init__(process, 1, seed)
-
-    @property
-    def stochastic(self) -> bool:
-        return False
-
-    @property
-    def purifications(self) -> int:
-        return self.process.ensemble_size
+        self.stochastic, self.purifications = False, process.ensemble_size
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         # Two passes: the joined loss's gradient at each purification's logits, then those logits' at the images.
-        process, draws = self.process, self._draws(sample)
-        with torch.no_grad():
-            logits = process.purified_logits(x, draws).unflatten(0, (len(x), -1))
+        logits = self._purified_logits(x, sample)
         with torch.enable_grad():
             leaf = logits.requires_grad_()
             value = loss(self._joined(leaf), label)
             (logit_gradient,) = torch.autograd.grad(value.sum(), leaf)
         logit_gradient = logit_gradient.flatten(0, 1)
         gradients, start = [], 0
-        for chunk in process.chunks(x, draws):
+        for chunk in self.process.chunks(x, self._draws(sample)):
             weight = logit_gradient.new_zeros(len(chunk.x), logit_gradient.shape[1])  # zero for the padding
             weight[: chunk.real] = logit_gradient[start : start + chunk.real]
             start += chunk.real
@@ -133,13 +113,11 @@ class KnownDrawsGradient(ExactGradient):
         return Gradient(sum_over_draws(torch.cat(gradients), len(x)), value.detach(), correct)
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        with torch.no_grad():
-            logits = self.process.purified_logits(x, self._draws(sample)).unflatten(0, (len(x), -1))
+        logits = self._purified_logits(x, sample)
         return Evaluation(self._correct(logits, label).to(x.dtype), LOSSES["margin"](self._joined(logits), label))
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        with torch.no_grad():
-            return self._joined(self.process.purified_logits(x, self._draws(sample)).unflatten(0, (len(x), -1)))
+        return self._joined(self._purified_logits(x, sample))
 
     def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
         draws = self._draws(sample)
@@ -151,6 +129,10 @@ class KnownDrawsGradient(ExactGradient):
 
     def _draws(self, sample: Tensor) -> Draws:
         return defense_draws(self.process.seed, sample, self.process.ensemble_size)
+
+    def _purified_logits(self, x: Tensor, sample: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.process.purified_logits(x, self._draws(sample)).unflatten(0, (len(x), -1))
 
     def _joined(self, logits: Tensor) -> Tensor:
         """Of (B, S, K), logits (B, K) whose softmax, order and gradient are those of the joined scores."""

@@ -1,6 +1,6 @@
 """What an attack leaves of a test batch for the defense, and what the defense makes of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -11,22 +11,33 @@ ATTACKED = "attacked"
 
 
 @dataclass(frozen=True)
+class AttackTrace:
+    """What an attack saw of one image, at every gradient that it took.
+
+    Attributes:
+        loss: the attacker's mean loss.
+        gradient_size: largest absolute value of the gradient.
+        correct: share of the EOT draws that were still classified right.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    gradient_size: list[float] = field(default_factory=list)
+    correct: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class AttackedImages:
-    """An attack's outcome on a batch; lists have an entry for each image.
+    """An attack's outcome on a batch.
 
     Attributes:
         images: (B, C, H, W) in [0, 1], adversarial; the clean image where the attack failed.
-        loss: the attacker's mean loss at every gradient that it took.
-        gradient_size: largest absolute value of each of those gradients.
-        correct: share of the EOT draws at each of those gradients that were still classified right.
+        traces: of each image.
         failures: why an attack failed, by the sample's index.
         chunk_size: rows in a network call of the attack.
     """
 
     images: Tensor
-    loss: list[list[float]]
-    gradient_size: list[list[float]]
-    correct: list[list[float]]
+    traces: list[AttackTrace]
     failures: dict[int, str]
     chunk_size: int
 

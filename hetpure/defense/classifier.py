@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hetpure.defense.batch import ATTACKED, AttackedImages, BatchScores
-from hetpure.defense.chunks import chunk_indices
 from hetpure.defense.finite import finite_rows, first_not_finite
 from hetpure.defense.memory import in_smaller_chunks
 from hetpure.defense.protocols import EnsembleMode, build_protocols, draws_needed, ensemble_scores
@@ -39,6 +38,19 @@ class Chunk:
     real: int
 
 
+def chunk_indices(count: int, size: int, device: torch.device | None = None) -> Iterator[tuple[Tensor, int]]:
+    """Row numbers of each chunk, always ``size`` of them, and how many are real: the rest repeat its first row.
+
+    Kernels round differently at different batch shapes, and an attack's sign step turns a rounding difference into a
+    whole pixel step. With chunks of one shape, a row's result does not depend on how many other rows there are.
+    """
+    for start in range(0, count, size):
+        real = min(size, count - start)
+        index = torch.full((size,), start, dtype=torch.long, device=device)
+        index[:real] = torch.arange(start, start + real, device=device)
+        yield index, real
+
+
 class PurifiedClassifier(lightning.LightningModule):
     """The defense process: mask, purify, classify, S times, and join.
 
@@ -48,7 +60,7 @@ class PurifiedClassifier(lightning.LightningModule):
         num_classes: K.
         ensemble_size: S; a purifier that is not stochastic needs one run and gets one.
         ensemble_mode: see ``ensemble_scores``; by default as the purifier's preset has it.
-        chunk_size: rows (images times draws) in one network call; see ``chunks``.
+        chunk_size: rows (images times draws) in one network call; see ``chunk_indices``.
         seed: of the defender's draws.
         resubmissions: N of the best-of-N protocol; see ``build_protocols``.
         votes: V of the majority-vote protocol, likewise.

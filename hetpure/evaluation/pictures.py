@@ -29,42 +29,17 @@ CLEAN_LIMIT = 2**23
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One image's panels in the order of events, (C, H, W) or (1, H, W) in [0, 1], and what to say of it.
+    """One image's panels.
 
-    ``index`` is its position in the dataset split, where it has one.
+    Attributes:
+        panels: (C, H, W) or (1, H, W) in [0, 1], by name, in the order of events.
+        caption: text beside them.
+        index: of the sample in the dataset split, where it has one.
     """
 
     panels: dict[str, Tensor]
     caption: str
     index: int | None = None
-
-
-@torch.no_grad()
-def picture_rows(
-    model: PurifiedClassifier, clean: Tensor, adversarial: Tensor, sample: Tensor, captions: Sequence[str]
-) -> tuple[list[PictureRow], float]:
-    """Panels of some images, and by how much their perturbations are amplified.
-
-    The purification shown is the first of the defender's draws, of the adversarial image.
-
-    Args:
-        model: the defense.
-        clean: (B, C, H, W) in [0, 1].
-        adversarial: like clean; clean itself where there was no attack.
-        sample: (B,) dataset indices.
-        captions: what to say of each image.
-    """
-    draws = defense_draws(model.seed, sample, 1)
-    # One image at a time: a picture may show more images than fit through the networks together.
-    views = [model.purifier.views(adversarial[i : i + 1], draws.rows(slice(i, i + 1))) for i in range(len(clean))]
-    change = adversarial - clean
-    amplification = 0.5 / max(float(change.abs().amax()), 1e-6)
-    columns = {"clean": clean, "adversarial": adversarial, "perturbation": 0.5 + amplification * change}
-    rows = []
-    for i, caption in enumerate(captions):
-        panels = {**{name: column[i] for name, column in columns.items()}, **{k: v[0] for k, v in views[i].items()}}
-        rows.append(PictureRow({name: panel.cpu() for name, panel in panels.items()}, caption, int(sample[i])))
-    return rows, amplification
 
 
 def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file: Path) -> None:
@@ -95,10 +70,14 @@ def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file
         figure.savefig(file)
 
 
+@torch.no_grad()
 def recorded_pictures(
     model: PurifiedClassifier, store: RecordStore, data: ImageDataModule, count: int
 ) -> tuple[list[PictureRow], float]:
-    """``picture_rows`` of the first samples of the subset that have a result, and what became of them.
+    """Panels of the first samples of the subset that have a result, and by how much perturbations are amplified.
+
+    The purification shown is the first of the defender's draws, of the adversarial image (the clean one, where there
+    was no attack).
 
     Args:
         model: the defense.
@@ -108,22 +87,29 @@ def recorded_pictures(
     """
     records = {record.index: record for record in reversed(store.read()) if record.failure is None}
     chosen = [records[index] for index in data.indices if index in records][:count]
-    if not chosen:
-        return [], 0.0
-    device = model.device
-    clean = [item(data.test_source, record.index)["image"] for record in chosen]
-    saved = [store.adversarial(record) for record in chosen]
-    adversarial = [c if a is None else torch.from_numpy(a) for c, a in zip(clean, saved, strict=True)]
-    names = data.class_names or [str(k) for k in range(data.num_classes)]
-    sample = torch.tensor([record.index for record in chosen], device=device)
-    captions = [_caption(record, names) for record in chosen]
-    return picture_rows(model, torch.stack(clean).to(device), torch.stack(adversarial).to(device), sample, captions)
+    pairs = []
+    for record in chosen:
+        clean, saved = item(data.test_source, record.index)["image"], store.adversarial(record)
+        pairs.append((clean, clean if saved is None else torch.from_numpy(saved)))
+    largest = max((float((adversarial - clean).abs().amax()) for clean, adversarial in pairs), default=0.0)
+    amplification = 0.5 / max(largest, 1e-6)
+    rows = []
+    for record, (clean, adversarial) in zip(chosen, pairs, strict=True):
+        draws = defense_draws(model.seed, torch.tensor([record.index], device=model.device), 1)
+        views = model.purifier.views(adversarial[None].to(model.device), draws)
+        panels = {
+            "clean": clean,
+            "adversarial": adversarial,
+            "perturbation": 0.5 + amplification * (adversarial - clean),
+        }
+        panels |= {name: view[0].cpu() for name, view in views.items()}
+        rows.append(PictureRow(panels, _caption(record, _class_names(data)), record.index))
+    return rows, amplification
 
 
 def keep_samples(data: ImageDataModule, output: Path) -> None:
     """Keeps in a run's folder what its samples are: classes, indices, and small clean images up to ``CLEAN_LIMIT``."""
-    names = data.class_names or [str(k) for k in range(data.num_classes)]
-    file = output / SAMPLES
+    names, file = _class_names(data), output / SAMPLES
     try:
         old = load_samples(file)
         if list(old.indices) == list(data.indices) and list(old.classes) == list(names):
@@ -132,11 +118,11 @@ def keep_samples(data: ImageDataModule, output: Path) -> None:
         pass
     try:
         clean: dict[int, np.ndarray] = {}
-        room, shape = CLEAN_LIMIT, None
+        bytes_left, shape = CLEAN_LIMIT, None
         for index in data.indices:
             pixels = to_pixels(shrunk(item(data.test_source, index)["image"].numpy(), THUMBNAIL))
-            room, shape = room - pixels.nbytes, shape or pixels.shape
-            if room < 0 or pixels.shape != shape:
+            bytes_left, shape = bytes_left - pixels.nbytes, shape or pixels.shape
+            if bytes_left < 0 or pixels.shape != shape:
                 break
             clean[index] = pixels
         save_samples(Samples(data.indices, names, clean), file)
@@ -145,10 +131,14 @@ def keep_samples(data: ImageDataModule, output: Path) -> None:
 
 
 def keep_pictures(rows: Sequence[PictureRow], amplification: float, folder: Path) -> None:
-    """Keeps the panels of picture rows that have an index in a row's folder, if there is room for them."""
+    """Keeps the panels of picture rows that have an index in a row's folder, where they can be written."""
     try:
-        panels = {row.index: {k: to_pixels(v.numpy()) for k, v in row.panels.items()} for row in rows}
-        save_pictures(Pictures({k: v for k, v in panels.items() if k is not None}, amplification), folder / PICTURES)
+        panels = {
+            row.index: {name: to_pixels(panel.numpy()) for name, panel in row.panels.items()}
+            for row in rows
+            if row.index is not None
+        }
+        save_pictures(Pictures(panels, amplification), folder / PICTURES)
     except Exception as error:
         _report_failure(folder / PICTURES, error)
 
@@ -158,7 +148,11 @@ def _report_failure(file: Path, error: Exception) -> None:
     print(f"{file}: cannot be written: {reason}; going on without it", file=sys.stderr)
 
 
+def _class_names(data: ImageDataModule) -> list[str]:
+    return data.class_names or [str(k) for k in range(data.num_classes)]
+
+
 def _caption(record: Record, names: Sequence[str]) -> str:
-    seen = [f"clean: {names[record.clean[0]]}"]
-    seen += [f"attacked: {names[record.adversarial[0]]}"] if record.adversarial else []
-    return "\n".join([names[record.label], *seen])
+    lines = [names[record.label], f"clean: {names[record.clean[0]]}"]
+    lines += [f"attacked: {names[record.adversarial[0]]}"] if record.adversarial else []
+    return "\n".join(lines)

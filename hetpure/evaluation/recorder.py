@@ -63,9 +63,10 @@ class Recorder(Callback):
             common: dict[str, Any] = {"index": index, "label": labels[i], "seconds": seconds, "seed": pl_module.seed}
             common |= {"failure": failure, "chunks": {"defense": outputs.chunk_size}}
             if attacked is not None:
-                common["attack_loss"] = _until_not_finite(attacked.loss[i])
-                common["gradient_size"] = _until_not_finite(attacked.gradient_size[i])
-                common["attack_correct"] = _until_not_finite(attacked.correct[i])
+                trace = attacked.traces[i]
+                common["attack_loss"] = _until_not_finite(trace.loss)
+                common["gradient_size"] = _until_not_finite(trace.gradient_size)
+                common["attack_correct"] = _until_not_finite(trace.correct)
                 common["chunks"]["attack"] = attacked.chunk_size
                 common["image"] = self.store.image_name(images) if index in images else None
             for protocol in pl_module.protocols:

@@ -8,7 +8,6 @@ from pathlib import Path
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.calls import calls_per_image
 from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.departures import departures
 from hetpure.evaluation.pictures import draw_pictures, keep_pictures, recorded_pictures
@@ -105,6 +104,27 @@ def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashbo
             print(f"{file}: {error.strerror}; going on without it", file=sys.stderr)
         else:
             dashboard.picture(row.name, file)
+
+
+def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
+    """Denoiser calls an image: the part of the cost that no machine changes.
+
+    Returns:
+        ``attack_calls``: the gradients that were taken, times the purifications in each, times the attack process's
+        calls (images tried out during a search are not counted); ``defense_calls``: of all predictions. Nothing where
+        no sample has a result.
+    """
+    finished = [record for record in records if record.failure is None]
+    if not finished:
+        return {}
+    purifications = max(record.draws for record in finished)
+    sides = 2 if any(record.adversarial for record in finished) else 1
+    calls = {"defense_calls": float(purifications * sides * row.model.purifier.network_calls)}
+    if row.gradient is not None and row.processes:
+        curves = [record.attack_loss for record in finished if record.protocol == row.protocols[0].name]
+        gradients = sum(map(len, curves)) / len(curves)
+        calls["attack_calls"] = gradients * row.gradient.purifications * row.processes[0].purifier.network_calls
+    return calls
 
 
 def honesty_verdicts(row: Row, records: Sequence[Record], factor: int, data: ImageDataModule) -> list[Verdict]:

@@ -28,7 +28,7 @@ from hetpure.evaluation.recorder import Recorder
 from hetpure.evaluation.report import RunReport, finish_row
 from hetpure.evaluation.resolve import ChooseAuto, Given, content_here, resolve_rows
 from hetpure.evaluation.sample_queue import SampleQueue
-from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
+from hetpure.evaluation.strategy import IndependentProcesses
 from hetpure.models.precision import allow_tf32
 from hetpure.reports.dashboard import Dashboard
 from hetpure.runs.claim import check_claim, claim
@@ -99,13 +99,11 @@ def run(
 
     content = content_here(resolved, output) if rows else {}
     check_claim(output, config, FREE, content)  # before it waits for another run there
-    hang = 60.0 * config.hang_minutes
-    place = (output, trainer.global_rank, trainer.world_size, starts_processes(trainer))
-    with ProcessMonitor(*place, hang=hang, on_hang=on_hang) as monitor:
+    with ProcessMonitor(output, trainer, 60.0 * config.hang_minutes, on_hang) as monitor:
         claim(output, config, FREE, content)
+        dashboard = Dashboard(to_dict(config), output) if is_first and rows else None
         if is_first and not (output / RESULTS).exists():
             report.write()  # from now on the folder says under what its records are made, however the run ends
-        dashboard = Dashboard(to_dict(config), output) if is_first and rows else None
         if is_first and rows:
             keep_samples(data, output)
         try:
@@ -180,7 +178,7 @@ def evaluate_row(
         KeyboardInterrupt: after Ctrl-C, likewise.
         SystemExit: after SIGTERM, likewise.
     """
-    monitor = monitor or ProcessMonitor(row.store.folder)
+    monitor = monitor or ProcessMonitor(row.store.folder, trainer)
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
     try:
         store.mend(trainer.world_size)

@@ -7,6 +7,7 @@ all, and a run may go on with another number of processes.
 Locks may not reach other machines, so each machine has a fixed part of the samples.
 """
 
+import contextlib
 import fcntl
 import itertools
 import math
@@ -80,7 +81,8 @@ class SampleQueue:
             self._locks.close()
             self._locks = None
         if not self.left():
-            self.file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.file.unlink()
 
     def _lock(self, sample: int) -> bool:
         assert self._locks is not None

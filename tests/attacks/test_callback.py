@@ -58,11 +58,12 @@ def test_every_test_batch_is_attacked_through_the_attack_process(defense, gradie
     adversarial = torch.cat([outcome.images for outcome in outcomes])
     assert torch.equal(adversarial, expected)
     assert 0.02 < (adversarial - x).abs().max() <= 0.1 + 1e-6
-    recorded = torch.cat([torch.tensor(outcome.loss) for outcome in outcomes])
+    recorded = torch.tensor([trace.loss for outcome in outcomes for trace in outcome.traces])
     assert torch.equal(recorded, torch.stack(losses, dim=1))
-    sizes = [size for outcome in outcomes for of_image in outcome.gradient_size for size in of_image]
+    traces = [trace for outcome in outcomes for trace in outcome.traces]
+    sizes = [size for trace in traces for size in trace.gradient_size]
     assert len(sizes) == 15 and min(sizes) > 0
-    shares = [share for outcome in outcomes for of_image in outcome.correct for share in of_image]
+    shares = [share for trace in traces for share in trace.correct]
     assert len(shares) == 15 and set(shares) <= {0.0, 0.5, 1.0}
     assert all(outcome.failures == {} and outcome.chunk_size == 4 for outcome in outcomes)
     for side, images_of_side in (("clean", x), ("adversarial", expected)):
@@ -109,4 +110,4 @@ def test_where_an_attack_fails_the_clean_image_stands(gradient) -> None:
     }
     assert torch.equal(outcome.images[2:4], x[2:4])
     assert torch.equal(outcome.images[[0, 1, 4]], 0.5 * x[[0, 1, 4]])
-    assert [len(losses) for losses in outcome.loss] == [2] * 5
+    assert [len(trace.loss) for trace in outcome.traces] == [2] * 5

@@ -47,7 +47,7 @@ def test_it_is_refused_wherever_a_config_has_it() -> None:
 
 def test_an_attacks_steps_are_its_own() -> None:
     config = complete({"classifier": CLASSIFIER, "attack": {"name": "pgd", "steps": 7, "process": {"grid_size": 10}}})
-    assert config.attack.steps == 7
+    assert config.attack["steps"] == 7
     old = {"purifier": {"name": "uniform"}, "attack": {"steps": 7, "process": {"steps": 10}}, "rows": None}
     assert upgrade_config(old) == {**old, "attack": {"steps": 7, "process": {"grid_size": 10}}}
 

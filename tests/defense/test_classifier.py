@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hetpure.defense.batch import AttackedImages
-from hetpure.defense.chunks import chunk_indices
-from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.classifier import PurifiedClassifier, chunk_indices
 from hetpure.defense.protocols import ensemble_scores
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
@@ -172,7 +171,7 @@ class Keep(lightning.Callback):
 
 
 def attacked(x: Tensor, failures: dict[int, str] | None = None) -> AttackedImages:
-    return AttackedImages(x, [], [], [], failures or {}, 4)
+    return AttackedImages(x, [], failures or {}, 4)
 
 
 def test_the_trainer_tests_the_defense_itself(denoiser, classifier) -> None:

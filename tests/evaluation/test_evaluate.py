@@ -496,7 +496,10 @@ BAD = [
     # what does not fit together
     ("denoiser.path={theirs}/denoiser16", "16x16"),
     ("denoiser.path={theirs}/denoiser_rgb", "3 channels"),
-    ("classifier={name: tests.toys:TinyNetwork, arguments: {classes: 7}}", "gives 7 class scores, the data have 10"),
+    (
+        "classifier={name: tests.toys:TinyNetwork, arguments: {classes: 7}}",
+        "gives 7 class scores, but the data have 10",
+    ),
     ("classifier={name: tests.toys:TinyNetwork, arguments: {channels: 3}}", "1x8x8"),
     ("classifier.arguments.width=7", "other shapes"),
     ("classifier.arguments.depth=7", "classifier.arguments"),

@@ -238,7 +238,7 @@ def test_a_purifier_without_derivative_has_its_variants() -> None:
     ],
 )
 def test_what_every_attack_declares(attack: dict[str, Any], more: dict | None, huge: dict[str, float]) -> None:
-    steps = {} if attack["name"] == "random_noise" else {"grid_size": 10}
+    steps = {} if attack["name"] == "random_noise" else {"steps": 10}
     base = {"eps": 0.1, "eot": 3, "recompute": True, **steps, **attack}
     settings = [f"attack.{key}={value}" for key, value in base.items() if key != "name"]
     found = variants_of(f"attack={{name: {attack['name']}}}", *settings)

@@ -382,7 +382,7 @@ class Counts(RunFigure):
         (["trajectories", "{run}", "background=3"], "background is 3; accepted: 10 or more"),
         (["masks", "{run}", "first=6"], "first is 6; accepted: 0 to 5"),
         (["joint", "{run}", "draws=0", "--row", "uniform"], "draws is 0; accepted: 1 or more"),
-        (["harmony", "{run}", "length=4"], "length: unknown key; accepted are images, draws, shown, U"),
+        (["harmony", "{run}", "length=4"], "length: unknown key; accepted: images, draws, shown, U"),
         (["features", "{run}", "images=1", "--row", "undefended"], "2 or more"),
         (["ablation", "{run}", "keys=[attack.nope]"], "keys is 'attack.nope'; accepted: a key of these rows"),
         (["ablation", "{run}", "protocol=vote"], "protocol is 'vote'; accepted: one-shot"),
