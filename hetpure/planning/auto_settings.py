@@ -25,16 +25,17 @@ from hetpure.planning.measure import Meter
 
 AUTO = "auto"
 
-MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}
-"""Share of the free memory that a run may use: other programs come and go beside a CPU's."""
-
-MEMORY_OVERHEAD = 1.25
-"""What a process needs over the bytes of its tensors, for allocators and kernels' scratch space."""
+MEMORY_SHARE = {"cpu": 0.4, "cuda": 0.64}
+"""Share of the free memory that a chunk's tensors may take. Of 80 % (a CPU's: 50 %, other programs come and go) it
+leaves a fifth to allocators and to the scratch space of kernels."""
 
 EQUAL_COST = 1.05
 """Costs within this factor count as the same."""
 
 LARGEST_CHUNK = 1024
+
+SECONDS = 5.0
+"""Time that the speeds of chunks are measured for."""
 
 CGROUP = Path("/sys/fs/cgroup")
 CGROUP_FILES = (
@@ -56,8 +57,8 @@ def choose_auto_settings(
 ) -> RunSettings:
     """The settings with a value wherever they say ``auto``; what the output folder's config has chosen stays.
 
-    A graph is kept where it fits in memory at the smallest chunk with which the run is about as fast as with any. The
-    chunk is the one, of the powers of two that fit for every row and were timed, that makes the whole run cheapest,
+    A graph is kept where it fits in memory with the smallest chunk that is about as fast as any. The chunk is, of the
+    powers of two that fit for every row and were timed, the one that makes the row with most network calls fastest,
     padding included; of equals, the largest. Two are always timed, if two fit.
 
     Args:
@@ -71,58 +72,60 @@ def choose_auto_settings(
         ConfigError: for networks or settings that cannot be.
         RunError: if the first process makes no choice in time.
     """
-    config = restore_auto_settings(config)
-    if not config.is_open:
-        return config
-    if trainer.is_global_zero:
-        return _choose(config, data, trainer, loaded, on_missing)
-    start = time.monotonic()
-    while config.is_open:
+    config, start = restore_auto_settings(config), time.monotonic()
+    while config.is_open and not trainer.is_global_zero:
         if time.monotonic() - start > WAIT:
             raise RunError(f"chunk_size: no choice by the first process in {config.output} after {WAIT:.0f} s")
         time.sleep(0.5)
         config = restore_auto_settings(config)
-    return config
+    if not config.is_open:
+        return config
+    auto, device = config.chunk_size == AUTO, trainer.strategy.root_device
+    meter = Meter(data, device, SECONDS)
 
+    def built(recompute: bool) -> tuple[list[Row], dict[str, Callable[[int], float]]]:
+        """The rows in chunks of one, and the memory that each needs by the rows of a chunk."""
+        draft = config.decide(1 if auto else None, dict.fromkeys(config.undecided, recompute))
+        rows = build_rows(draft, data, on_missing, loaded)
+        for row in rows:
+            for process in (row.model, *row.processes):
+                process.to(device)
+        return rows, {row.name: meter.memory(count_pieces(row, data.image_shape, 1, 1)[0]) for row in rows}
 
-def _choose(
-    config: RunSettings,
-    data: ImageDataModule,
-    trainer: lightning.Trainer,
-    loaded: Loaded,
-    on_missing: OnMissing | None,
-) -> RunSettings:
-    auto, device, undecided = config.chunk_size == AUTO, trainer.strategy.root_device, config.undecided
-    rows = build_rows(config.decide(1 if auto else None, dict.fromkeys(undecided, True)), data, on_missing, loaded)
+    rows, memory = built(recompute=True)
     if not rows:
         return config
-    meter = Meter(data, device, seconds=5.0)
-    for row in rows:
-        for process in (row.model, *row.processes):
-            process.to(device)
     beside = 1 if device.type == "cuda" else max(1, trainer.world_size // max(trainer.num_nodes, 1))
-    limit = free_bytes(device) * MEMORY_SHARE.get(device.type, 0.5) / MEMORY_OVERHEAD / beside
+    limit = free_bytes(device) * MEMORY_SHARE.get(device.type, 0.4) / beside
 
-    def fitting(sizes: Sequence[int], memories: Mapping[str, Callable[[int], float]]) -> list[int]:
-        return [size for size in sizes if all(memory(size) <= limit for memory in memories.values())] or [sizes[0]]
+    def fits(size: int) -> bool:
+        return all(bytes_of(size) <= limit for bytes_of in memory.values())
 
-    memories = {row.name: meter.memory(row) for row in rows}
-    kept = {row.name: meter.memory(row, recomputed=False) for row in rows if row.name in undecided}
-    sizes = fitting(_sizes(rows, data) if auto else [int(config.chunk_size)], memories)
-    seconds = _seconds_by_size(meter, rows, data, sizes) if len(sizes) > 1 else {sizes[0]: 1.0}
-    useful = min(size for size in seconds if seconds[size] <= EQUAL_COST * min(seconds.values()))
-    recompute = {name: memory(useful) > limit for name, memory in kept.items()}
-    memories |= {name: kept[name] for name, value in recompute.items() if not value}
-    seconds = {size: seconds[size] for size in fitting([*seconds], memories)}
-    size = max(size for size in seconds if seconds[size] <= EQUAL_COST * min(seconds.values()))
-    largest = max(memories, key=lambda name: memories[name](size))
-    text = f"chunks of {size} rows; the largest gradient ({largest}) needs {memories[largest](size) / 1e9:.2f} GB"
-    text += f" of the {limit / 1e9:.2f} GB that it may use"
+    seconds: dict[int, float] = {}
+    start = last = time.monotonic()
+    for size in _sizes(rows, data) if auto else [int(config.chunk_size)]:
+        now, last_took = time.monotonic(), time.monotonic() - last
+        if (seconds and not fits(size)) or (len(seconds) >= 2 and now - start + 2 * last_took > SECONDS):
+            break
+        last, seconds[size] = now, _seconds(meter, rows, data, size) if auto else 1.0
+    useful = _fastest(seconds)[0]
+    kept = built(recompute=False)[1] if config.undecided else {}
+    recompute = {name: kept[name](useful) > limit for name in config.undecided if name in kept}
+    memory |= {name: kept[name] for name, value in recompute.items() if not value}
+    size = _fastest({size: seconds[size] for size in filter(fits, seconds)} or {min(seconds): 0.0})[-1]
+    largest = max(memory, key=lambda name: memory[name](size))
+    text = f"chunks of {size} rows; the largest gradient ({largest}) needs {memory[largest](size) / 1e9:.2f} GB of the "
+    text += f"{limit / 1e9:.2f} GB that it may use"
     for outcome, value in (("graph kept", False), ("recomputed", True)):
-        names = [name for name in recompute if recompute[name] is value]
-        text += f"; {outcome}: {', '.join(names)}" if names else ""
+        names = ", ".join(name for name in recompute if recompute[name] is value)
+        text += f"; {outcome}: {names}" if names else ""
     print(text)
     return config.decide(size if auto else None, recompute)
+
+
+def _fastest(seconds: Mapping[int, float]) -> list[int]:
+    """The sizes that are as fast as any, up to noise."""
+    return sorted(size for size in seconds if seconds[size] <= EQUAL_COST * min(seconds.values()))
 
 
 def _sizes(rows: Sequence[Row], data: ImageDataModule) -> list[int]:
@@ -132,22 +135,13 @@ def _sizes(rows: Sequence[Row], data: ImageDataModule) -> list[int]:
     return [2**power for power in range(1 + math.ceil(math.log2(most)))]
 
 
-def _seconds_by_size(
-    meter: Meter, rows: Sequence[Row], data: ImageDataModule, sizes: Sequence[int]
-) -> dict[int, float]:
-    """Seconds for the row with most network calls, by chunk size: of the two smallest, of more while there is time."""
+def _seconds(meter: Meter, rows: Sequence[Row], data: ImageDataModule, size: int) -> float:
+    """Seconds of the row with most network calls, in chunks of a size."""
     row = max(rows, key=lambda row: (*row.processes, row.model)[0].purifier.network_calls)
-    seconds: dict[int, float] = {}
-    start = last = time.monotonic()
-    for size in sizes:
-        if len(seconds) >= 2 and time.monotonic() - start + 2 * (time.monotonic() - last) > meter.seconds:
-            break
-        last = time.monotonic()
-        for process in (row.model, *row.processes):
-            process.chunk_size = size
-        pieces, _ = count_pieces(row, data.image_shape, len(data.indices), data.batch_size)
-        seconds[size] = sum(meter.estimated_time(piece).seconds * count for piece, count in pieces.items())
-    return seconds
+    for process in (row.model, *row.processes):
+        process.chunk_size = size
+    pieces, _ = count_pieces(row, data.image_shape, len(data.indices), data.batch_size)
+    return sum(meter.estimated_time(piece) * count for piece, count in pieces.items())
 
 
 def free_bytes(device: torch.device) -> float:

@@ -11,14 +11,10 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all live storages that are made within the context.
+    """Counts the bytes of live storages that are made within the context: ``live`` now, ``peak`` at most.
 
-    It is exact on a CPU, which has no statistics of its allocator, and it sees the backward pass, where recomputation
-    needs its memory. A kernel's own scratch space is not in it.
-
-    Attributes:
-        live: bytes now.
-        peak: bytes at most.
+    It is exact on a CPU, whose allocator has no statistics, and sees the backward pass, where recomputation needs its
+    memory. A kernel's scratch space is not in it.
     """
 
     def __init__(self) -> None:
@@ -28,15 +24,13 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key, size = storage.data_ptr(), storage.nbytes()
-                if size and key not in self._known:
-                    self._known.add(key)
-                    self.live += size
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self._forget, key, size)
+        for storage in (tensor.untyped_storage() for tensor in tree_iter(out) if isinstance(tensor, Tensor)):
+            key, size = storage.data_ptr(), storage.nbytes()
+            if size and key not in self._known:
+                self._known.add(key)
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._forget, key, size)
         return out
 
     def _forget(self, key: int, size: int) -> None:
@@ -47,7 +41,6 @@ class LiveBytes(TorchDispatchMode):
 def peak_bytes(compute: Callable[[], object], device: torch.device) -> int:
     """The most that a computation needs at once, beyond what there was."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         compute()

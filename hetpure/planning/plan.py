@@ -24,27 +24,21 @@ from hetpure.planning.auto_settings import choose_auto_settings
 from hetpure.planning.counting import Piece, count_pieces
 from hetpure.planning.measure import Cost, Meter
 
-BUSY_SHARE = 0.8
-"""Share of its threads' time that a process gets on an idle machine, at least: not all of it is parallel."""
-
-GRADIENT_RATIO = 2.0
-"""A rate without gradients over the rate with them, where only the first is given: a forward and a backward pass."""
-
 
 @dataclass(frozen=True)
 class RowPlan:
-    """What a row will cost the process that has most of its images.
+    """What a row will cost; with several processes, the one that has most of its images.
 
     Attributes:
         name: name of the row.
-        images: number of images of that process.
-        done: how many images, of all, have a record already.
+        images: number of images.
+        done: how many images, of all processes, have a record already.
         chunk_size: rows of a chunk.
         memory: bytes by the rows of a chunk; see ``Meter.memory``.
         most: cost of the images, at most.
-        least: the same if every sample broke as soon as the attack looks.
+        least: cost if every sample broke as soon as the attack looks.
         left: cost of the images that are not done, at most.
-        least_left: the same if every sample broke at once.
+        least_left: cost of those if every sample broke at once.
     """
 
     name: str
@@ -83,7 +77,7 @@ def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) 
         for name, reasons in resolved.absent.items():
             print(f"plan: {name} cannot be evaluated here: {'; '.join(reasons)}")
         if plans:
-            print_plan(plans, other, world, threads, device)
+            print_plan(plans, other, world, f"{threads} threads, {device.type}")
         else:
             print("plan: no row can be evaluated here")
     return plans
@@ -120,20 +114,20 @@ def plan_rows(
     for (name, row, indices), of_row in zip(planned, counts, strict=True):
         images, done = math.ceil(len(indices) / world), len(row.store.done() & set(indices))
         totals = [sum((costs[piece] * count for piece, count in pieces.items()), Cost()) for pieces in of_row]
-        plans.append(RowPlan(name, images, done, row.model.chunk_size, meter.memory(row), *totals))
+        plans.append(RowPlan(name, images, done, row.model.chunk_size, meter.memory(of_row[0]), *totals))
     return plans
 
 
 def parse_rates(texts: Sequence[str]) -> dict[str, float]:
-    """``["denoiser=443,246", ..]``: rows a second of a network without and with gradients; half, where not given.
+    """``["denoiser=443,246", ..]``, rows a second of a network without and with gradients, by the names of ``Cost``.
 
-    Returns:
-        The rates by the names of ``Cost``.
+    A rate with gradients that is not given is half of the other: a forward and a backward pass.
 
     Raises:
         ConfigError: for anything else.
     """
-    rates = {}
+    accepted = "denoiser=RATE[,RATE], classifier=RATE[,RATE]: images a second through one call, without and with the "
+    rates: dict[str, float] = {}
     for text in texts:
         network, _, values = text.partition("=")
         try:
@@ -141,11 +135,8 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             numbers = []
         valid = network in ("denoiser", "classifier") and len(numbers) in (1, 2) and all(rate > 0 for rate in numbers)
-        accepted = (
-            "denoiser=RATE[,RATE], classifier=RATE[,RATE]: images a second through one call, without and with the "
-        )
         require(valid, "--plan-rate", text, f"{accepted}gradient of its input")
-        rates |= {network: numbers[0], f"{network}_gradient": (*numbers, numbers[0] / GRADIENT_RATIO)[1]}
+        rates |= {network: numbers[0], f"{network}_gradient": (*numbers, numbers[0] / 2)[1]}
     return rates
 
 
@@ -154,51 +145,47 @@ def hours_at(cost: Cost, rates: Mapping[str, float]) -> float:
     return sum(getattr(cost, name) / rate for name, rate in rates.items()) / 3600
 
 
-def print_plan(
-    plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, threads: int, device: torch.device
-) -> None:
-    """Prints the plan as a table with notes."""
+def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, machine: str) -> None:
+    """Prints a plan as a table with notes."""
     console = Console(width=None if Console().is_terminal else 160)
-    title = f"plan: {len(plans)} rows, chunks of {plans[0].chunk_size}, {threads} threads, {device.type}"
-    table = Table(title=title + (f", {world} processes" if world > 1 else ""), title_justify="left")
-    table.add_column("row")
-    heads = ["images", "denoiser calls an image", "classifier calls", "TFLOP an image", "memory of a chunk, GB"]
-    for head in [*heads, "hours here", "left", *["hours there"] * bool(rates)]:
-        table.add_column(head, justify="right")
-    sums = [0.0, 0.0, 0.0]
+    title = f"plan: {len(plans)} rows, chunks of {plans[0].chunk_size}, {machine}, processes: {world}"
+    table = Table(title=title, title_justify="left")
+    heads = [
+        "row",
+        "images",
+        "denoiser calls an image",
+        "classifier calls",
+        "TFLOP an image",
+        "GB a chunk, twice as large",
+    ]
+    for i, head in enumerate([*heads, "hours here", "left", *["hours there"] * bool(rates)]):
+        table.add_column(head, justify="right" if i else "left")
+    sums = [0.0] * (2 + bool(rates))
     for row in plans:
-        each, at_most = row.most * (1 / max(row.images, 1)), "at most " if row.most != row.least else ""
-        hours = [row.most.seconds / 3600, row.left.seconds / 3600, world * hours_at(row.most, rates)]
-        sums = [a + b for a, b in zip(sums, hours, strict=True)]
+        each = row.most * (1 / max(row.images, 1))
+        hours = [row.most.seconds / 3600, row.left.seconds / 3600, world * hours_at(row.most, rates)][: len(sums)]
+        sums = [total + part for total, part in zip(sums, hours, strict=True)]
         table.add_row(
             row.name,
             f"{row.images}" + (f" ({row.done} done)" if row.done else ""),
             f"{each.denoiser:,.0f} + {each.denoiser_gradient:,.0f} with gradient",
             f"{each.classifier:,.0f} + {each.classifier_gradient:,.0f}",
             f"{each.flops / 1e12:.3g}",
-            f"{row.memory(row.chunk_size) / 1e9:.2f}; {row.memory(2 * row.chunk_size) / 1e9:.2f} twice as large",
-            *[f"{at_most}{_hours(value)}" for value in hours[: 2 + bool(rates)]],
+            f"{row.memory(row.chunk_size) / 1e9:.2f}, {row.memory(2 * row.chunk_size) / 1e9:.2f}",
+            *[f"{'at most ' if row.most != row.least else ''}{_hours(value)}" for value in hours],
         )
     table.add_section()
-    table.add_row("all", "", "", "", "", "", *map(_hours, sums[: 2 + bool(rates)]))
+    table.add_row("all", "", "", "", "", "", *map(_hours, sums))
     console.print(table)
-    for note in _notes(plans, rates, world, threads, device):
+    for note in _notes(plans, rates, world):
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
-def _notes(
-    plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, threads: int, device: torch.device
-) -> Iterator[str]:
+def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int) -> Iterator[str]:
     yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
     if early := [f"{row.name} {_hours(row.least_left.seconds / 3600)}" for row in plans if row.most != row.least]:
-        yield f"attacks that skip broken samples may stop early; if every sample broke at once: {'; '.join(early)}"
-    seconds, busy = sum(row.most.seconds for row in plans), sum(row.most.cpu_seconds for row in plans) / threads
-    if device.type == "cpu" and busy < BUSY_SHARE * seconds:
-        yield (
-            f"other programs were running: this one had {100 * busy / seconds:.0f} % of its {threads} threads' time "
-            f"while it measured; undisturbed, all rows would take about {_hours(busy / 3600)}"
-        )
+        yield f"some attacks leave broken samples alone; left if every sample broke at once: {'; '.join(early)}"
     if world > 1:
         yield f"images and hours here are those of the process with most images of {world}; one alone was measured"
     if rates:

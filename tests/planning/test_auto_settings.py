@@ -17,7 +17,7 @@ from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import evaluation_trainer
 from hetpure.planning.auto_settings import choose_auto_settings, free_bytes
 from hetpure.planning.counting import Piece
-from hetpure.planning.measure import Cost, Meter
+from hetpure.planning.measure import Meter
 from hetpure.runs.records import RecordStore
 from tests.evaluation.jobs import evaluate
 
@@ -32,7 +32,7 @@ SMALL = ("data.subset=4", "attack.steps=1", "attack.eot=8", "attack.recompute=au
 def _even(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of every chunk takes as long as any other, but for a fixed cost of a call's."""
     monkeypatch.setattr(
-        "hetpure.planning.measure.Meter.estimated_time", lambda _self, piece: Cost(seconds=1e-3 * (1e-3 + piece.rows))
+        "hetpure.planning.measure.Meter.estimated_time", lambda _self, piece: 1e-3 * (1e-3 + piece.rows)
     )
 
 
@@ -77,7 +77,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes
 
 def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Calls that cost the same whatever their rows: as many rows as fit and can be filled."""
-    monkeypatch.setattr("hetpure.planning.measure.Meter.estimated_time", lambda _self, _piece: Cost(seconds=1e-3))
+    monkeypatch.setattr("hetpure.planning.measure.Meter.estimated_time", lambda _self, _piece: 1e-3)
     roomy = chosen(monkeypatch, tmp_path / "a", 1e12)
     assert roomy.chunk_size == 32  # 4 images, 8 draws
     assert not roomy.rows["uniform"].attack["recompute"]
@@ -91,11 +91,11 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_slow_machine_tries_two_sizes_and_takes_one_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tried: list[int] = []
+    monkeypatch.setattr(hetpure.planning.auto_settings, "SECONDS", 0.0)
 
-    def slow(meter: Meter, piece: Piece) -> Cost:
+    def slow(_meter: Meter, piece: Piece) -> float:
         tried.append(piece.rows)
-        meter.seconds = 0.0
-        return Cost(seconds=100.0 * (1.0 + piece.rows))
+        return 100.0 * (1.0 + piece.rows)
 
     monkeypatch.setattr("hetpure.planning.measure.Meter.estimated_time", slow)
     assert chosen(monkeypatch, tmp_path / "a", 1e12).chunk_size == 2
@@ -104,9 +104,7 @@ def test_a_slow_machine_tries_two_sizes_and_takes_one_of_them(monkeypatch: pytes
 
 def test_padding_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """24 rows of a gradient, 12 of a prediction: chunks of 8 pad 4 rows of a prediction, larger ones more."""
-    monkeypatch.setattr(
-        "hetpure.planning.measure.Meter.estimated_time", lambda _self, piece: Cost(seconds=1e-3 * (4.0 + piece.rows))
-    )
+    monkeypatch.setattr("hetpure.planning.measure.Meter.estimated_time", lambda _self, piece: 1e-3 * (4.0 + piece.rows))
     config = chosen(monkeypatch, tmp_path / "a", 1e12, attack={"eot": 6}, ensemble={"size": 3})
     assert config.chunk_size == 8
 

@@ -301,15 +301,18 @@ def test_flops_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         raw = setting.raw({"name": "uniform", "t": 0.1, "grid_size": steps}, ATTACK_CASES["pgd"])
         _, (row,), data = setting.planned(raw)
         meter = Meter(data, torch.device("cpu"), 1e-9)
-        for gradient in (False, True):
-            piece = Piece(row.processes[0], "purify", gradient, 4)
-            flops[steps, gradient] = meter.costs({piece: 1})[piece].flops
-    with FlopCounterMode(display=False) as counter:
+        for work in ("prediction", "gradient"):
+            piece = Piece(row.processes[0], work, 4)
+            flops[steps, work] = meter.costs({piece: 1})[piece].flops
+    of_a_call, of_the_classifier = (FlopCounterMode(display=False) for _ in range(2))
+    with of_a_call:
         denoiser(images(1), 1)
-    assert flops[100, False] == 4 * 10 * counter.get_total_flops() > 0
-    for gradient in (False, True):
-        assert flops[200, gradient] == 2 * flops[100, gradient]
-    assert 1.8 < flops[100, True] / flops[100, False] < 2.2
+    with of_the_classifier:
+        setting.classifier(images(1))
+    for steps, calls in ((100, 10), (200, 20)):
+        forward = 4 * (calls * of_a_call.get_total_flops() + of_the_classifier.get_total_flops())
+        assert flops[steps, "prediction"] == forward > 0
+        assert 1.8 < flops[steps, "gradient"] / forward < 2.2
 
 
 def _zero_labels(loader: Any) -> Any:
