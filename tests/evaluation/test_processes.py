@@ -17,6 +17,7 @@ from hetpure.errors import ConfigError
 from hetpure.evaluation.run import evaluation_trainer
 from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
 from hetpure.models.denoisers import DiffusersDenoiser
+from hetpure.runs.records import Record, RecordStore
 from tests.evaluation import jobs, kills
 
 ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "steps": 20}}}
