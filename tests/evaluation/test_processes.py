@@ -17,6 +17,7 @@ from hetpure.errors import ConfigError
 from hetpure.evaluation.run import evaluation_trainer
 from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
 from hetpure.models.denoisers import DiffusersDenoiser
+from hetpure.runs.records import Record, RecordStore
 from tests.evaluation import jobs, kills
 
 ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 20}}}
@@ -139,9 +140,8 @@ def test_the_others_do_the_samples_of_a_process_that_is_gone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("target", ["first", "second"])
-def test_a_signal_to_one_process_stops_both_within_seconds(tmp_path: Path, number: int, target: str) -> None:
+def test_sigterm_to_one_process_stops_both_within_seconds(tmp_path: Path, target: str) -> None:
     """Of two that the command has started."""
     first = kills.start(tmp_path / "run", "data.subset=60", *kills.TWO)
     until(lambda: kills.second_of(tmp_path / "run", first.pid), 300.0)
@@ -149,14 +149,34 @@ def test_a_signal_to_one_process_stops_both_within_seconds(tmp_path: Path, numbe
     second = kills.second_of(tmp_path / "run", first.pid)
     assert second is not None
     start = time.monotonic()
-    os.kill(first.pid if target == "first" else second, number)
+    os.kill(first.pid if target == "first" else second, signal.SIGTERM)
     printed, _ = first.communicate(timeout=60)  # the pipe closes when the second is gone, too
     assert time.monotonic() - start < 30.0
-    assert first.returncode == (128 + number if target == "first" else 3), printed
+    assert first.returncode == (143 if target == "first" else 3), printed
     if target == "second":
         assert f"error: process 2 of 2 (pid {second}) was stopped; finished work is kept" in printed
     assert "run the same command again to continue" in printed and "Traceback" not in printed
     assert kills.records_of(tmp_path / "run")
+
+
+def test_each_process_mends_its_own_files_and_those_of_a_larger_run(tmp_path: Path) -> None:
+    """While others write theirs."""
+    files = []
+    for number in range(4):
+        store = RecordStore(tmp_path, rank=number)
+        store.append([Record(number, "one-shot", 0, [0], [[1.0]])])
+        part = tmp_path / "adversarial" / f"000007.samples-{number:03d}.part"
+        part.parent.mkdir(exist_ok=True)
+        part.write_bytes(b"half")
+        with store.file.open("a") as file:
+            file.write('{"index": 9')
+        files.append((store.file, part))
+    RecordStore(tmp_path, rank=1).mend(world=2)
+    assert [file.read_text().endswith("\n") for file, _ in files] == [False, True, False, True]
+    assert [part.exists() for _, part in files] == [True, False, True, True], "only a process's own"
+    RecordStore(tmp_path).mend()
+    assert [file.read_text().endswith("\n") for file, _ in files] == [True] * 4
+    assert not any(part.exists() for _, part in files)
 
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
