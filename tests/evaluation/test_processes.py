@@ -180,10 +180,10 @@ def test_each_process_mends_its_own_files_and_those_of_a_larger_run(tmp_path: Pa
 
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
-    first = rank(0, tmp_path / "run", "data.subset=8", change=slow_calls)
+    first = rank(0, tmp_path / "run", "data.subset=100", change=slow_calls)
     until(lambda: (tmp_path / "run" / "processes" / "process-000.txt").exists())
     (tmp_path / "second").mkdir()
-    second = jobs.Rank(0, 1, tmp_path / "run", ROWS, *OVERRIDES, *PROTOCOLS, "data.subset=8", change=impatient)
+    second = jobs.Rank(0, 1, tmp_path / "run", ROWS, *OVERRIDES, *PROTOCOLS, "data.subset=100", change=impatient)
     try:
         assert second.join() == 3 and "another run is at work in" in second.printed
     finally:
