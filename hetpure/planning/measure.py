@@ -80,7 +80,7 @@ class Meter:
         images = [torch.as_tensor(item(data.test_source, index)["image"]) for index in data.indices[:2]]
         self.images, self.device = torch.stack(images).to(device), device
         self.seconds, self.compiled = seconds, compiled
-        self.known: dict[Any, Any] = {}
+        self._known: dict[Any, Any] = {}
 
     def costs(self, pieces: Mapping[Piece, int]) -> dict[Piece, Cost]:
         """The cost of each piece, from how often each is computed: those that weigh most are timed whole first."""
@@ -110,11 +110,11 @@ class Meter:
         measure = partial(peak_bytes, device=self.device)
         # Images that recomputation keeps are kept one by one: what is reserved for them would hide what is needed.
         shelves = replaced((hetpure.models.denoisers, "SHELF_BYTES", 1))
-        if key not in self.known:
+        if key not in self._known:
             with torch.compiler.set_stance("force_eager"), shelves:
                 sizes = [replace(piece, rows=rows) for rows in (1, 2)]
-                self.known[key] = [self._extrapolated(size, f"bytes of {size.rows} rows", measure, 1) for size in sizes]
-        one, two = self.known[key]
+                self._known[key] = [self._extrapolated(size, f"bytes of {size.rows} rows", measure, 1) for size in sizes]
+        one, two = self._known[key]
         return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
     def _estimate(self, piece: Piece) -> Cost:
@@ -145,9 +145,9 @@ class Meter:
         total = base
         for kind in [kind for kind, count in calls.items() if count > real]:
             key = name, _identity(*kind), kind[1]
-            if key not in self.known:
-                self.known[key] = measured(defaultdict(lambda: real, {kind: real + 1}))[0] + base * -1
-            total += self.known[key] * (calls[kind] - real)
+            if key not in self._known:
+                self._known[key] = measured(defaultdict(lambda: real, {kind: real + 1}))[0] + base * -1
+            total += self._known[key] * (calls[kind] - real)
         return total
 
     def _counted(self, piece: Piece, task: Task) -> Cost:
