@@ -112,8 +112,10 @@ class Meter:
         shelves = replaced((hetpure.models.denoisers, "SHELF_BYTES", 1))
         if key not in self._known:
             with torch.compiler.set_stance("force_eager"), shelves:
-                sizes = [replace(piece, rows=rows) for rows in (1, 2)]
-                self._known[key] = [self._extrapolated(size, f"bytes of {size.rows} rows", measure, 1) for size in sizes]
+                self._known[key] = [
+                    self._extrapolated(replace(piece, rows=rows), f"bytes of {rows} rows", measure, 1)
+                    for rows in (1, 2)
+                ]
         one, two = self._known[key]
         return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
