@@ -4,6 +4,7 @@ A purification may have a thousand denoiser calls. So a chunk runs with a stand-
 real call; the difference, times the number of calls, is added. Where there is time, the whole chunk is timed as well.
 """
 
+import math
 import operator
 import time
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import partial
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -28,8 +30,11 @@ from hetpure.noise import Draws
 from hetpure.planning.counting import WORK, Piece, replaced
 from hetpure.planning.live_bytes import peak_bytes
 
-MOMENT = 0.1
-"""Seconds in which a short task is timed as often as it can be."""
+PASSES = 7
+"""How often a whole piece is timed, at most."""
+
+PIECE_SHARE = 0.25
+"""Share of the measuring time that the estimate of one piece may take."""
 
 Task = Callable[[], object]
 
@@ -75,7 +80,7 @@ class Meter:
         images = [torch.as_tensor(item(data.test_source, index)["image"]) for index in data.indices[:2]]
         self.images, self.device = torch.stack(images).to(device), device
         self.seconds, self.compiled = seconds, compiled
-        self.known: dict[Any, Any] = {}
+        self._known: dict[Any, Any] = {}
 
     def costs(self, pieces: Mapping[Piece, int]) -> dict[Piece, Cost]:
         """The cost of each piece, from how often each is computed: those that weigh most are timed whole first."""
@@ -83,42 +88,49 @@ class Meter:
         alike: dict[Any, list[Piece]] = defaultdict(list)
         for piece in pieces:  # rows of a table share most of what they compute
             alike[_identity(piece.process, piece.work == "gradient"), piece.work, piece.rows].append(piece)
-        costs = {same[0]: self._estimate(same[0], deadline) for same in alike.values()}
+        costs = {same[0]: self._estimate(same[0]) for same in alike.values()}
         weights = {same[0]: costs[same[0]].seconds * sum(pieces[piece] for piece in same) for same in alike.values()}
-        for piece in sorted(weights, key=lambda piece: weights[piece], reverse=True):
-            if costs[piece].seconds < deadline - time.monotonic():
-                costs[piece] = replace(costs[piece], seconds=self._timed(self._task(piece)).seconds)
+        times: dict[Piece, list[float]] = defaultdict(list)
+        for _ in range(PASSES):
+            for piece in sorted(weights, key=lambda piece: weights[piece], reverse=True):
+                if costs[piece].seconds < deadline - time.monotonic():
+                    times[piece].append(self._timed(self._task(piece)))
+        costs |= {piece: replace(costs[piece], seconds=median_low(seconds)) for piece, seconds in times.items()}
         return {piece: costs[same[0]] for same in alike.values() for piece in same}
 
     def estimated_time(self, piece: Piece) -> float:
         """Seconds for a piece, from runs with one real denoiser call at most."""
-        return self._extrapolated(piece, f"time of {piece.rows} rows", partial(self._timed, least_runs=2)).seconds
+        name = f"time of {piece.rows} rows"  # of two runs: the first of anything is slow
+        return self._extrapolated(piece, name, lambda task: min(self._timed(task), self._timed(task)))
 
     def memory(self, pieces: Iterable[Piece]) -> Callable[[int], float]:
         """Bytes that the largest of some pieces needs at once, by its number of rows: a line through one and two."""
         piece = min(pieces, key=lambda piece: WORK.index(piece.work))
-        measure, key = (
-            partial(peak_bytes, device=self.device),
-            ("memory", piece.work, _identity(piece.process, piece.work == "gradient")),
-        )
+        key = "memory", piece.work, _identity(piece.process, piece.work == "gradient")
+        measure = partial(peak_bytes, device=self.device)
         # Images that recomputation keeps are kept one by one: what is reserved for them would hide what is needed.
         shelves = replaced((hetpure.models.denoisers, "SHELF_BYTES", 1))
-        if key not in self.known:
+        if key not in self._known:
             with torch.compiler.set_stance("force_eager"), shelves:
-                sizes = [replace(piece, rows=rows) for rows in (1, 2)]
-                self.known[key] = [self._extrapolated(size, f"bytes of {size.rows} rows", measure, 1) for size in sizes]
-        one, two = self.known[key]
+                self._known[key] = [
+                    self._extrapolated(replace(piece, rows=rows), f"bytes of {rows} rows", measure, 1)
+                    for rows in (1, 2)
+                ]
+        one, two = self._known[key]
         return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
-    def _estimate(self, piece: Piece, deadline: float) -> Cost:
-        """Counts at one row, and the time at all rows; if there is no time for that, at one."""
-        start = time.monotonic()
+    def _estimate(self, piece: Piece) -> Cost:
+        """Counts at one row; the time at all rows, or at as many as are quick to measure."""
         with torch.compiler.set_stance("force_eager"):
             cost = self._extrapolated(replace(piece, rows=1), "counts", partial(self._counted, piece)) * piece.rows
-        now = time.monotonic()
-        if now + piece.rows * (now - start) > deadline and not self.compiled:
-            return cost
-        return replace(cost, seconds=self.estimated_time(piece))
+        rows, start = piece.rows, time.monotonic()
+        if not self.compiled:
+            at_one = self.estimated_time(replace(piece, rows=1))
+            affordable = PIECE_SHARE * self.seconds / (time.monotonic() - start)
+            if affordable < 4:
+                return replace(cost, seconds=at_one * rows)
+            rows = min(rows, 4 ** int(math.log(affordable, 4)))
+        return replace(cost, seconds=self.estimated_time(replace(piece, rows=rows)) * piece.rows / rows)
 
     def _extrapolated(self, piece: Piece, name: str, measure: Callable[[Task], Any], real: int = 0) -> Any:
         """A quantity that grows equally with each denoiser call, from runs with ``real`` calls and with one more.
@@ -135,13 +147,13 @@ class Meter:
         total = base
         for kind in [kind for kind, count in calls.items() if count > real]:
             key = name, _identity(*kind), kind[1]
-            if key not in self.known:
-                self.known[key] = measured(defaultdict(lambda: real, {kind: real + 1}))[0] + base * -1
-            total += self.known[key] * (calls[kind] - real)
+            if key not in self._known:
+                self._known[key] = measured(defaultdict(lambda: real, {kind: real + 1}))[0] + base * -1
+            total += self._known[key] * (calls[kind] - real)
         return total
 
     def _counted(self, piece: Piece, task: Task) -> Cost:
-        """Rows through the networks, FLOPs, and a rough time."""
+        """Rows through the networks, and FLOPs."""
         rows, network = Counter[str](), piece.process.classifier.network
         if hasattr(network, "forward_intermediates"):
             # timm's feature interface goes round ``forward``, but not round the first layer.
@@ -153,23 +165,19 @@ class Meter:
             rows[f"{name}_gradient" if gradient else name] += len(arguments[0])
 
         # Without names of modules: the hooks for those forbid gradients within a module's forward pass.
-        counter, no_names, start = FlopCounterMode(display=False), nullcontext(), time.monotonic()
+        counter, no_names = FlopCounterMode(display=False), nullcontext()
         vars(no_names)["parents"], vars(counter)["mod_tracker"] = ("Global",), no_names
         with after_calls([network, *innermost(piece.process.purifier)], count), counter:
             task()
-        return Cost(**rows, flops=counter.get_total_flops(), seconds=time.monotonic() - start)
+        return Cost(**rows, flops=counter.get_total_flops())
 
-    def _timed(self, task: Task, least_runs: int = 1) -> Cost:
-        """The time of a task: the median of some runs, and of as many more as a moment has time for."""
+    def _timed(self, task: Task) -> float:
         synchronize = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
-        start, times = time.monotonic(), []
-        while len(times) < least_runs or time.monotonic() - start < MOMENT:
-            synchronize()
-            before = time.perf_counter()
-            task()
-            synchronize()
-            times.append(time.perf_counter() - before)
-        return Cost(seconds=sorted(times)[(len(times) - 1) // 2])
+        synchronize()
+        start = time.perf_counter()
+        task()
+        synchronize()
+        return time.perf_counter() - start
 
     def _task(self, piece: Piece) -> Task:
         """The work of a piece, its inputs made."""

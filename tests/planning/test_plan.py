@@ -208,15 +208,17 @@ def test_published_attacks_are_planned_too(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("name", ["uniform", "heterogeneous", "none"])
+@pytest.mark.parametrize(
+    "name,gradient", [("uniform", "exact"), ("uniform", "bpda"), ("heterogeneous", "exact"), ("none", "exact")]
+)
 def test_memory_is_what_a_gradient_needs(
-    name: str, recompute: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, gradient: str, recompute: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """From one and two rows of parts to eight rows of the whole: within 20 %."""
     monkeypatch.setattr("hetpure.models.denoisers.SHELF_BYTES", 1)
     setting = Setting(monkeypatch, tmp_path)
     monkeypatch.setattr(hetpure.evaluation.build, "build_denoiser", lambda **_: tiny_denoiser())
-    attack = {**ATTACK_CASES["pgd"], "eot": 8, "recompute": recompute}
+    attack = {**ATTACK_CASES["pgd"], "eot": 8, "recompute": recompute, "gradient": gradient}
     row, rows, _ = setting.planned(setting.raw({"name": name, **PURIFIER_CASES[name]}, attack, chunk_size=8))
     source = rows[0].gradient
     assert source is not None
