@@ -235,14 +235,14 @@ def test_another_seed_is_another_run(theirs: Path, undisturbed: Path, tmp_path: 
 @pytest.mark.timeout(240)
 def test_two_processes_agree_with_one_bit_for_bit(theirs: Path, tmp_path: Path) -> None:
     """Started by Lightning; every sample once, and the second process, which comes later, does some of them."""
-    settings = ["data.subset=20", "data.batch_size=1", "attack.steps=8"]
+    settings = ["data.subset=120", "data.batch_size=1", "attack.steps=8"]
     ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
     done = subprocess.run(
         command(theirs, tmp_path / "two", *settings, *ddp), capture_output=True, text=True, timeout=200, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert evaluate(theirs, tmp_path / "one", *settings) == 0
-    assert sorted(lines(tmp_path / "two")) == sorted(lines(tmp_path / "one")) == indices(20)
+    assert sorted(lines(tmp_path / "two")) == sorted(lines(tmp_path / "one")) == indices(120)
     assert len(list((tmp_path / "two").glob("*/samples-*.jsonl"))) == 2
     assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
     tables = [json.loads((tmp_path / n / "results.json").read_text())["rows"] for n in ("one", "two")]
