@@ -27,8 +27,8 @@ SETTINGS = [
     "rows.uniform.purifier.grid_size=20",
 ]  # fmt: skip
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
-IMAGES = 12
-"""For each kill, and never less than 30: enough that the run is not over before its last kill."""
+IMAGES = 24
+"""For each kill, and never less than 60: enough that the run is not over before its last kill."""
 
 
 def start(output: Path, *settings: str) -> subprocess.Popen[str]:
@@ -111,7 +111,7 @@ def kill_once(output: Path, subset: str, chance: random.Random, say=print) -> bo
 
 def survive(output: Path, kills: int, seed: int, say=print) -> None:
     """Kills a run on two processes so many times, finishes it on one and compares it with an undisturbed one."""
-    chance, done, subset = random.Random(seed), 0, f"data.subset={max(30, IMAGES * kills)}"
+    chance, done, subset = random.Random(seed), 0, f"data.subset={max(60, IMAGES * kills)}"
     while done < kills and kill_once(output, subset, chance, say):
         done += 1
     say(f"{done} kills, {count(output)} lines; the rest on one process")

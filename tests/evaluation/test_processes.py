@@ -144,8 +144,8 @@ def test_the_others_do_the_samples_of_a_process_that_is_gone(
 def test_sigterm_to_one_process_stops_both_within_seconds(tmp_path: Path, target: str) -> None:
     """Of two that the command has started."""
     first = kills.start(tmp_path / "run", "data.subset=60", *kills.TWO)
-    until(lambda: kills.second_of(tmp_path / "run", first.pid), 300.0)
-    assert kills.wait(first, tmp_path / "run", 1), "it was over before"
+    until(lambda: kills.second_of(tmp_path / "run", first.pid) or first.poll() is not None, 300.0)
+    assert kills.wait(first, tmp_path / "run", 1), first.communicate()
     second = kills.second_of(tmp_path / "run", first.pid)
     assert second is not None
     start = time.monotonic()
