@@ -34,7 +34,11 @@ def run(options: argparse.Namespace) -> None:
     files = find_pictures([Path(text) for text in arguments if text not in overrides], options.output)
     from hetpure.evaluation.config import complete
 
-    config = complete({**raw, "output": str(options.output)}, [] if options.row is None else [options.row])
+    try:
+        config = complete({**raw, "output": str(options.output)}, [] if options.row is None else [options.row])
+    except ConfigError as error:
+        error.key = error.key.replace("--rows", "--row")  # evaluate's option
+        raise
     make_folder(options.output)
     from hetpure.evaluation.purify_pictures import purify_pictures
 

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import itertools
 import os
 import warnings
 from collections.abc import Iterable
@@ -98,13 +97,14 @@ def write_new(image: Image.Image, folder: Path, stem: str) -> Path:
     """
     content = io.BytesIO()
     image.save(content, "PNG")
-    for number in itertools.count(1):
-        file = folder / f"{stem}{f'-{number}' * (number > 1)}.png"
+    file, number = folder / f"{stem}.png", 1
+    while True:
         try:
             file.touch(exist_ok=False)
             break
         except FileExistsError:
-            continue
+            number += 1
+            file = folder / f"{stem}-{number}.png"
     try:
         write_whole(file, content.getvalue())
     except BaseException:
@@ -135,8 +135,9 @@ def read_picture(file: Path, channels: int, sizes: Sizes) -> Picture:
             changes = []
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-                changes.append("put on white")
+                transparent = image.getextrema()[3][0] < 255
+                changes += ["put on white"] if transparent else []
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             if channels == 1 and opened.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L"):
                 changes.append("turned grey")
             image = image.convert("L" if channels == 1 else "RGB")

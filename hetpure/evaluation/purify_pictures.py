@@ -86,18 +86,21 @@ def purify_pictures(config: RunSettings, row: str | None, files: Sequence[Path])
     model, channels, sizes = build_cleaner(config.without_rows(others), row)
     model.eval().to(trainer.strategy.root_device)
     names = class_names(config.data, model.num_classes)
-    calls = model.purifier.network_calls
-    print(f"row {row}: {type(model.purifier).__name__}, {calls} network calls a picture, seed {config.seed}")
+    purifier, calls = config.rows[row].purifier["name"], model.purifier.network_calls
+    print(f"row {printable(row)}: {purifier} purifier, {calls} network calls a picture, seed {config.seed}")
     job = _Job(config, model, names)
     try:
         job.run(files, channels, sizes)
     except KeyboardInterrupt:
         job.finish()
-        print(f"\ninterrupted: {job.written} of {len(files)} pictures are cleaned and kept", file=sys.stderr)
+        folder = printable(config.output)
+        print(f"\ninterrupted: the pictures that are cleaned already are kept in {folder}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     job.finish()
     if job.written < len(files):
-        raise RunError(f"{len(files) - job.written} of {len(files)} pictures could not be cleaned; they are named above")
+        raise RunError(
+            f"{len(files) - job.written} of {len(files)} pictures could not be cleaned; they are named above"
+        )
 
 
 def choose_row(config: RunSettings, name: str | None) -> str:
@@ -144,7 +147,7 @@ def build_cleaner(config: RunSettings, row: str) -> tuple[PurifiedClassifier, in
         denoiser.check_image_shape(shape)
         denoiser = Guarded(prepared_denoiser(denoiser, config.precision, config.compile))
     blank = torch.zeros(1, *shape)
-    with torch.no_grad(), errors_within("purifier"):
+    with torch.no_grad():
         try:
             classes = classifier(blank).shape[1]
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
@@ -152,9 +155,10 @@ def build_cleaner(config: RunSettings, row: str) -> tuple[PurifiedClassifier, in
             raise ConfigError("classifier", f"{problem}; classifier.image_size resizes them for it") from None
         classifier = prepared_classifier(classifier, config.precision, config.compile)
         purifier = build_purifier(settings.purifier, classifier, denoiser)
-        purifier.prepare(blank)
-        if isinstance(purifier, NetworkPurifier):
-            purifier.check_images(shape)
+        with errors_within("purifier"):
+            purifier.prepare(blank)
+            if isinstance(purifier, NetworkPurifier):
+                purifier.check_images(shape)
     return PurifiedClassifier(classifier, purifier, classes, 1, seed=config.seed), channels, sizes
 
 
@@ -200,9 +204,9 @@ class _Job:
     def __init__(self, config: RunSettings, model: PurifiedClassifier, names: list[str]) -> None:
         self.model, self.names = model, names
         self.output, self.shown = Path(config.output), config.pictures
-        self.limit = config.chunk_size if isinstance(config.chunk_size, int) else type(config)().chunk_size
+        self.limit = 64 if config.chunk_size == "auto" else config.chunk_size
         self.sheet: list[Cleaned] = []
-        self.written = 0
+        self.written = self.done = 0
 
     @torch.no_grad()
     def run(self, files: Sequence[Path], channels: int, sizes: Sizes) -> None:
@@ -252,28 +256,30 @@ class _Job:
             if result is None:
                 self._fail(picture.file, ValueError("the purified picture is not finite"))
                 continue
+            self.done += 1
             file = self._write(Image.fromarray(result.pixels.squeeze()), picture.file.stem)
             self.written += 1
             self.sheet += [result] if len(self.sheet) < self.shown else []
             name = printable(picture.file)
             if picture.changes:
-                tqdm.write(f"{name}: {picture.changes}")
+                self._say(f"{name}: {picture.changes}")
             before, after = (opinion_text(opinion, self.names) for opinion in result.opinions)
-            tqdm.write(f"{name}: {before} before, {after} after; {printable(file)}")
+            self._say(f"{name}: {before} before, {after} after; {printable(file)}")
 
     def _purify(self, batch: list[Picture]) -> list[Cleaned | None]:
-        model, done = self.model, self.bar.n
+        model, done = self.model, self.done
         x = torch.stack([torch.tensor(picture.pixels) for picture in batch]).movedim(-1, 1).contiguous()
         x = x.to(model.device).float() / 255.0
         sample = torch.tensor([picture_key(picture.pixels) for picture in batch], device=model.device)
         calls = max(model.purifier.network_calls * -(-len(batch) // model.chunk_size), 1)
 
+        self._move(done)  # a batch that starts again takes the bar back
+
         def advance(*_: object) -> None:
-            self.bar.update(min(self.bar.n + len(batch) / calls, done + len(batch)) - self.bar.n)
+            self._move(min(self.bar.n + len(batch) / calls, done + len(batch)))
 
         with after_calls(innermost(model.purifier), advance):
             purified = model.purified_images(x, defense_draws(model.seed, sample, 1))
-        self.bar.update(done + len(batch) - self.bar.n)
         finite = finite_rows(purified).tolist()
         # The opinion is of the picture that is written: 8 bits a value.
         pixels = [to_pixels(image.numpy()) for image in purified.nan_to_num().cpu()]
@@ -291,7 +297,14 @@ class _Job:
 
     def _fail(self, file: Path, error: Exception) -> None:
         self._say_aside(f"{printable(file)}: {printable(one_line(error)[:300])}")
-        self.bar.update(1 if self.bar.n + 1 <= self.bar.total else 0)
+        self.done += 1
+        self._move(self.done)
+
+    def _move(self, position: float) -> None:
+        self.bar.update(position - self.bar.n)
+
+    def _say(self, text: str) -> None:
+        tqdm.write(text) if sys.stderr.isatty() else print(text, flush=True)
 
     def _say_aside(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
@@ -318,7 +331,7 @@ def draw_sheet(results: Sequence[Cleaned], names: Sequence[str]) -> Image.Image:
     amplification = 127.5 / max(largest, 1.0)
     with mpl.rc_context({**style.SETTINGS, "image.interpolation": "auto"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about letters that the font lacks
-        figure = Figure(figsize=(7.2, 2.15 * len(results) + 0.3), dpi=110, layout="constrained")
+        figure = Figure(figsize=(6.2, 2.05 * len(results) + 0.3), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(results), 3, squeeze=False)
         for axes, title in zip(grid[0], ("before", "after", f"difference x{amplification:.2g}"), strict=True):
@@ -331,6 +344,7 @@ def draw_sheet(results: Sequence[Cleaned], names: Sequence[str]) -> Image.Image:
             for axes, panel, text in zip(line, panels, below, strict=True):
                 axes.imshow(panel.astype(np.uint8).squeeze(), cmap="gray", vmin=0, vmax=255)
                 axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
                 axes.set_xlabel(text, parse_math=False)
             line[1].xaxis.label.set_color(style.VERMILLION if changed else style.BLACK)
             name = printable(result.picture.file.name)
@@ -338,4 +352,4 @@ def draw_sheet(results: Sequence[Cleaned], names: Sequence[str]) -> Image.Image:
             line[0].set_ylabel(name, fontsize=8, parse_math=False)
         content = io.BytesIO()
         figure.savefig(content)
-    return Image.open(content)
+    return Image.open(content).convert("RGB")
