@@ -135,7 +135,7 @@ def read_picture(file: Path, channels: int, sizes: Sizes) -> Picture:
             changes = []
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                transparent = image.getextrema()[3][0] < 255
+                transparent = np.asarray(image)[..., 3].min() < 255
                 changes += ["put on white"] if transparent else []
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             if channels == 1 and opened.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L"):

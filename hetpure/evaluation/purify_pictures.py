@@ -83,9 +83,10 @@ def purify_pictures(config: RunSettings, row: str | None, files: Sequence[Path])
     if config.threads:
         torch.set_num_threads(config.threads)
     others = [name for name in config.rows if name != row]
-    model, channels, sizes = build_cleaner(config.without_rows(others), row)
+    data = open_data(config.data)
+    model, channels, sizes = build_cleaner(config.without_rows(others), row, data)
     model.eval().to(trainer.strategy.root_device)
-    names = class_names(config.data, model.num_classes)
+    names = class_names(data, model.num_classes)
     purifier, calls = config.rows[row].purifier["name"], model.purifier.network_calls
     print(f"row {printable(row)}: {purifier} purifier, {calls} network calls a picture, seed {config.seed}")
     job = _Job(config, model, names)
@@ -117,16 +118,17 @@ def choose_row(config: RunSettings, name: str | None) -> str:
     return purifying[-1]
 
 
-def build_cleaner(config: RunSettings, row: str) -> tuple[PurifiedClassifier, int, Sizes]:
+def build_cleaner(config: RunSettings, row: str, data: ImageDataModule | None) -> tuple[PurifiedClassifier, int, Sizes]:
     """Loads a row's networks and tries them on a blank picture.
 
     Args:
         config: with this row alone.
         row: its name.
+        data: the config's, where they are here.
 
     Returns:
         The defense with one purification a picture, and the channels and sizes of pictures that it takes: the
-        denoiser's; of a purifier without one, those of the config's data.
+        denoiser's; of a purifier without one, those of the config's images.
 
     Raises:
         ConfigError: names the key or file.
@@ -135,7 +137,8 @@ def build_cleaner(config: RunSettings, row: str) -> tuple[PurifiedClassifier, in
     settings = config.rows[row]
     classifier = build_classifier(**settings.classifier)
     denoiser: Denoiser | None = None
-    channels, sizes = int((settings.classifier["arguments"] or {}).get("in_chans", 3)), Sizes(config.data.image_size)
+    channels = int((settings.classifier["arguments"] or {}).get("in_chans", 3))
+    sizes = Sizes(config.data.image_size if data is None else min(data.image_shape[1:]))
     if needs_denoiser(settings.purifier) and settings.denoiser.path is not None:
         denoiser = build_denoiser(**to_dict(settings.denoiser))
         channels, sizes = denoiser.channels, Sizes(denoiser.image_size, denoiser.multiple)
@@ -162,26 +165,29 @@ def build_cleaner(config: RunSettings, row: str) -> tuple[PurifiedClassifier, in
     return PurifiedClassifier(classifier, purifier, classes, 1, seed=config.seed), channels, sizes
 
 
-def class_names(data: DataConfig, count: int) -> list[str]:
-    """Names of the classes: those of the config's data where they are here, of 1000 ImageNet's, else numbers.
+def open_data(config: DataConfig) -> ImageDataModule | None:
+    """The config's images, for their size and the names of their classes; None where they would be downloaded."""
+    local = config.root is not None and any(Path(config.root).expanduser().glob("**/*.parquet"))
+    if "/" in config.name and not (local and config.name.startswith("hfds/")):
+        return None
+    try:
+        return ImageDataModule(**to_dict(config)).prepare()
+    except ConfigError as error:
+        print(f"without the data's class names: {error}", file=sys.stderr)
+        return None
 
-    Nothing is downloaded for their sake.
-    """
-    names: list[str] | None = None
-    here = data.root is not None and any(Path(data.root).expanduser().glob("**/*.parquet"))
-    if "/" not in data.name or (here and data.name.startswith("hfds/")):
-        try:
-            names = ImageDataModule(**to_dict(data)).prepare().class_names
-        except ConfigError as error:
-            print(f"classes without names: {error}", file=sys.stderr)
-    if names is None and count == 1000:
-        from timm.data.imagenet_info import ImageNetInfo
 
-        info = ImageNetInfo()
-        names = [info.index_to_description(k).split(",")[0] for k in range(count)]
-    if names is None or len(names) != count:
+def class_names(data: ImageDataModule | None, count: int) -> list[str]:
+    """Names of a classifier's classes: the data's, where there are as many; of 1000 ImageNet's; else numbers."""
+    names = data and data.class_names
+    if names is not None and len(names) == count:
+        return [printable(name) for name in names]
+    if count != 1000:
         return [f"class {k}" for k in range(count)]
-    return [printable(name) for name in names]
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [info.index_to_description(k).split(",")[0] for k in range(count)]
 
 
 def printable(text: object) -> str:
@@ -245,10 +251,10 @@ class _Job:
         return max(1, min(CHUNK_PIXELS // (height * width), self.limit))
 
     def _clean(self, batch: list[Picture]) -> None:
-        self.model.chunk_size = self._rows(batch[0])
+        self.model.chunk_size = self._rows(batch[0])  # anew, whatever size the memory was too small for before
         try:
             results = in_smaller_chunks(lambda: self._purify(batch), [self.model], self._say_aside)
-        except (RuntimeError, ValueError) as error:  # no memory for one, or a network that refuses the size
+        except Exception as error:  # no memory for one, or a network refuses the size, with any exception
             for picture in batch:
                 self._fail(picture.file, error)
             return
@@ -296,7 +302,7 @@ class _Job:
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
     def _fail(self, file: Path, error: Exception) -> None:
-        self._say_aside(f"{printable(file)}: {printable(one_line(error)[:300])}")
+        self._say_aside(f"{printable(file)}: {printable(one_line(error)[:300]) or type(error).__name__}")
         self.done += 1
         self._move(self.done)
 

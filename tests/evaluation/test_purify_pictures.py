@@ -145,6 +145,11 @@ def test_a_denoiser_of_any_size_keeps_the_sizes(purifier: str, here: Path, capsy
 def test_the_row_can_be_chosen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert purify("in", "--row", "uniform") == 0
     assert capsys.readouterr().out.startswith("row uniform: uniform purifier, 2 network calls a picture")
+    Image.new("RGB", (20, 10)).save("photo.png")
+    assert purify("photo.png", "--row", "bare") == 0  # without a denoiser: the size of the data
+    assert "photo.png: resized from 20x10 to 16x8, cut to 8x8, turned grey" in capsys.readouterr().out
+    with Image.open("out/photo.png") as image:
+        assert image.size == (8, 8) and image.getextrema() == (0, 0)
     assert purify("in", "--row", "unifrm") == 2
     assert capsys.readouterr().err == "error: --row unifrm: is no row of this config; did you mean uniform?\n"
     assert purify("in", "rows=null", "purifier={name: none}") == 2
@@ -196,14 +201,18 @@ def test_a_size_that_a_network_refuses_is_named(
     def no_long_ones(self: Classifier, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-1] > 100:
             raise RuntimeError("out of memory: too long")
+        if x.shape[-1] == 90:
+            raise AssertionError
         return original(self, x)
 
     monkeypatch.setattr(Classifier, "forward", no_long_ones)
     Image.new("RGB", (200, 8)).save("in/9_long.png")
     Image.new("RGB", (10, 8)).save("in/8_short.png")
+    Image.new("RGB", (90, 8)).save("in/7_other.png")
     settings = ["purifier={name: uniform, grid_size: 20}", "rows=null", f"denoiser.path={path}", "chunk_size=2", *FREE]
-    assert purify("in/9_long.png", "in/8_short.png", *settings) == 3
+    assert purify("in/9_long.png", "in/7_other.png", "in/8_short.png", *settings) == 3
     errors = capsys.readouterr().err
+    assert "in/7_other.png: AssertionError\n" in errors
     assert "starts again with chunks of 1 instead of 2 rows" in errors
     assert "in/9_long.png: chunk_size: out of memory with one row in a network call" in errors
     assert sorted(hashes("out")) == ["8_short.png", "before_after.png"]
