@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import RunError, require
+from hetpure.errors import require
 from hetpure.models.classifiers import build_classifier
 from hetpure.models.denoisers import Recomputed, build_denoiser
 from hetpure.models.precision import allow_tf32, prepared_classifier, prepared_denoiser
@@ -29,8 +29,6 @@ from hetpure.reports.plots import style
 from hetpure.studies.figure import Measured, RunFigure, plural
 from hetpure.studies.finished import FinishedRun
 from hetpure.studies.panels import plot_intervals
-
-STATUS = Path("/proc/self/status")
 
 PAPER = {"single": "7 s, 3.4 GB", "repaint": "64 s, 27.4 GB"}
 """The paper's figure 8, at 10 sampling steps and U = 20: one CIFAR-10 image, a GPU."""
@@ -48,20 +46,11 @@ def gradient_cost(
     threads: int,
     device: str,
 ) -> dict[str, float]:
-    """Seconds and peak memory of an exact gradient. The memory is right in a process that has measured nothing before.
-
-    Args:
-        settings: a row's resolved config.
-        image: (C, H, W) in [0, 1].
-        classes: number of classes.
-        recompute: run the denoiser again in the backward pass instead of keeping its graph.
-        rounds: how many gradients are timed.
-        threads: of the process.
-        device: where networks run.
+    """Seconds and peak memory of a row's exact gradient at an image (C, H, W) in [0, 1], timed ``rounds`` times.
 
     Returns:
         ``calls`` of the denoiser; ``seconds``, the median, ``fastest`` and ``slowest``; ``memory_mb``, the peak beyond
-        one call of each network.
+        one call of each network, which is right in a process that has measured nothing before.
     """
     torch.set_num_threads(threads)
     precision, compiled = settings["precision"], settings["compile"]
@@ -102,8 +91,6 @@ class Cost(RunFigure):
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         require(len(self.U) >= 1, "U", list(self.U), "one length or more")
         require(self.rounds >= 1, "rounds", self.rounds, "1 or more")
-        if run.device.type != "cuda" and not STATUS.is_file():
-            raise RunError("peak memory is read from Linux's /proc or from CUDA; this machine has neither")
         name = run.heterogeneous(rows)
         (row,) = run.build([name])  # refuses other weights than the run's
         purifier, classes = run.rows[name]["purifier"], run.data.num_classes
@@ -162,5 +149,5 @@ def _memory(device: torch.device, peak: bool) -> float:
     """What this process uses, or has used at its peak, in MB: of the GPU where it runs there."""
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)) / 2**20
-    entry = "VmHWM" if peak else "VmRSS"
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(entry)) / 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM" if peak else "VmRSS")) / 1024

@@ -23,17 +23,11 @@ from hetpure.studies.registry import load_figure
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure's content.
+    """A figure's content."""
 
-    Attributes:
-        numbers: what is plotted, as JSON has it.
-        caption: what is seen, and of how many images.
-        arrays: images, by name.
-    """
-
-    numbers: dict[str, Any]
-    caption: str
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    numbers: dict[str, Any]  # what is plotted, as JSON has it
+    caption: str  # what is seen, and of how many images
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # images, by name
 
     def save(self, stem: Path, source: Mapping[str, Any]) -> None:
         """Writes STEM.json, and STEM.npz where there are arrays; ``source`` is everything that they depend on."""
@@ -54,8 +48,8 @@ class Measured:
             if content["made_from"] != json.loads(json.dumps(source)):
                 return None
             arrays = {}
-            if _file(stem, "npz").is_file():
-                with np.load(_file(stem, "npz"), allow_pickle=False) as saved:
+            if (file := _file(stem, "npz")).is_file():
+                with np.load(file, allow_pickle=False) as saved:
                     arrays = dict(saved)
             return cls(content["numbers"], content["caption"], arrays)
         except (OSError, ValueError, KeyError, TypeError):
@@ -97,9 +91,6 @@ def make_figure(
 
     Returns:
         The files, the picture first; and the caption.
-
-    Raises:
-        ConfigError: for what cannot be drawn.
     """
     moved = [option for option in options if option.split("=", 1)[0] in PATHS]
     own = [option for option in options if option not in moved]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hetpure.config import to_dict
+from hetpure.config.registry import errors_within
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError, require
@@ -124,32 +125,19 @@ def draw_mask_sheet(config: RunSettings) -> None:
 
 
 def build_mask(classifier: Classifier, purifier: Mapping[str, Any]) -> AttentionMask:
-    """The mask that a completed ``purifier`` section describes.
-
-    Raises:
-        ConfigError: where the purifier has no mask, or for settings that cannot be used.
-    """
+    """The mask that a completed ``purifier`` section describes; ConfigError where it has none or cannot be used."""
     keys = set(inspect.signature(AttentionMask).parameters) - {"classifier"}
     if not keys <= purifier.keys():
         raise ConfigError("purifier.name", "which has no mask", found=purifier["name"], accepted="heterogeneous")
-    try:
+    with errors_within("purifier"):
         return AttentionMask(classifier, **{key: purifier[key] for key in keys})
-    except ConfigError as error:
-        raise error.within("purifier") from None
-    except ValueError as error:
-        raise ConfigError(f"purifier.{error}") from None
 
 
 def mask_panels(mask: AttentionMask, x: Tensor) -> dict[str, Tensor]:
-    """What a mask is made of.
+    """What the mask of images x (B, C, H, W) in [0, 1] is made of, by heading.
 
-    Args:
-        mask: Algorithm 2.
-        x: (B, C, H, W) in [0, 1].
-
-    Returns:
-        By heading, in order: the image; the attention map; where there are several blocks, each block's own; the mask,
-        (B, 1, H, W); and the image with what is outside the mask shaded.
+    In order: the image; the attention map; where there are several blocks, each block's own; the mask, (B, 1, H, W);
+    and the image with what is outside the mask shaded.
     """
     attention = mask.attention(x)
     panels = {"image": x, "attention map": attention}
