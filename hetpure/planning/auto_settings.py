@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import lightning
 import torch
+from lightning import Trainer
 
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.protocols import draws_needed
@@ -46,11 +46,7 @@ CGROUP_FILES = (
 
 
 def choose_auto_settings(
-    config: RunSettings,
-    data: ImageDataModule,
-    trainer: lightning.Trainer,
-    loaded: Loaded,
-    on_missing: OnMissing | None = None,
+    config: RunSettings, data: ImageDataModule, trainer: Trainer, loaded: Loaded, on_missing: OnMissing | None = None
 ) -> RunSettings:
     """The settings with a value wherever they say ``auto``; what the output folder's config has chosen stays.
 

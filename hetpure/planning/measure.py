@@ -57,13 +57,9 @@ class Cost:
 
 
 class Meter:
-    """Measures pieces on two images, which repeat.
+    """Measures pieces on two of the data's images, which repeat; timing may take ``seconds``.
 
-    Args:
-        data: where the images come from.
-        device: the device of the processes.
-        seconds: time that timing may take.
-        compiled: whether networks are compiled, for each number of rows anew.
+    Networks that are ``compiled`` are so for each number of rows anew.
     """
 
     def __init__(self, data: ImageDataModule, device: torch.device, seconds: float, compiled: bool = False) -> None:
@@ -79,11 +75,11 @@ class Meter:
         # Rows of a table share most of what they compute.
         alike = {piece: first.setdefault((_identity_of(piece), piece.rows), piece) for piece in pieces}
         costs = {piece: self._estimate(piece) for piece in first.values()}
-        weights, times = Counter[Piece](), defaultdict[Piece, list[float]](list)
+        weights, times = defaultdict[Piece, float](float), defaultdict[Piece, list[float]](list)
         for piece, count in pieces.items():
-            weights[alike[piece]] += costs[alike[piece]].seconds * count  # pyright: ignore[reportArgumentType]
+            weights[alike[piece]] += costs[alike[piece]].seconds * count
         for _ in range(PASSES):
-            for piece, _ in weights.most_common():
+            for piece in sorted(weights, key=weights.__getitem__, reverse=True):
                 if costs[piece].seconds < deadline - time.monotonic():
                     times[piece].append(self._timed(self._task(piece)))
         costs |= {piece: replace(costs[piece], seconds=median_low(seconds)) for piece, seconds in times.items()}
@@ -99,12 +95,10 @@ class Meter:
         piece = min(pieces, key=lambda piece: WORK.index(piece.work))
         key, measure = ("memory", _identity_of(piece)), partial(peak_bytes, device=self.device)
         if key not in self._known:
+            few = [replace(piece, rows=rows) for rows in (1, 2)]
             # Images that recomputation keeps are kept one by one: what is reserved for them would hide what is needed.
             with torch.compiler.set_stance("force_eager"), patch("hetpure.models.denoisers.SHELF_BYTES", 1):
-                self._known[key] = [
-                    self._extrapolated(replace(piece, rows=rows), f"bytes of {rows} rows", measure, real=1)
-                    for rows in (1, 2)
-                ]
+                self._known[key] = [self._extrapolated(p, f"bytes of {p.rows} rows", measure, real=1) for p in few]
         one, two = self._known[key]
         return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
@@ -131,17 +125,20 @@ class Meter:
             calls[kind] += 1
             return original(x, t) if calls[kind] <= real + (kind == more) else 0.1 * x
 
+        def run() -> None:
+            calls.clear()
+            task()
+
         parents = [module for module in purifier.modules() if not isinstance(module, Denoiser)]
         with ExitStack() as stack:
             for denoiser in {child for parent in parents for child in parent.children() if isinstance(child, Denoiser)}:
                 stack.enter_context(patch.object(denoiser, "forward", partial(forward, denoiser, denoiser.forward)))
-            base = total = measure(lambda: (calls.clear(), task()))
-            for more, count in list(calls.items()):
+            base = total = measure(run)
+            for more, count in [(kind, count) for kind, count in calls.items() if count > real]:
                 key = name, _identity(*more), more[1]
-                if count > real and key not in self._known:
-                    self._known[key] = measure(lambda: (calls.clear(), task())) + base * -1
-                if count > real:
-                    total += self._known[key] * (count - real)
+                if key not in self._known:
+                    self._known[key] = measure(run) + base * -1
+                total += self._known[key] * (count - real)
         return total
 
     def _counted(self, piece: Piece, task: Task) -> Cost:
@@ -164,11 +161,10 @@ class Meter:
         return Cost(**rows, flops=counter.get_total_flops())
 
     def _timed(self, task: Task) -> float:
-        synchronize = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
-        synchronize()
         start = time.perf_counter()
         task()
-        synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     def _task(self, piece: Piece) -> Task:

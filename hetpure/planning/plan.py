@@ -40,16 +40,7 @@ class RowPlan:
 
 
 def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
-    """Prints what an evaluation will cost; evaluates and writes nothing.
-
-    Args:
-        config: complete.
-        seconds: how long to measure.
-        rates: of the networks on other hardware; see ``parse_rates``.
-
-    Raises:
-        ConfigError: as the evaluation would.
-    """
+    """Prints what an evaluation will cost, here and at other hardware's rates (``parse_rates``); writes nothing."""
     other = parse_rates(rates)
     require(0.0 < seconds < math.inf, "--plan-seconds", seconds, "a finite number above 0")
     threads = config.threads or torch.get_num_threads()
@@ -132,7 +123,7 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
         table.add_column(head, justify="right")
     sums = [0.0] * (2 + bool(rates))
     for row in plans:
-        each, here = row.most * (1 / max(row.images, 1)), row.most.seconds / 3600
+        each, here = row.most * (1 / row.images), row.most.seconds / 3600
         hours = [here, row.left * here, world * hours_at(row.most, rates)][: len(sums)]
         sums = [total + part for total, part in zip(sums, hours, strict=True)]
         table.add_row(
@@ -154,9 +145,9 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
 def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int) -> Iterator[str]:
     yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
-    least = [(row.name, row.left * row.least.seconds / 3600) for row in plans if row.most != row.least]
-    if early := [f"{name} {_hours(hours)}" for name, hours in least]:
-        yield f"some attacks leave broken samples alone; left if every sample broke at once: {'; '.join(early)}"
+    early = [row for row in plans if row.most != row.least]
+    if least := [f"{row.name} {_hours(row.left * row.least.seconds / 3600)}" for row in early]:
+        yield f"some attacks leave broken samples alone; left if every sample broke at once: {'; '.join(least)}"
     if world > 1:
         yield f"images and hours here are those of the process with most images of {world}; one alone was measured"
     if rates:

@@ -7,7 +7,7 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,7 @@ KINDS = {"repaint": ("multi-step", style.VERMILLION, "s"), "single": ("single st
 
 
 def gradient_cost(
-    settings: Mapping[str, Any],
-    image: np.ndarray,
-    classes: int,
-    recompute: bool,
-    rounds: int,
-    threads: int,
-    device: str,
+    settings: dict[str, Any], image: np.ndarray, classes: int, recompute: bool, rounds: int, threads: int, device: str
 ) -> dict[str, float]:
     """Seconds and peak memory of a row's exact gradient at an image (C, H, W) in [0, 1], timed ``rounds`` times.
 
@@ -96,19 +90,19 @@ class Cost(RunFigure):
         purifier, classes = run.rows[name]["purifier"], run.data.num_classes
         image = item(run.data.test_source, run.data.indices[0])["image"].numpy()
         threads, device = torch.get_num_threads(), str(run.device)
-        settings = [(kind, recompute, U) for kind in PAPER for recompute in (False, True) for U in self.U]
-        changed = [{**purifier, "resampling": kind, "U": U} for kind, _, U in settings]
-        for section in changed:  # a length that cannot be used is refused before anything is measured
+        kinds = [(kind, recompute) for kind in PAPER for recompute in (False, True)]
+        settings = [({**purifier, "resampling": kind, "U": U}, recompute) for kind, recompute in kinds for U in self.U]
+        for section, _ in settings:  # a length that cannot be used is refused before anything is measured
             build_purifier(section, row.model.classifier, row.model.purifier.denoiser)  # pyright: ignore
         # A fork server has imported the libraries and started no thread: its children are fresh and start at once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         costs = []
         with context.Pool(1, maxtasksperchild=1) as pool:
-            for (kind, recompute, U), section in zip(tqdm(settings, "gradients", leave=False), changed, strict=True):
+            for section, recompute in tqdm(settings, "gradients", leave=False):
                 job = ({**run.rows[name], "purifier": section}, image, classes, recompute, self.rounds, threads, device)
-                cost = pool.apply(gradient_cost, job)
-                costs.append({"resampling": kind, "recompute": recompute, "U": U, **cost})
+                cost = {"resampling": section["resampling"], "recompute": recompute, "U": section["U"]}
+                costs.append(cost | pool.apply(gradient_cost, job))
         on_cuda = run.device.type == "cuda"
         machine = torch.cuda.get_device_name(run.device) if on_cuda else f"CPU, {plural(threads, 'thread')}"
         paper = "; ".join(f"{KINDS[kind][0]} {cost}" for kind, cost in PAPER.items())

@@ -54,15 +54,10 @@ class Masks(RunFigure):
         share = all_masks.mean(dim=(1, 2, 3))
         mean, low, high = (float(of) for of in (share.mean(), share.min(), share.max()))
         classes = {name: row.model.classifier(panels[name]).argmax(1) for name in classified}
-        numbers = {
-            "row": row.name,
-            "label": [run.class_names[int(k)] for k in row.label[shown]],
-            "classified_as": {name: [run.class_names[int(k)] for k in of] for name, of in classes.items()},
-            "masked_share": panels["mask"].mean(dim=(1, 2, 3)).tolist(),
-            "masked_share_of_all": {"mean": mean, "min": low, "max": high},
-            "n": self.images,
-            "of": total,
-        }
+        numbers = {"row": row.name, "label": [run.class_names[int(k)] for k in row.label[shown]]}
+        numbers["classified_as"] = {name: [run.class_names[int(k)] for k in of] for name, of in classes.items()}
+        numbers["masked_share"] = panels["mask"].mean(dim=(1, 2, 3)).tolist()
+        numbers |= {"masked_share_of_all": {"mean": mean, "min": low, "max": high}, "n": self.images, "of": total}
         caption = (
             f"Attention map, attention mask ({selection_of(settings)}), heterogeneous noise (t_large = "
             f"{settings['t_large']} inside, t_small = {settings['t_small']} outside) and purified image, row "
@@ -92,11 +87,7 @@ class Masks(RunFigure):
 
 @torch.no_grad()
 def draw_mask_sheet(config: RunSettings) -> None:
-    """Draws masks of a complete config's data, classifier and ``purifier`` section to ``masks.png`` in its output.
-
-    Raises:
-        ConfigError: for data, a classifier or mask settings that cannot be used.
-    """
+    """Draws masks of a complete config's data, classifier and ``purifier`` section to ``masks.png`` in its output."""
     data = ImageDataModule(**to_dict(config.data)).prepare()
     classifier = build_classifier(**to_dict(config.classifier))
     classifier.check_classes(data.image_shape, data.num_classes)
@@ -104,11 +95,9 @@ def draw_mask_sheet(config: RunSettings) -> None:
     require(config.pictures >= 1, "pictures", config.pictures, "1 or more")
     items = [item(data.test_source, index) for index in data.indices[: config.pictures]]
     names = data.class_names or [str(k) for k in range(data.num_classes)]
-    labels, each = [], []
-    for one in items:
-        x = one["image"][None]
-        labels.append(f"{names[one['label']]}\nseen as {names[int(classifier(x).argmax())]}")
-        each.append(mask_panels(mask, x))
+    seen = [names[int(classifier(one["image"][None]).argmax())] for one in items]
+    labels = [f"{names[one['label']]}\nseen as {name}" for one, name in zip(items, seen, strict=True)]
+    each = [mask_panels(mask, one["image"][None]) for one in items]
     panels = {name: torch.cat([of_image[name] for of_image in each]) for name in each[0]}
     blocks = ", ".join(map(str, mask.blocks))
     caption = f"{config.classifier['name']}: blocks {blocks}; mask: {selection_of(to_dict(config.purifier))}"
