@@ -27,16 +27,15 @@ from hetpure.purification.registry import (
 )
 from hetpure.runs.names import check_row_name
 
-SET_BY_US = (
-    "logger",
-    "callbacks",
-    "inference_mode",
-    "use_distributed_sampler",
-    "enable_checkpointing",
-    "enable_progress_bar",
-    "enable_model_summary",
-)
-"""Arguments of Lightning's Trainer that an evaluation sets itself."""
+TRAINER: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+    "use_distributed_sampler": False,  # it pads, and padding counts a sample twice
+    "inference_mode": False,  # attacks differentiate
+}
+"""Arguments of Lightning's Trainer that an evaluation decides itself, beside ``callbacks``."""
 
 HONESTY_IMAGES = 32
 """How many images ``honesty: true`` checks."""
@@ -64,11 +63,7 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class ProtocolsConfig:
-    """What counts as right, beside the one-shot prediction.
-
-    ``resubmissions``: N evaluations, all of which must be right (1: none). ``votes``: purifications in a majority vote
-    (0: none).
-    """
+    """N evaluations that must all be right (1: none), and purifications in a majority vote (0: none)."""
 
     resubmissions: int = 1
     votes: int = 0
@@ -76,10 +71,7 @@ class ProtocolsConfig:
 
 @dataclass(frozen=True)
 class HonestyConfig:
-    """Honesty checks: on how many images (0: none), and by how much the stronger attacks are stronger.
-
-    ``honesty: true`` means 32 images.
-    """
+    """Honesty checks: on how many images (0: none), and by how much the stronger attacks are stronger."""
 
     images: int = 0
     factor: int = 2
@@ -165,12 +157,7 @@ class RunSettings(EvaluateConfig):
         return self.chunk_size == "auto" or bool(self.undecided)
 
     def decide(self, chunk_size: int | None = None, recompute: Mapping[str, bool] | None = None) -> Self:
-        """A copy with numbers in place of ``auto``.
-
-        Args:
-            chunk_size: in place of ``chunk_size: auto``; None leaves it.
-            recompute: by row, in place of ``attack.recompute: auto``.
-        """
+        """A copy with a value in place of ``chunk_size: auto``, where one is given, and of some rows' ``recompute``."""
         rows = dict(self.rows)
         for name, choice in (recompute or {}).items():
             rows[name] = replace(rows[name], attack={**rows[name].attack, "recompute": choice})
@@ -226,12 +213,13 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
 
     # So far nothing needed torch. Values do: they are checked by the methods' classes.
     whole = _complete_row(base, once)
-    rows: dict[str, RowSettings] = {}
-    left_out: dict[str, str] = {}
+    rows, left_out = dict[str, RowSettings](), dict[str, str]()
     for name, cell in cells.items():
         try:
             row = _complete_row(merged[name], once)
-            _check_values(row, once)
+            once(check_values, row.purifier, "purifier")
+            if process := row.attack.get("process"):
+                once(check_values, once(surrogate_settings, row.purifier, process), "attack.process")
             rows[name] = row
         except ConfigError as error:
             if isinstance(error, AbsentError) and cell.column is not None:
@@ -307,11 +295,9 @@ def _check_shared(config: EvaluateConfig) -> None:
     for key, least in lowest.items():
         value = functools.reduce(getattr, key.split("."), config)
         require(value in (None, "auto") or value >= least, key, value, f"{least} or more")  # pyright: ignore
-    check_trainer(config.trainer, SET_BY_US)
+    check_trainer(config.trainer, (*TRAINER, "callbacks"))
     if str(precision := config.trainer.get("precision", 32)) not in ("32", "32-true"):
-        reason = (
-            "Lightning would lower the precision of the defense but not of the attack process; set precision itself"
-        )
+        reason = "Lightning lowers the precision of the defense, but not of the attack process; set precision itself"
         raise ConfigError("trainer.precision", found=precision, accepted=f"32-true: {reason}")
 
 
@@ -348,10 +334,3 @@ def _complete_row(sections: Mapping[str, Any], once: _Once) -> RowSettings:
 
 def _complete_classifier(section: Mapping[str, Any]) -> dict[str, Any]:
     return to_dict(structure(signature_schema(resolve(CLASSIFIER), ()), section, "classifier"))
-
-
-def _check_values(row: RowSettings, once: _Once) -> None:
-    """Refuses values that a row's purifier rejects, also in the attack process."""
-    once(check_values, row.purifier, "purifier")
-    if process := row.attack.get("process"):
-        once(check_values, once(surrogate_settings, row.purifier, process), "attack.process")

@@ -19,7 +19,7 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.hooks import after_calls, networks
 from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.config import RunSettings
+from hetpure.evaluation.config import TRAINER, RunSettings
 from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.pictures import keep_samples
 from hetpure.evaluation.process_monitor import GOES_ON, ProcessMonitor
@@ -47,16 +47,6 @@ FREE = (
 )
 """Keys that may differ when an evaluation goes on."""
 
-TRAINER: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "enable_progress_bar": False,
-    "use_distributed_sampler": False,  # it pads, and padding counts a sample twice
-    "inference_mode": False,  # attacks differentiate
-}
-"""Arguments of Lightning's Trainer that an evaluation decides itself."""
-
 
 def run(
     config: RunSettings,
@@ -64,24 +54,15 @@ def run(
     given: Given | None = None,
     choose_auto: ChooseAuto | None = None,
 ) -> Report:
-    """Runs an evaluation from complete settings; what the output folder holds already is not computed again.
+    """Runs an evaluation; what the output folder holds already is not computed again. Returns the report.
 
-    The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other.
-
-    Args:
-        config: complete.
-        only: names of the rows to evaluate now; None for all. The report has other rows as far as they have records.
-        given: data and networks that are in hand; see ``hetpure.evaluate``.
-        choose_auto: see ``resolve_rows``.
-
-    Returns:
-        The report that is written.
+    The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other. The
+    report has the rows that are not evaluated now (``only``) as far as they have records. See ``resolve_rows``.
 
     Raises:
         ConfigError: before any evaluation, for anything in the config that cannot be.
         RunError: where it cannot go on; the table of what is finished is written, as far as that can be.
-        KeyboardInterrupt: after Ctrl-C, likewise.
-        SystemExit: after SIGTERM, likewise.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, likewise.
     """
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -143,11 +124,7 @@ def evaluation_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
 
 
 def set_precision(config: RunSettings, trainer: lightning.Trainer) -> None:
-    """Sets what a precision needs set for the whole process.
-
-    Raises:
-        ConfigError: for a precision that the device does not have.
-    """
+    """Sets what a precision needs set for the whole process; refuses one that the device does not have."""
     device = trainer.strategy.root_device.type
     if config.precision == "tf32" and device != "cuda":
         accepted = "float32, bfloat16"
@@ -175,8 +152,7 @@ def evaluate_row(
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.
-        KeyboardInterrupt: after Ctrl-C, likewise.
-        SystemExit: after SIGTERM, likewise.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, likewise.
     """
     monitor = monitor or ProcessMonitor(row.store.folder, trainer)
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
