@@ -98,13 +98,10 @@ class Draws:
         return ((words.double() + 0.5) * 2.0**-32).to(dtype).reshape(len(self), *shape)
 
     def normal(self, purpose: str, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal, (N, *shape).
+        """Standard normal, (N, *shape), computed in float64 (Box-Muller) and rounded once.
 
-        Args:
-            purpose: what the noise is for (``"diffuse"``, ``"resample"``, ..); purposes never share numbers.
-            step: timestep or iteration of the draw.
-            shape: shape of one row.
-            dtype: of the result; numbers are computed in float64 (Box-Muller) and rounded once.
+        ``purpose`` is what the noise is for (``"diffuse"``, ``"resample"``, ..), ``step`` the timestep or iteration; no
+        two of either share numbers.
         """
         size = math.prod(shape)
         w0, w1, w2, w3 = self._words(purpose, step, -(-size // 4))

@@ -19,7 +19,7 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings, in_row
+from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings
 from hetpure.evaluation.content import data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
@@ -34,27 +34,16 @@ from hetpure.runs.results import Conditions
 
 @dataclass(frozen=True)
 class Row:
-    """One method, built and checked.
-
-    Attributes:
-        name: of the method.
-        model: the defense process.
-        attack: the attack, or None.
-        gradient: the attacker's gradients through the attack process, or None.
-        store: where its records go.
-        conditions: what it is measured under, for the table.
-        variants: the same method under other attacks, for the honesty checks.
-        content: hashes of its networks.
-    """
+    """One method, built and checked."""
 
     name: str
-    model: PurifiedClassifier
+    model: PurifiedClassifier  # the defense process
     attack: Attack | None
-    gradient: ExactGradient | None
-    store: RecordStore
-    conditions: Conditions
-    variants: "dict[str, Row]" = field(default_factory=dict)
-    content: dict[str, str] = field(default_factory=dict)
+    gradient: ExactGradient | None  # the attacker's, through the attack process
+    store: RecordStore  # where its records go
+    conditions: Conditions  # that it is measured under, for the table
+    variants: "dict[str, Row]" = field(default_factory=dict)  # under other attacks, for the honesty checks
+    content: dict[str, str] = field(default_factory=dict)  # hashes of its networks
 
     @property
     def protocols(self) -> Sequence[Protocol]:
@@ -100,11 +89,8 @@ def build_rows(
     Args:
         config: the settings, with numbers in place of ``auto``.
         data: the images.
-        on_missing: called for a row that lacks a file, which is then left out; by default that is an error.
+        on_missing: called for a row that lacks a file, which is then left out; by default that is a ConfigError.
         loaded: networks that are there already; what is missing is added.
-
-    Raises:
-        ConfigError: names the key or file.
     """
     builder = _Builder(config, data, loaded or Loaded())
     rows = []
@@ -113,7 +99,7 @@ def build_rows(
             rows.append(builder.row(name, settings))
         except ConfigError as error:
             if on_missing is None or not isinstance(error, AbsentError):
-                raise in_row(name, config.own.get(name, ()), error) from None
+                raise config.in_row(name, error) from None
             on_missing(name, error)
     return rows
 

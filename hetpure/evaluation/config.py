@@ -15,7 +15,7 @@ from hetpure.config.registry import check_keys, resolve
 from hetpure.config.schema import SECTION, plain, signature_schema, structure, to_dict, unknown_key
 from hetpure.config.trainer import check_trainer
 from hetpure.errors import AbsentError, ConfigError, require
-from hetpure.evaluation.expand_grid import combination_rows, refused_combination, swept
+from hetpure.evaluation.expand_grid import SECTIONS, combination_rows, refused_combination, swept
 from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, expand, select_rows
 from hetpure.purification.registry import (
     DEFAULT,
@@ -122,17 +122,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class RunSettings(EvaluateConfig):
-    """The complete settings of an evaluation.
-
-    Attributes:
-        rows: the rows that are evaluated, by name; where the config has none, one named after its purifier.
-        own: sections that the config gives for each of its rows, by name.
-        left_out: combinations of the grid that have no row, by name, with the reason.
-    """
+    """The complete settings of an evaluation; where the config has no rows, with one named after its purifier."""
 
     rows: dict[str, RowSettings] = field(default_factory=dict)
-    own: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    own: dict[str, tuple[str, ...]] = field(default_factory=dict)  # sections that the config gives for each of its rows
+    left_out: dict[str, str] = field(default_factory=dict)  # combinations of the grid that have no row, with the reason
 
     def to_dict(self) -> dict[str, Any]:
         """The config that is saved: of each row the sections of its own, whole."""
@@ -145,6 +139,10 @@ class RunSettings(EvaluateConfig):
     def without_rows(self, names: Collection[str]) -> Self:
         """A copy without some of the rows."""
         return replace(self, rows={name: row for name, row in self.rows.items() if name not in names})
+
+    def in_row(self, name: str, error: ConfigError) -> ConfigError:
+        """The error as a row's, where it is about a section that is the row's own."""
+        return error.within(f"rows.{name}") if error.key.split(".")[0] in self.own.get(name, ()) else error
 
     @property
     def undecided(self) -> list[str]:
@@ -164,22 +162,15 @@ class RunSettings(EvaluateConfig):
         return replace(self, chunk_size=self.chunk_size if chunk_size is None else chunk_size, rows=rows)
 
 
-SECTIONS = tuple(key.name for key in fields(RowSettings))
-"""Sections that a row may have of its own."""
-
 SHARED = tuple(key.name for key in fields(EvaluateConfig) if key.name not in (*SECTIONS, "rows", "table", "grid"))
 """Keys that are the same for all rows: every row sees the same images on the same machine."""
 
 
 def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings:
-    """Checks a raw config and fills in every default, in every row.
-
-    Args:
-        raw: the config.
-        names: rows that will be selected (``select_rows``): an unknown one is refused before torch is imported.
+    """Checks a raw config and fills in every default, in every row; refuses ``names`` that select no row.
 
     Raises:
-        ConfigError: names the key, its value and what is accepted.
+        ConfigError: names the key, its value and what is accepted; before torch is imported, where that can be.
     """
     # rows=null and grid=null on the command line remove those of an included file.
     raw = {key: value for key, value in raw.items() if key not in ("rows", "grid") or value is not None}
@@ -246,11 +237,6 @@ def restore(saved: Mapping[str, Any]) -> RunSettings:
     return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
 
 
-def in_row(name: str, own: Collection[str], error: ConfigError) -> ConfigError:
-    """The error as a row's, where it is about a section that is the row's own."""
-    return error.within(f"rows.{name}") if error.key.split(".")[0] in own else error
-
-
 class _Once(dict[str, Any]):
     """Calls functions once for equal arguments: rows share sections, and each section is completed once."""
 
@@ -263,11 +249,9 @@ class _Once(dict[str, Any]):
 
 def _row_change(name: str, change: Any) -> dict[str, Any]:
     check_row_name(name)
-    if not isinstance(change, Mapping | None):
-        raise ConfigError(f"rows.{name}", found=change, accepted=SECTION)
-    for key in change or {}:
-        if key in (*SHARED, "rows", "table", "grid"):
-            raise ConfigError(f"rows.{name}.{key}", f"is the same for all rows; set {key} once, outside rows")
+    require(isinstance(change, Mapping | None), f"rows.{name}", change, SECTION)
+    if shared := [key for key in change or {} if key in (*SHARED, "rows", "table", "grid")]:
+        raise ConfigError(f"rows.{name}.{shared[0]}", f"is the same for all rows; set {shared[0]} once, outside rows")
     return dict(change or {})
 
 
@@ -296,9 +280,9 @@ def _check_shared(config: EvaluateConfig) -> None:
         value = functools.reduce(getattr, key.split("."), config)
         require(value in (None, "auto") or value >= least, key, value, f"{least} or more")  # pyright: ignore
     check_trainer(config.trainer, (*TRAINER, "callbacks"))
-    if str(precision := config.trainer.get("precision", 32)) not in ("32", "32-true"):
-        reason = "Lightning lowers the precision of the defense, but not of the attack process; set precision itself"
-        raise ConfigError("trainer.precision", found=precision, accepted=f"32-true: {reason}")
+    precision = config.trainer.get("precision", 32)
+    reason = "Lightning lowers the precision of the defense, but not of the attack process; set precision itself"
+    require(str(precision) in ("32", "32-true"), "trainer.precision", precision, f"32-true: {reason}")
 
 
 def _check_section_keys(sections: Mapping[str, Any], once: _Once) -> None:
@@ -306,8 +290,7 @@ def _check_section_keys(sections: Mapping[str, Any], once: _Once) -> None:
     for key, section in sections.items():
         if key not in SECTIONS:
             raise unknown_key(key, SECTIONS)
-        if not isinstance(section, Mapping):
-            raise ConfigError(key, found=section, accepted=SECTION)
+        require(isinstance(section, Mapping), key, section, SECTION)
     purifier, attack = sections.get("purifier", {}), sections.get("attack", {})
     once(structure, DenoiserConfig, sections.get("denoiser", {}), "denoiser")
     once(structure, EnsembleConfig, sections.get("ensemble", {}), "ensemble")

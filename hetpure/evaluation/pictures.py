@@ -1,5 +1,6 @@
 """Pictures of single images on their way through attack and defense."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +30,7 @@ CLEAN_LIMIT = 2**23
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One image's panels.
-
-    Attributes:
-        panels: (C, H, W) or (1, H, W) in [0, 1], by name, in the order of events.
-        caption: text beside them.
-        index: of the sample in the dataset split.
-    """
+    """One image's panels, (C, H, W) or (1, H, W) in [0, 1], by name, in the order of events; and the text beside."""
 
     panels: dict[str, Tensor]
     caption: str
@@ -94,12 +89,10 @@ def recorded_pictures(
 def keep_samples(data: ImageDataModule, output: Path) -> None:
     """Keeps in a run's folder what its samples are: classes, indices, and small clean images up to ``CLEAN_LIMIT``."""
     names, file = _class_names(data), output / SAMPLES
-    try:
+    with contextlib.suppress(OSError, ValueError):
         old = load_samples(file)
         if list(old.indices) == list(data.indices) and list(old.classes) == list(names):
             return
-    except (OSError, ValueError):
-        pass
     try:
         clean: dict[int, np.ndarray] = {}
         bytes_left, shape = CLEAN_LIMIT, None

@@ -70,9 +70,8 @@ class ProcessMonitor:
         """This process's work goes on; serves as a hook of its networks.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C. Python drops an exception that a signal raises inside a finaliser, so it is
-                raised again here.
-            SystemExit: after SIGTERM, likewise.
+            KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM. Python drops an exception that a signal raises
+                inside a finaliser, so it is raised again here.
             RunError: where a process that this one has started was stopped.
         """
         self._last_call = time.monotonic()

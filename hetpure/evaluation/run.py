@@ -36,16 +36,8 @@ from hetpure.runs.files import RESULTS
 from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Report
 
-FREE = (
-    "pictures",
-    "data.batch_size",
-    "honesty.images",
-    "table",
-    "grid",  # its combinations are rows, and a row more or less leaves the others as they are
-    "hang_minutes",
-    *PLACES,
-)
-"""Keys that may differ when an evaluation goes on."""
+FREE = ("pictures", "data.batch_size", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
+"""Keys that may differ when an evaluation goes on (``grid``: its combinations are rows, independent of each other)."""
 
 
 def run(
