@@ -23,7 +23,6 @@ from hetpure.errors import ConfigError, require
 from hetpure.evaluation.build import Loaded, settings_key
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.content import network_content
-from hetpure.evaluation.resolve import Given
 from hetpure.evaluation.run import run
 from hetpure.models.denoisers import Denoiser, innermost
 from hetpure.models.precision import prepared_classifier, prepared_denoiser
@@ -146,7 +145,7 @@ def evaluate(
             loaded.denoisers[settings_key(row.denoiser)] = prepared_denoiser(denoiser, *how)
         if isinstance(model.purifier, NetworkPurifier):
             loaded.networks[settings_key(row.purifier["network"])] = model.purifier.network
-    report = run(config, given=Given(images, loaded), choose_auto=choose_auto_settings)
+    report = run(config, given=(images, loaded), choose_auto=choose_auto_settings)
     return Evaluation(Path(config.output), report)
 
 

@@ -48,21 +48,13 @@ def _key(seed: int, process: str, purpose: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Draws:
-    """The keys under which N rows draw their noise.
-
-    Args:
-        seed: the run's seed.
-        process: who draws, such as ``"defense"``, ``"attack"`` or ``"selection"``; no two share a number.
-        sample: (N,) int64, each row's index in its dataset split.
-        draw: (N,) int64, which of a sample's purifications the row is (ensemble member, or EOT draw of an iteration).
-        offset: added to the ``step`` of every draw; see ``in_round``.
-    """
+    """The keys under which N rows draw their noise: ``process`` says who draws, and no two share a number."""
 
     seed: int
-    process: str
-    sample: Tensor
-    draw: Tensor
-    offset: int = 0
+    process: str  # such as "defense", "attack" or "selection"
+    sample: Tensor  # (N,) int64, each row's index in its dataset split
+    draw: Tensor  # (N,) int64, which of a sample's purifications it is: ensemble member, or EOT draw of an iteration
+    offset: int = 0  # added to the ``step`` of every draw; see ``in_round``
 
     def __post_init__(self) -> None:
         alike = self.sample.ndim == 1 and self.sample.shape == self.draw.shape

@@ -37,9 +37,6 @@ TRAINER: dict[str, Any] = {
 }
 """Arguments of Lightning's Trainer that an evaluation decides itself, beside ``callbacks``."""
 
-HONESTY_IMAGES = 32
-"""How many images ``honesty: true`` checks."""
-
 CLASSIFIER = "hetpure.models.classifiers:build_classifier"
 """The function whose arguments are the keys of ``classifier``."""
 
@@ -71,7 +68,7 @@ class ProtocolsConfig:
 
 @dataclass(frozen=True)
 class HonestyConfig:
-    """Honesty checks: on how many images (0: none), and by how much the stronger attacks are stronger."""
+    """Honesty checks: on how many images (0: none; ``honesty: true``: 32), and by how much stronger attacks are so."""
 
     images: int = 0
     factor: int = 2
@@ -175,7 +172,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     # rows=null and grid=null on the command line remove those of an included file.
     raw = {key: value for key, value in raw.items() if key not in ("rows", "grid") or value is not None}
     if isinstance(honesty := raw.get("honesty"), bool):
-        raw["honesty"] = {"images": HONESTY_IMAGES if honesty else 0}
+        raw["honesty"] = {"images": 32 if honesty else 0}
     config = structure(EvaluateConfig, raw)
     _check_shared(config)
     grid = swept(config.grid, (*SHARED, "rows", "grid"))

@@ -83,11 +83,7 @@ class ProcessMonitor:
         self._last_call = None
 
     def wait(self) -> None:
-        """Sleeps for a moment while other processes work.
-
-        Raises:
-            RunError: where none of them has shown a sign of life for ``hang`` seconds; and as ``tick`` does.
-        """
+        """Sleeps while other processes work; RunError where none shows a sign of life for ``hang`` seconds."""
         self.tick()
         self.pause()
         sign = max((file.stat().st_mtime for file in self._others()), default=0.0)

@@ -27,11 +27,7 @@ class Recorder(Callback):
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Writes the batch.
-
-        Raises:
-            RunError: where it cannot be written.
-        """
+        """Writes the batch; RunError where it cannot be written."""
         assert isinstance(pl_module, PurifiedClassifier)
         assert isinstance(outputs, BatchScores)
         attacked: AttackedImages | None = batch.get(ATTACKED)

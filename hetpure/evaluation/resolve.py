@@ -34,12 +34,8 @@ class Resolved:
     absent: dict[str, list[str]]  # what each other row lacks, by name; nothing where it was not selected
 
 
-@dataclass(frozen=True)
-class Given:
-    """Images and every network that a caller in Python has, and a config only describes."""
-
-    data: ImageDataModule
-    loaded: Loaded
+Given = tuple[ImageDataModule, Loaded]
+"""Images and every network that a caller in Python has, and a config only describes."""
 
 
 def resolve_rows(
@@ -62,8 +58,7 @@ def resolve_rows(
         ConfigError: names the key or file. In a table not for what is absent.
     """
     is_table = bool(config.table.lines)
-    data = given.data if given else ImageDataModule(**to_dict(config.data))
-    loaded = given.loaded if given else Loaded()
+    data, loaded = given or (ImageDataModule(**to_dict(config.data)), Loaded())
     config = restore_auto_settings(config)  # also of rows that are not built now
     absent: dict[str, list[str]] = {name: [] for name in config.rows if only is not None and name not in only}
     selected = config.without_rows(absent)

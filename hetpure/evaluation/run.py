@@ -133,14 +133,8 @@ def evaluate_row(
 ) -> None:
     """Evaluates the samples of a row that have no record yet, together with the run's other processes.
 
-    Returns when this process finds no more to do; the first process, when all samples have a record.
-
-    Args:
-        row: what to evaluate.
-        trainer: gets the row's callbacks for the time being.
-        data: the images.
-        only: indices of the samples to evaluate; None for all.
-        monitor: watches this process and the others; None where nobody does.
+    Returns when this process finds no more to do; the first process, when all samples have a record. ``only`` has the
+    indices of the samples to evaluate, None for all. The trainer gets the row's callbacks for the time being.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.

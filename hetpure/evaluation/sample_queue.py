@@ -49,9 +49,6 @@ class SampleQueue:
 
         One process takes all. One of several takes half of an even share, so that all end together, but a whole batch
         where its even share has one.
-
-        Raises:
-            RunError: where the row's folder cannot be written.
         """
         self.release()
         done = self._done()
