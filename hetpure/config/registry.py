@@ -93,19 +93,24 @@ def check_keys(
             raise unknown_key(str(key), accepted, section)
 
 
-@functools.cache
-def constructor_arguments(target: str) -> tuple[str, ...] | None:
-    """The arguments of a class or function, read from its module's source; None where the source does not tell."""
-    module, _, name = target.partition(":")
+def parse_source(module: str) -> list[ast.stmt]:
+    """The statements of a module, which is not imported; none where its source cannot be read."""
     package, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(package)
         file = Path(spec.origin or "").parent.joinpath(*inner) if spec else Path()
-        tree = ast.parse(file.with_suffix(".py").read_text(encoding="utf-8"))
+        return ast.parse(file.with_suffix(".py").read_text(encoding="utf-8")).body
     except (OSError, SyntaxError, ValueError):
-        return None
-    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        return []
+
+
+@functools.cache
+def constructor_arguments(target: str) -> tuple[str, ...] | None:
+    """The arguments of a class or function, read from its module's source; None where the source does not tell."""
+    module, _, name = target.partition(":")
+    body = parse_source(module)
+    definitions = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
     imported = {alias.asname or alias.name: f"{node.module}:{alias.name}" for node in imports for alias in node.names}
     found = definitions.get(name)
     if isinstance(found, ast.FunctionDef):
