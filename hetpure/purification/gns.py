@@ -16,10 +16,8 @@ class GradualNoisePurifier(RoundsPurifier):
     and 5 network calls at t [0.03, 0.05, 0.125] (SVHN: last 0.08, ImageNet: last 0.2).
 
     Args:
-        denoiser: the noise predictor.
-        t: each round's noise level, fraction of T.
-        network_calls: each round's network calls; a divisor of t * T.
-        eta: 1 for DDPM steps, 0 for DDIM.
+        denoiser, eta: see ``SamplingPurifier``.
+        t, network_calls: see ``RoundsPurifier``; those of CIFAR-10 by default.
     """
 
     PRESETS: ClassVar[dict[str, dict]] = {
