@@ -135,13 +135,10 @@ class ReferenceAutoAttack(BallAttack):
         return x_adv
 
     def _attacked(self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, part: Tensor) -> Tensor:
-        module = published("autoattack", "name")
-        seed = seed_of(gradient, int(sample[part[0]]))
+        options = {"norm": self.norm, "eps": self.eps, "version": self.version, "device": x.device}
+        model, seed = Model(gradient, sample[part[:1]]), seed_of(gradient, int(sample[part[0]]))
         with torch.random.fork_rng(), torch.no_grad():
-            attack = module.AutoAttack(
-                Model(gradient, sample[part[:1]]), device=x.device, eps=self.eps, norm=self.norm, seed=seed,
-                version=self.version,
-            )  # fmt: skip
+            attack = published("autoattack", "name").AutoAttack(model, seed=seed, **options)
             attack.apgd.eot_iter = gradient.eot if self.version == "rand" else 1
             images, _ = attack.run_standard_evaluation(x[part], label[part], batch_size=self.together)
         return images

@@ -59,12 +59,8 @@ class RecordedGradient(GradientWrapper):
 class AdversarialAttack(Callback):
     """Attacks each test batch: adds ``AttackedImages`` to it, under the key ``ATTACKED``.
 
-    Args:
-        attack: the attack.
-        gradient: gradients through the attack process, which is moved to the module's device.
-        observe: called after every iteration; see ``Attack``.
-        processes: the attack process, whose chunks are halved where memory runs out.
-        notify: called with a line of text each time they are.
+    ``gradient`` goes through the attack process, which is moved to the module's device. ``processes`` is that process,
+    whose chunks are halved where memory runs out; ``notify`` gets a line of text each time.
     """
 
     def __init__(

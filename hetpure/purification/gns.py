@@ -29,11 +29,7 @@ class GradualNoisePurifier(RoundsPurifier):
     ENSEMBLE_MODES: ClassVar[dict[str, str]] = dict.fromkeys(PRESETS, "vote")
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        t: list[float] | None = None,
-        network_calls: list[int] | None = None,
-        eta: float = 1.0,
+        self, denoiser: Denoiser, t: list[float] | None = None, network_calls: list[int] | None = None, eta: float = 1.0
     ) -> None:
         default = self.PRESETS["cifar10"]
         t = default["t"] if t is None else t

@@ -216,10 +216,9 @@ class HeterogeneousPurifier(Purifier):
         require(stage_1_steps > 0, "grid_size", grid_size, accepted, "t_large", "t_small")
         more_calls = {"single": 1, "repaint": U - 1}.get(resampling, 0)  # in each step of stage 1
         self.network_calls = len(grid) - 1 + stage_1_steps * more_calls
-        resamplings = {"single": single_resampling, "fused": fused_resampling}
-        self.resample: Resample = no_resampling
-        if resampling in resamplings:
-            self.resample = functools.partial(resamplings[resampling], U=U)
+        single, fused = functools.partial(single_resampling, U=U), functools.partial(fused_resampling, U=U)
+        resamplings: dict[str, Resample] = {"single": single, "fused": fused}
+        self.resample = resamplings.get(resampling, no_resampling)
         self.loop = algorithm_1 if order == "paper" else released_loop
         self.repeats = U if resampling == "repaint" else 1
         self.mask = AttentionMask(classifier, blocks, normalization, p, root, selection, tau, top_fraction)

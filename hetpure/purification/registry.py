@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hetpure.config import merge
@@ -159,21 +160,9 @@ def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
     """Refuses completed settings whose values the purifier rejects, as far as it can tell without its networks."""
     from hetpure.schedule import Schedule
 
-    absent: Any = _AbsentNetwork()
-    absent.schedule = Schedule()
-    with suppress(_NetworkUsedError):
+    absent: Any = SimpleNamespace(schedule=Schedule())
+    with suppress(AttributeError):  # a constructor that uses more of a network has accepted its values before
         build_purifier(settings, absent, absent, where, absent)
-
-
-class _NetworkUsedError(Exception):
-    """A constructor used a network that is not there: it has accepted its values before."""
-
-
-class _AbsentNetwork:
-    """Stands for a network that is not loaded."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise _NetworkUsedError(name)
 
 
 def _parameters(cls: type[Purifier]) -> Mapping[str, inspect.Parameter]:

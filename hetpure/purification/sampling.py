@@ -78,7 +78,6 @@ class Sampler:
 
     @property
     def schedule(self) -> Schedule:
-        """The denoiser's schedule."""
         return self.denoiser.schedule
 
     def in_round(self, number: int) -> "Sampler":
