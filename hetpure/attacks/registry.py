@@ -77,8 +77,7 @@ def check_attack_keys(settings: Mapping[str, Any]) -> None:
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checks an ``attack`` section and fills in defaults; ``none`` attacks nothing and keeps only its name.
 
-    Raises:
-        ConfigError: for an unknown attack or key, a wrong type, or a value that the attack rejects.
+    Raises ConfigError for an unknown attack or key, a wrong type, or a value that the attack rejects.
     """
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name == "none":
@@ -94,12 +93,8 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
 def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, Any]:
     """Checks ``attack.gradient``, a mode's name or a section with ``name``, and fills in the mode's defaults.
 
-    Args:
-        settings: from the config; None is ``surrogate`` where the process is changed, else ``exact``.
-        process: the completed ``attack.process``.
-
-    Raises:
-        ConfigError: for an unknown mode or key, a wrong type, or a mode that does not go with the process.
+    None is ``surrogate`` where the attack process is changed, else ``exact``. Raises ConfigError for an unknown mode or
+    key, a wrong type, or a mode that does not go with the process.
     """
     settings = _gradient_section(settings, process)
     name = GRADIENTS.check_name(settings.get("name", "exact"), "attack.gradient")
@@ -108,17 +103,12 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
         raise ConfigError("attack.process", found=dict(process), accepted=accepted)
     if name == "surrogate" and not process:
         raise ConfigError("attack.process", "is empty, and gradient surrogate needs changes to the purifier")
-    return to_dict(
-        structure(signature_schema(GRADIENTS[name], _SUPPLIED, name=(str, name)), settings, "attack.gradient")
-    )
+    schema = signature_schema(GRADIENTS[name], _SUPPLIED, name=(str, name))
+    return to_dict(structure(schema, settings, "attack.gradient"))
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:
-    """The attack of completed settings; None for ``none``.
-
-    Raises:
-        ConfigError: for values that the attack rejects.
-    """
+    """The attack of completed settings; None for ``none``. ConfigError for values that the attack rejects."""
     if settings["name"] == "none":
         return None
     with errors_within("attack"):
@@ -126,11 +116,7 @@ def build_attack(settings: Mapping[str, Any]) -> Attack | None:
 
 
 def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot: int, seed: int) -> ExactGradient:
-    """The gradient source of completed ``attack.gradient`` settings.
-
-    Raises:
-        ConfigError: for values that the mode rejects.
-    """
+    """The gradient source of completed ``attack.gradient`` settings; ConfigError for values that the mode rejects."""
     name = settings["name"]
     if not process.purifier.differentiable and name not in WITHOUT_DERIVATIVE:
         problem = "whose gradient through this purifier is zero everywhere"
