@@ -66,13 +66,18 @@ def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
     raise ConfigError(str(file.parent), f"is not {article} {whose} folder: {reason}")
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
+def write_whole(file: Path, content: str | bytes, part: Path | None = None) -> None:
     """Writes a file so that at every instant it is either the old one or the new one.
+
+    Args:
+        file: the file.
+        content: all of it.
+        part: the temporary file beside it; by default one that no other process has.
 
     Raises:
         OSError: if it cannot be written; the old one stays.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    part = part or file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("wb") as handle:
             handle.write(content.encode() if isinstance(content, str) else content)

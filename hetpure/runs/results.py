@@ -28,19 +28,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a row was really measured.
-
-    Attributes:
-        attack: the attack, or ``no attack``.
-        gradients: ``exact``, or what the surrogate attack process changes.
-        eot: draws per gradient; 1 for a purifier without randomness.
-        ensemble: purifications per prediction, likewise.
-    """
+    """How a row was really measured."""
 
     attack: str = "no attack"
-    gradients: str = "-"
-    eot: int = 1
-    ensemble: int = 1
+    gradients: str = "-"  # "exact", or what the surrogate attack process changes
+    eot: int = 1  # draws per gradient; 1 for a purifier without randomness
+    ensemble: int = 1  # purifications per prediction, likewise
 
 
 @dataclass(frozen=True)
@@ -72,17 +65,11 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one honesty check.
-
-    Attributes:
-        check: its name.
-        passed: True or False; None if it does not apply, lacks records, or cannot tell.
-        details: the numbers, in words.
-    """
+    """The outcome of one honesty check."""
 
     check: str
-    passed: bool | None
-    details: str
+    passed: bool | None  # None if it does not apply, lacks records, or cannot tell
+    details: str  # the numbers, in words
 
     def __str__(self) -> str:
         mark = {True: "ok", False: "FAILED", None: "no verdict"}[self.passed]
@@ -117,14 +104,9 @@ class Report:
         failed = {method: [v.check for v in verdicts if v.passed is False] for method, verdicts in self.checks.items()}
         failing = "; ".join(f"{method}: {', '.join(names)}" for method, names in failed.items() if names)
         blind = "; ".join(f"{method}: {images}" for method, images in self.blind.items())
-        parts = []
-        if failing:
-            parts.append(f"THIS REPORT FAILS ITS HONESTY CHECKS ({failing}). Do not rely on its robust accuracies.")
-        if blind:
-            parts.append(
-                f"THE ATTACK SAW NO GRADIENT ({blind}): every gradient was zero, so the robust accuracy means nothing."
-            )
-        return " ".join(parts) or None
+        fails = f"THIS REPORT FAILS ITS HONESTY CHECKS ({failing}). Do not rely on its robust accuracies."
+        zero = f"THE ATTACK SAW NO GRADIENT ({blind}): every gradient was zero, so the robust accuracy means nothing."
+        return " ".join(text for text, named in ((fails, failing), (zero, blind)) if named) or None
 
 
 def write_results(report: Report, folder: Path) -> None:
@@ -166,15 +148,9 @@ def parse_results(content: Mapping[str, Any]) -> Report:
         name: [Verdict(v["check"], v["passed"], v["details"] if "details" in v else v["said"]) for v in verdicts]
         for name, verdicts in (content.get("honesty") or {}).items()
     }
-    return Report(
-        str(content["title"]),
-        [_parse_row(row) for row in content["rows"]],
-        list(content["notes"]),
-        checks,
-        dict(content.get("blind") or {}),
-        dict(content.get("missing") or {}),
-        list(content.get("departures") or ()),
-    )
+    rows, notes = [_parse_row(row) for row in content["rows"]], list(content["notes"])
+    blind, missing = (dict(content.get(key) or {}) for key in ("blind", "missing"))
+    return Report(str(content["title"]), rows, notes, checks, blind, missing, list(content.get("departures") or ()))
 
 
 def parse_accuracy(plain: Mapping[str, Any]) -> Accuracy:
