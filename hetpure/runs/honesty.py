@@ -6,7 +6,8 @@ one attack broke and the other did not carry information (exact one-sided sign t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, ttest_1samp
@@ -176,9 +177,11 @@ def check(
         base: one-shot records of the evaluation itself.
         variants: one-shot records of each variant by its name.
         factor: by how much the stronger variants are stronger.
-        saved, clean: see ``inside``.
+        saved: see ``inside``.
+        clean: see ``inside``.
         run_length: see ``loss_rises``.
-        norm, eps: of the attack's threat model; None where it declares none.
+        norm: of the attack's threat model; None where it declares none.
+        eps: likewise.
     """
     verdicts = [loss_rises(base, run_length)]
     for name, quantity in (("more_steps", "iterations"), ("more_eot", "EOT draws"), ("larger_eps", "eps")):
@@ -200,7 +203,8 @@ def check(
     return verdicts
 
 
-class _Pair(NamedTuple):
+@dataclass(frozen=True)
+class _Pair:
     """Two attacks on the same samples, a (the evaluation's) and b, and probabilities if both were equally strong."""
 
     count: int
@@ -222,11 +226,12 @@ def _paired(base: Sequence[Record], other: Sequence[Record]) -> _Pair:
     clean = sum(bool(a[index].right("clean")) for index in common)
     right_a, right_b = ({index for index in common if of[index].right("adversarial")} for of in (a, b))
     only_a, only_b = len(right_a - right_b), len(right_b - right_a)
-    p = [
-        binomtest(n, only_a + only_b, alternative="greater").pvalue if only_a + only_b else 1.0
-        for n in (only_b, only_a)
-    ]
-    return _Pair(len(common), clean, len(right_a), len(right_b), only_a, only_b, float(p[0]), float(p[1]))
+    p_weaker, p_stronger = _sign_test(only_b, only_a), _sign_test(only_a, only_b)
+    return _Pair(len(common), clean, len(right_a), len(right_b), only_a, only_b, p_weaker, p_stronger)
+
+
+def _sign_test(more: int, fewer: int) -> float:
+    return float(binomtest(more, more + fewer, alternative="greater").pvalue) if more + fewer else 1.0
 
 
 def _first(indices: Sequence[int]) -> str:

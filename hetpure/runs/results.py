@@ -38,29 +38,17 @@ class Conditions:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One method under one protocol.
-
-    Attributes:
-        method: name of the row.
-        images: samples with a result.
-        total: samples to evaluate.
-        standard: accuracy on clean images, through the defense.
-        robust: accuracy on adversarial images, through the defense.
-        seconds: computing time of the attack and all protocols, summed over processes.
-        conditions: how it was measured.
-        protocol: name of the protocol.
-        failed: samples without a result, which count in neither accuracy.
-    """
+    """One method under one protocol. Both accuracies are through the defense."""
 
     method: str
-    images: int
-    total: int
-    standard: Accuracy
-    robust: Accuracy
-    seconds: float
+    images: int  # samples with a result
+    total: int  # samples to evaluate
+    standard: Accuracy  # on clean images
+    robust: Accuracy  # on adversarial images
+    seconds: float  # computing time of the attack and all protocols, summed over processes
     conditions: Conditions = field(default_factory=Conditions)
     protocol: str = "one-shot"
-    failed: int = 0
+    failed: int = 0  # samples without a result, which count in neither accuracy
 
 
 @dataclass(frozen=True)
@@ -78,25 +66,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of a run.
+    """The results of a run."""
 
-    Attributes:
-        title: what the rows have in common.
-        rows: the table.
-        notes: what a reader must know about how the results were obtained.
-        checks: verdicts of the honesty checks by method, if they were run.
-        blind: by method, in how many images an attack saw no gradient at all, if that is half of them or more.
-        missing: by name of a row that could not be evaluated, what it lacks.
-        departures: how the run's settings differ from those of the published table that it is compared with.
-    """
-
-    title: str
+    title: str  # what the rows have in common
     rows: Sequence[TableRow]
-    notes: Sequence[str] = ()
-    checks: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
-    blind: Mapping[str, str] = field(default_factory=dict)
-    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    departures: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what a reader must know about how the results were obtained
+    checks: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)  # verdicts of the honesty checks by method
+    blind: Mapping[str, str] = field(default_factory=dict)  # see ``honesty.blind``, by method; only those that it names
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by row that could not be evaluated: its lacks
+    departures: Sequence[str] = ()  # how the settings differ from those of the published table that it is compared with
 
     @property
     def warning(self) -> str | None:
