@@ -35,23 +35,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Up to ``STYLES`` lines on common axes.
-
-    Attributes:
-        title: what is shown.
-        text: what to know about it.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis.
-        lines: what is drawn.
-        top: end of the vertical axis; None to fit the values.
-    """
+    """Up to ``STYLES`` lines on common axes."""
 
     title: str
-    text: str
+    text: str  # what to know about it
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    top: float | None = None
+    top: float | None = None  # end of the vertical axis; None to fit the values
 
     @property
     def summary(self) -> str:

@@ -69,7 +69,7 @@ def browser_data(run: RunFolder, album: Album) -> dict[str, Any]:
     ]
     unread = 0
     for sample, method, record in rows:
-        if record.image is None or album.full:
+        if record.image is None or album.left_out:
             album.left_out += record.image is not None
         elif (pixels := _adversarial(method, record)) is None:
             unread += 1

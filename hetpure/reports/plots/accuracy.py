@@ -27,13 +27,8 @@ def accuracy_panel(
 ) -> None:
     """Standard and robust accuracy over one key (a line), two (a map each), or more (one point a combination).
 
-    Args:
-        part: of a figure, to draw into.
-        keys: names of the settings.
-        values: their values at each point.
-        standard: accuracy on clean images at each point.
-        robust: accuracy on adversarial images at each point.
-        baselines: robust accuracy of rows outside the sweep, by name: horizontal lines, not shown on maps.
+    Each point has a value for each key. ``baselines`` are robust accuracies of rows outside the sweep, by name: they are
+    horizontal lines, and not shown on maps.
     """
     if len(keys) != 2:
         flat = [point[0] if len(keys) == 1 else ", ".join(map(_text, point)) for point in values]

@@ -48,16 +48,10 @@ def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
 
 
 def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: Path) -> None:
-    """Draws accuracy over the keys of some points; see ``accuracy_panel``.
-
-    Args:
-        points: at least one.
-        others: one-shot rows outside the grid.
-        title: headline.
-        file: the picture.
+    """Draws accuracy over the keys of points, at least one, beside ``others``: one-shot rows outside the grid.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     rows = [point.result for point in points]
     values = [tuple(point.values.values()) for point in points]
