@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -67,40 +68,29 @@ def _part(name: str) -> str:
 def _table(rows: Sequence[TableRow]) -> dict[str, Any]:
     """The columns that are shown, the lines with their group, and what all lines have in common."""
     columns, common = split_common(rows)
-    lines, before = [], ""
-    for row, texts in zip(rows, cells(rows, columns), strict=True):
+    lines = []
+    for row, (method, *texts) in zip(rows, cells(rows, columns), strict=True):
         group, _, column = row.method.rpartition("/")
-        texts[0] = column if texts[0] else ""
-        lines.append({"group": group if group != before else "", "cells": texts})
-        before = group
+        lines.append({"group": group, "cells": [column if method else "", *texts]})
     return {"columns": columns, "lines": lines, "common": common}
 
 
 def _whiskers(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """Accuracies as dots with their intervals, in the table's order."""
     several = len({row.protocol for row in rows}) > 1
-    groups: list[dict[str, Any]] = []
-    for row in rows:
-        group, _, column = row.method.rpartition("/")
-        if not groups or groups[-1]["name"] != group:
-            groups.append({"name": group, "rows": []})
-        label = f"{column} · {row.protocol}" if several else column
-        groups[-1]["rows"].append({"label": label, "marks": _marks(standard=row.standard, robust=row.robust)})
+    groups = []
+    for group, members in itertools.groupby(rows, key=lambda row: row.method.rpartition("/")[0]):
+        dots = []
+        for row in members:
+            column = row.method.rpartition("/")[2]
+            label = f"{column} · {row.protocol}" if several else column
+            dots.append({"label": label, "marks": _measured(standard=row.standard, robust=row.robust)})
+        groups.append({"name": group, "rows": dots})
     return groups
 
 
-def _marks(**accuracies: Accuracy) -> list[dict[str, Any]]:
-    return [
-        {
-            "kind": kind,
-            "at": f"{100 * a.value:.2f}",
-            "from": f"{100 * a.low:.2f}",
-            "width": f"{100 * (a.high - a.low):.2f}",
-            "words": f"{kind} accuracy {a} % of {a.count} images",
-        }
-        for kind, a in accuracies.items()
-        if a.count
-    ]
+def _measured(**accuracies: Accuracy) -> dict[str, Accuracy]:
+    return {kind: accuracy for kind, accuracy in accuracies.items() if accuracy.count}
 
 
 def _alarms(run: RunFolder) -> list[tuple[str, str]]:
@@ -109,17 +99,14 @@ def _alarms(run: RunFolder) -> list[tuple[str, str]]:
     first = {row.method: row for row in reversed(run.report.rows)}
     rows = [first[method.name] for method in run.methods]
     failed = "; ".join(f"{row.method}: {row.failed} of {row.total}" for row in rows if row.failed)
-    if failed:
-        text = f"Some samples failed and count in no accuracy ({failed} images). The notes say why."
-        alarms.append(("caution", text))
     counts = {row.method: (row.images + row.failed, row.total) for row in rows}
     unfinished = "; ".join(f"{method}: {done} of {total}" for method, (done, total) in counts.items() if done < total)
-    if not rows:
-        alarms.append(("caution", "Nothing was measured: no row could be evaluated."))
-    if unfinished:
-        text = f"This run is not finished ({unfinished} images). Run the same command again to continue it."
-        alarms.append(("caution", text))
-    return alarms
+    cautions = [
+        (failed, f"Some samples failed and count in no accuracy ({failed} images). The notes say why."),
+        (not rows, "Nothing was measured: no row could be evaluated."),
+        (unfinished, f"This run is not finished ({unfinished} images). Run the same command again to continue it."),
+    ]
+    return [*alarms, *(("caution", text) for applies, text in cautions if applies)]
 
 
 def _checks(run: RunFolder) -> list[dict[str, Any]]:
@@ -130,10 +117,10 @@ def _checks(run: RunFolder) -> list[dict[str, Any]]:
         rows, method = [], methods.get(name)
         if method is not None and method.variants:
             checked = {record.index for records in method.variants.values() for record in records}
-            sets = {"the attack itself": [record for record in method.one_shot if record.index in checked]}
-            for key in [*VARIANTS, *(key for key in method.variants if key not in VARIANTS)]:
-                sets[VARIANTS.get(key, key)] = list(method.variants.get(key, []))
-            marks = {label: _marks(robust=accuracy(records, "adversarial")) for label, records in sets.items()}
+            attacks = {"the attack itself": [record for record in method.one_shot if record.index in checked]}
+            for key in dict.fromkeys([*VARIANTS, *method.variants]):
+                attacks[VARIANTS.get(key, key)] = method.variants.get(key, [])
+            marks = {label: _measured(robust=accuracy(records, "adversarial")) for label, records in attacks.items()}
             rows = [{"label": label, "marks": marks[label]} for label in marks if marks[label]]
         failed = sum(verdict.passed is False for verdict in verdicts)
         checks.append({"name": name, "verdicts": verdicts, "failed": failed, "rows": rows})
