@@ -16,14 +16,9 @@ from hetpure.runs.names import VARIANTS
 from hetpure.runs.records import Record
 from hetpure.runs.results import Verdict
 
-LEVEL = 0.05
-"""Significance level of every test."""
-
-TOLERATED = 0.05
-"""Share of images that may be right at a huge eps: a randomised prediction is sometimes right by chance."""
-
-MARGIN = 2.0**-22
-"""Rounding error allowed per float32 value near 1."""
+LEVEL = 0.05  # significance level of every test
+TOLERATED = 0.05  # share of images that may be right at a huge eps: a random prediction is sometimes right by chance
+MARGIN = 2.0**-22  # rounding error allowed per float32 value near 1
 
 
 def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verdict:

@@ -12,14 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from hetpure.runs.read import Method
 from hetpure.runs.results import accuracy
 
-STYLES = 6
-"""Lines in one chart, at most: more could not be told apart."""
-
-LEFT, RIGHT, TOP, BOTTOM = 46, 430, 10, 210
-"""Edges of the axes in the template's drawing, which is 440 wide and 250 high."""
-
-POINTS = 300
-"""Points of a line, at most."""
+STYLES = 6  # lines in one chart, at most: more could not be told apart
+POINTS = 300  # points of a line, at most
+LEFT, RIGHT, TOP, BOTTOM = 46, 430, 10, 210  # edges of the axes in the template's drawing of 440 x 250
 
 
 @dataclass(frozen=True)
