@@ -47,7 +47,7 @@ class Chart:
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """Positions in the SVG: the ticks of both axes; the path, band and dots of each line."""
+        """Positions in the SVG: the ticks of both axes; functions of a line: its path, band and dots."""
         xs = [x for line in self.lines for x in line.x]
         ys = [y for line in self.lines for y in (*line.y, *line.low, *line.high)]
         x_ticks = MaxNLocator(6, integer=True).tick_values(min(xs), max(xs))
@@ -62,21 +62,12 @@ class Chart:
         def path(xs: Sequence[float], ys: Sequence[float]) -> str:
             return "M" + "L".join("{} {}".format(*at(x, y)) for x, y in zip(xs, ys, strict=True))
 
-        def band(line: Line) -> str:
-            return path([*line.x, *reversed(line.x)], [*line.high, *reversed(line.low)]) + "Z" if line.low else ""
-
         return {
             "x_ticks": [(at(tick, y0)[0], f"{tick:g}") for tick in x_ticks if x0 <= tick <= x1],
             "y_ticks": [(at(x0, tick)[1], f"{tick:g}") for tick in y_ticks if y0 <= tick <= y1],
-            "lines": [
-                {
-                    "name": line.name,
-                    "path": path(line.x, line.y),
-                    "band": band(line),
-                    "dots": [at(x, y) for x, y in zip(line.x, line.y, strict=True)] if len(line.x) <= 12 else [],
-                }
-                for line in self.lines
-            ],
+            "path": lambda line: path(line.x, line.y),
+            "band": lambda line: path([*line.x, *reversed(line.x)], [*line.high, *reversed(line.low)]) + "Z",
+            "dots": lambda line: [at(x, y) for x, y in zip(line.x, line.y, strict=True)] if len(line.x) <= 12 else [],
         }
 
 
