@@ -29,10 +29,7 @@ class Spread:
 
 
 def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread | None]]:
-    """``standard`` and ``robust`` of each (method, protocol) over finished runs.
-
-    Args:
-        folders: run folders that differ only in their seed.
+    """``standard`` and ``robust`` of each (method, protocol) over finished runs that differ only in their seed.
 
     Raises:
         ConfigError: for fewer than two runs, an unfinished run, or runs that are not of one experiment.
@@ -50,9 +47,8 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
         for row in rows:
             if row.images + row.failed < row.total:
                 raise ConfigError(str(folder), f"is not finished: {row.method} has {row.images} of {row.total} images")
-        accuracies.append(
-            {(row.method, row.protocol): {side: getattr(row, side).value for side in SIDES} for row in rows}
-        )
+        sides = [{side: getattr(row, side).value for side in SIDES} for row in rows]
+        accuracies.append({(row.method, row.protocol): values for row, values in zip(rows, sides, strict=True)})
         if list(accuracies[-1]) != list(accuracies[0]):
             raise ConfigError(str(folder), f"its table has other methods or protocols than that of {folders[0]}")
     return {name: {side: _spread([run[name][side] for run in accuracies]) for side in SIDES} for name in accuracies[0]}

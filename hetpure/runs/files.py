@@ -43,11 +43,7 @@ def read_config(folder: Path, whose: str = "run's") -> dict[str, Any]:
 
 
 def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
-    """Reads a YAML or JSON file of a run folder that holds a mapping.
-
-    Args:
-        file: the file.
-        whose: what has such a file, for the error, such as ``evaluation's``.
+    """Reads a YAML or JSON file that holds a mapping; ``whose`` says for errors what has such a file: ``evaluation's``.
 
     Raises:
         ConfigError: if it is missing, cannot be read, or holds something else.
@@ -67,12 +63,7 @@ def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
 
 
 def write_whole(file: Path, content: str | bytes, part: Path | None = None) -> None:
-    """Writes a file so that at every instant it is either the old one or the new one.
-
-    Args:
-        file: the file.
-        content: all of it.
-        part: the temporary file beside it; by default one that no other process has.
+    """Writes a file, first as ``part`` beside it, so that at every instant it is either the old one or the new one.
 
     Raises:
         OSError: if it cannot be written; the old one stays.

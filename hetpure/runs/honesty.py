@@ -24,9 +24,7 @@ MARGIN = 2.0**-22  # rounding error allowed per float32 value near 1
 def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verdict:
     """The attacker's loss ends higher than it began: its last quarter against its first value, paired t-test.
 
-    Args:
-        records: of the evaluation itself.
-        run_length: iterations of the first run, for an attack with several runs whose losses cannot be compared.
+    Of an attack with several runs whose losses cannot be compared only the first run counts, of ``run_length``.
     """
     name = "loss rises"
     curves = [np.asarray(record.attack_loss[:run_length]) for record in records if record.adversarial]

@@ -36,12 +36,7 @@ def check_row_name(name: str) -> None:
 
 
 def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
-    """The names of a run's protocols, one-shot first.
-
-    Args:
-        resubmissions: N of best-of-N; 1 leaves it out.
-        votes: V of the majority vote of single purifications; 0 leaves it out.
-    """
+    """The names of a run's protocols: one-shot, best of N submissions (N > 1), majority of V purifications (V > 0)."""
     names = ["one-shot"]
     if resubmissions > 1:
         names.append(f"best of {resubmissions}")

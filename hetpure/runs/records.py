@@ -83,9 +83,7 @@ class RecordStore:
     def append(self, records: Sequence[Record], images: Mapping[int, np.ndarray] | None = None) -> None:
         """Writes a batch: first its images, then its lines in one write, so that a line never lacks its image.
 
-        Args:
-            records: the batch's records, those of a sample one after the other.
-            images: adversarial images (C, H, W), float32, by index; the records name their file.
+        The records of a sample come one after the other and name the file of its image: (C, H, W), float32, by index.
 
         Raises:
             OSError: if the disk is full or the folder cannot be written; what was there before stays whole.
