@@ -71,11 +71,6 @@ class Chart:
         }
 
 
-def charts(methods: Sequence[Method]) -> list[Chart]:
-    """All charts of a run that it has records for."""
-    return [*loss_charts(methods), *correct_charts(methods), *submissions_charts(methods)]
-
-
 def loss_charts(methods: Sequence[Method]) -> list[Chart]:
     """The attacker's loss by iteration: mean over images, and a band around the middle 80 % of them."""
     lines = []

@@ -9,13 +9,14 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from hetpure.reports.page.charts import charts
+from hetpure.reports.page.charts import correct_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import LIMIT, Album
 from hetpure.reports.page.samples import browser_data
 from hetpure.reports.table import cells, split_common
@@ -45,10 +46,9 @@ def page(run: RunFolder, table: PaperTable | None = None, limit: int = LIMIT) ->
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         data=Markup(json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
         **_table(run.report.rows),
-        groups=_whiskers(run.report.rows),
         alarms=_alarms(run),
         checks=_checks(run),
-        charts=charts(run.methods),
+        charts=[*loss_charts(run.methods), *correct_charts(run.methods), *submissions_charts(run.methods)],
         notes=[*run.report.notes, *run.problems, *data["notes"]],
         commands=_commands(run.path),
         table=table,
@@ -66,27 +66,17 @@ def _part(name: str) -> str:
 
 
 def _table(rows: Sequence[TableRow]) -> dict[str, Any]:
-    """The columns that are shown, the lines with their group, and what all lines have in common."""
+    """The columns that are shown, the lines by group (METHOD of METHOD/COLUMN), and what all lines have in common."""
     columns, common = split_common(rows)
+    several = len({row.protocol for row in rows}) > 1
     lines = []
     for row, (method, *texts) in zip(rows, cells(rows, columns), strict=True):
         group, _, column = row.method.rpartition("/")
-        lines.append({"group": group, "cells": [column if method else "", *texts]})
-    return {"columns": columns, "lines": lines, "common": common}
-
-
-def _whiskers(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
-    """Accuracies as dots with their intervals, in the table's order."""
-    several = len({row.protocol for row in rows}) > 1
-    groups = []
-    for group, members in itertools.groupby(rows, key=lambda row: row.method.rpartition("/")[0]):
-        dots = []
-        for row in members:
-            column = row.method.rpartition("/")[2]
-            label = f"{column} · {row.protocol}" if several else column
-            dots.append({"label": label, "marks": _measured(standard=row.standard, robust=row.robust)})
-        groups.append({"name": group, "rows": dots})
-    return groups
+        label = f"{column} · {row.protocol}" if several else column
+        marks = _measured(standard=row.standard, robust=row.robust)
+        lines.append({"group": group, "cells": [column if method else "", *texts], "label": label, "marks": marks})
+    groups = [(name, list(members)) for name, members in itertools.groupby(lines, key=itemgetter("group"))]
+    return {"columns": columns, "groups": groups, "common": common}
 
 
 def _measured(**accuracies: Accuracy) -> dict[str, Accuracy]:

@@ -17,6 +17,36 @@ from hetpure.runs.results import Accuracy
 LINES = (("standard", style.NATURAL, "o", "-"), ("robust", style.ADVERSARIAL, "s", "--"))
 
 
+def accuracy_panel(
+    part: SubFigure,
+    keys: Sequence[str],
+    values: Sequence[Sequence[Any]],
+    standard: Sequence[Accuracy],
+    robust: Sequence[Accuracy],
+    baselines: Mapping[str, Accuracy] | None = None,
+) -> None:
+    """Standard and robust accuracy over one key (a line), two (a map each), or more (one point a combination).
+
+    Each point has a value for each key. ``baselines`` are robust accuracies of rows outside the sweep, by name, drawn
+    as horizontal lines; maps do not show them.
+    """
+    if len(keys) != 2:
+        flat = [point[0] if len(keys) == 1 else ", ".join(map(_text, point)) for point in values]
+        accuracy_line(part.subplots(), ", ".join(keys), flat, standard, robust, baselines)
+        return
+    sides = {"standard": standard, "robust": robust}
+    shown = {side: accuracies for side, accuracies in sides.items() if any(a.count for a in accuracies)} or sides
+    norm = pair_norm([a for accuracies in shown.values() for a in accuracies])
+    pairs: list[Any] = [tuple(_text(v) if isinstance(v, list) else v for v in point) for point in values]
+    grid = part.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, (side, accuracies) in zip(grid, shown.items(), strict=True):
+        cells = dict(zip(pairs, accuracies, strict=True))
+        accuracy_map(axes, (keys[0], keys[1]), cells, f"{side} accuracy, %", norm)
+    for axes in grid[1:]:
+        axes.set_ylabel("")
+    part.colorbar(style.shades(norm), ax=list(grid), aspect=25)
+
+
 def accuracy_line(
     axes: Axes,
     key: str,
@@ -25,10 +55,9 @@ def accuracy_line(
     robust: Sequence[Accuracy],
     baselines: Mapping[str, Accuracy] | None = None,
 ) -> None:
-    """Standard and robust accuracy over the values of one key, with 95 % intervals.
+    """Standard and robust accuracy over the values of one key, with 95 % intervals; see ``accuracy_panel``.
 
-    Values that are not numbers are drawn at equal distances and not joined. ``baselines`` are robust accuracies of rows
-    outside the sweep, by name: horizontal lines.
+    Values that are not numbers are drawn at equal distances and not joined.
     """
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     order = sorted(range(len(values)), key=lambda i: _order(values[i]))
@@ -46,29 +75,13 @@ def accuracy_line(
     for (name, baseline), ls in zip((baselines or {}).items(), itertools.cycle(("--", ":", "-."))):
         if baseline.count:
             axes.axhline(100 * baseline.value, color=style.GREY, ls=ls, label=f"{name}, robust")
-    names = [value_text(values[i]) for i in order]
+    names = [_text(values[i]) for i in order]
     if not numeric and max(map(len, names)) > 8:
         axes.set_xticks(at, names, rotation=30, ha="right")
     elif not numeric or _roomy(at):
         axes.set_xticks(at, names)
     axes.set(xlabel=key, ylabel="accuracy, %", ylim=(-3, 103))
     axes.legend()
-
-
-def accuracy_maps(
-    part: SubFigure, keys: Sequence[str], values: Sequence[Sequence[Any]], sides: Mapping[str, Sequence[Accuracy]]
-) -> None:
-    """A map over two keys for each side, standard or robust, that was measured at all, with common colours."""
-    shown = {side: accuracies for side, accuracies in sides.items() if any(a.count for a in accuracies)} or sides
-    norm = pair_norm([a for accuracies in shown.values() for a in accuracies])
-    pairs: list[Any] = [tuple(value_text(v) if isinstance(v, list) else v for v in point) for point in values]
-    grid = part.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    for axes, (side, accuracies) in zip(grid, shown.items(), strict=True):
-        cells = dict(zip(pairs, accuracies, strict=True))
-        accuracy_map(axes, (keys[0], keys[1]), cells, f"{side} accuracy, %", norm)
-    for axes in grid[1:]:
-        axes.set_ylabel("")
-    part.colorbar(style.shades(norm), ax=list(grid), aspect=25)
 
 
 def accuracy_map(
@@ -92,8 +105,8 @@ def accuracy_map(
         ink = "black" if norm(value) > 0.55 else "white"
         text = f"{value:.1f}\n[{100 * accuracy.low:.0f}, {100 * accuracy.high:.0f}]"
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
-    axes.set_xticks(range(len(first)), list(map(value_text, first)))
-    axes.set_yticks(range(len(second)), list(map(value_text, second)))
+    axes.set_xticks(range(len(first)), list(map(_text, first)))
+    axes.set_yticks(range(len(second)), list(map(_text, second)))
     axes.set(xlabel=keys[0], ylabel=keys[1], title=title)
 
 
@@ -115,8 +128,7 @@ def _order(value: Any) -> tuple[bool, Any]:
     return (False, value) if isinstance(value, int | float) else (True, str(value))
 
 
-def value_text(value: Any) -> str:
-    """A value as it is shown beside an axis."""
+def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(value_text, value))
+        return ", ".join(map(_text, value))
     return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

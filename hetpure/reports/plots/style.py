@@ -54,14 +54,12 @@ def sheet(width: float, height: float, caption: str) -> tuple[Figure, SubFigure]
 
 def stacked(figure: FigureBase, heights: Sequence[float]) -> list[SubFigure]:
     """Parts of a figure, one below the other."""
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
-    return list(cast(Any, parts)[:, 0])
+    return list(cast(Any, figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False))[:, 0])
 
 
 def beside(figure: FigureBase, widths: Sequence[float]) -> list[SubFigure]:
     """Parts of a figure, side by side."""
-    parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)
-    return list(cast(Any, parts)[0])
+    return list(cast(Any, figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False))[0])
 
 
 def shades(norm: Normalize) -> ScalarMappable:

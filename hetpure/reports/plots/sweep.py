@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 from hetpure.errors import ConfigError
 from hetpure.reports.plots import style
-from hetpure.reports.plots.accuracy import accuracy_line, accuracy_maps, value_text
+from hetpure.reports.plots.accuracy import accuracy_panel
 from hetpure.runs.names import combinations, labels
 from hetpure.runs.read import RunFolder, read_results, read_settings, row_settings
 from hetpure.runs.results import TableRow
@@ -46,9 +46,7 @@ def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
 
 
 def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: Path) -> None:
-    """Draws accuracy over one key of points (a line), two (a map each), or more (one point a combination).
-
-    The robust accuracies of ``others``, one-shot rows outside the grid, are horizontal lines; maps do not show them.
+    """Draws accuracy over the keys of points, at least one, beside ``others``: one-shot rows outside the grid.
 
     Raises:
         OSError: if the file cannot be written.
@@ -63,12 +61,7 @@ def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: 
     figure, part = style.sheet(width, height, _caption(rows))
     part.suptitle(title, fontsize=9)
     with mpl.rc_context(style.SETTINGS):
-        if len(names) == 2:
-            accuracy_maps(part, names, values, {"standard": standard, "robust": robust})
-        else:
-            flat = [point[0] if len(names) == 1 else ", ".join(map(value_text, point)) for point in values]
-            baselines = {row.method: row.robust for row in others}
-            accuracy_line(part.subplots(), ", ".join(names), flat, standard, robust, baselines)
+        accuracy_panel(part, names, values, standard, robust, {row.method: row.robust for row in others})
         figure.savefig(file)
 
 
