@@ -109,7 +109,7 @@ def _checks(run: RunFolder) -> list[dict[str, Any]]:
             checked = {record.index for records in method.variants.values() for record in records}
             attacks = {"the attack itself": [record for record in method.one_shot if record.index in checked]}
             for key in dict.fromkeys([*VARIANTS, *method.variants]):
-                attacks[VARIANTS.get(key, key)] = method.variants.get(key, [])
+                attacks[VARIANTS.get(key, key)] = list(method.variants.get(key, []))
             marks = {label: _measured(robust=accuracy(records, "adversarial")) for label, records in attacks.items()}
             rows = [{"label": label, "marks": marks[label]} for label in marks if marks[label]]
         failed = sum(verdict.passed is False for verdict in verdicts)
