@@ -1,7 +1,7 @@
 """Reading other projects' checkpoints without running anything in them, and fitting what they hold to a network."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,10 @@ def as_state(content: Any) -> State:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
-    """A name rewritten by the first rule (a regular expression and its replacement) that matches its beginning."""
+def rename(name: str, rules: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+    """A name rewritten by each rule in turn, a regular expression and its replacement."""
     for pattern, replacement in rules:
-        new, count = re.subn(f"^{pattern}", replacement, name)
-        if count:
-            return new
+        name = re.sub(pattern, replacement, name)
     return name
 
 
