@@ -37,9 +37,6 @@ def load_ddpm(path: str) -> DiffusersDenoiser:
 
     The number of levels, widths, blocks and attention are read off the weights.
 
-    Args:
-        path: the ``.pth``, ``.ckpt`` or ``.safetensors`` file.
-
     Raises:
         CheckpointError: see ``Format``.
     """

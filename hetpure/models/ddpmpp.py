@@ -56,35 +56,20 @@ def _groups(channels: int) -> int:
     return min(channels // 4, 32)
 
 
-def _residual(before: int, after: int, embedding: int, up: bool = False, down: bool = False) -> ResnetBlock2D:
-    return ResnetBlock2D(
-        in_channels=before,
-        out_channels=after,
-        temb_channels=embedding,
-        groups=_groups(before),
-        groups_out=_groups(after),
-        eps=1e-6,
-        output_scale_factor=SQRT2,
-        kernel="sde_vp" if up or down else None,  # pyright: ignore[reportArgumentType]
-        use_in_shortcut=True if up or down or before != after else None,
-        up=up,
-        down=down,
-    )
+def _residual(before: int, after: int, embedding: int, **resample: bool) -> ResnetBlock2D:
+    options: dict[str, Any] = {"eps": 1e-6, "output_scale_factor": SQRT2, **resample}
+    if resample or before != after:
+        options["use_in_shortcut"] = True
+    if resample:
+        options["kernel"] = "sde_vp"
+    sizes = {"in_channels": before, "out_channels": after, "temb_channels": embedding}
+    return ResnetBlock2D(**sizes, groups=_groups(before), groups_out=_groups(after), **options)
 
 
 def _attention(channels: int) -> Attention:
-    return Attention(
-        channels,
-        heads=1,
-        dim_head=channels,
-        rescale_output_factor=SQRT2,
-        eps=1e-6,
-        norm_num_groups=_groups(channels),
-        residual_connection=True,
-        bias=True,
-        upcast_softmax=True,
-        _from_deprecated_attn_block=True,
-    )
+    options: dict[str, Any] = {"eps": 1e-6, "rescale_output_factor": SQRT2, "norm_num_groups": _groups(channels)}
+    options |= dict.fromkeys(("residual_connection", "bias", "upcast_softmax", "_from_deprecated_attn_block"), True)
+    return Attention(channels, heads=1, dim_head=channels, **options)
 
 
 class Stage(nn.Module):

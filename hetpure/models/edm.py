@@ -51,10 +51,8 @@ def load_edm(path: str) -> ContinuousDenoiser:
     outer = content.get("ema") if isinstance(content, dict) else content
     model = outer.children.get("model") if isinstance(outer, Inert) else None
     if not isinstance(outer, Inert) or model is None or model.class_name != "SongUNet":
-        classes = [module.class_name for module in (outer, model) if isinstance(module, Inert)]
-        raise CheckpointError(
-            f"holds {' with '.join(classes) or 'no network'}; accepted: a SongUNet in VPPrecond or EDMPrecond"
-        )
+        found = " with ".join(module.class_name for module in (outer, model) if isinstance(module, Inert))
+        raise CheckpointError(f"holds {found or 'no network'}; accepted: a SongUNet in VPPrecond or EDMPrecond")
     conditioning = precondition(outer.class_name, outer.state)
     state = model.tensors()
     if outer.state.get("label_dim") or any(name.startswith("map_label.") for name in state):
@@ -73,10 +71,6 @@ def precondition(name: str, settings: Mapping[str, Any]) -> list[Conditioning]:
     VPPrecond: D = y - sigma F(x(t); 999 u), u the continuous time of noise level sigma, so the noise is F itself.
     EDMPrecond: D = c_skip y + c_out F(c_in y; ln(sigma) / 4), so it is sigma / (sigma^2 + s^2) y - s /
     sqrt(sigma^2 + s^2) F, with s = ``sigma_data``.
-
-    Args:
-        name: VPPrecond or EDMPrecond.
-        settings: its attributes ``beta_d``, ``beta_min``, ``M`` or ``sigma_data``.
 
     Raises:
         CheckpointError: for another name, or missing attributes.

@@ -33,10 +33,7 @@ _ATTENTION = {"GroupNorm_0": "group_norm", "NIN_0": "to_q", "NIN_1": "to_k", "NI
 def load_score_sde(path: str) -> ContinuousDenoiser:
     """Loads such a checkpoint's moving average (its plain weights where it holds none), timesteps labelled by number.
 
-    Widths, blocks and attention are read off the weights.
-
-    Args:
-        path: the ``.pth`` file, or what ``hetpure convert`` made of it (which keeps its labels).
+    Widths, blocks and attention are read off the weights. What ``hetpure convert`` made of it keeps its labels.
 
     Raises:
         CheckpointError: see ``Format``.

@@ -28,23 +28,13 @@ __all__ = ["WideResNet"]
 
 
 def _activation(name: str) -> nn.Module:
-    layer = get_act_layer(name)
-    if layer is None:
+    if (layer := get_act_layer(name)) is None:
         raise ConfigError("act_layer", found=name, accepted="timm's activations")
     return layer()
 
 
 class Block(nn.Module):
-    """Pre-activation block of two 3x3 convolutions.
-
-    Args:
-        before: channels in.
-        width: channels out.
-        stride: of the first convolution.
-        act_layer: activation, as timm names it.
-        pad_after: pad a strided convolution on the right and below only.
-        drop_rate: dropout between the convolutions.
-    """
+    """Pre-activation block of two 3x3 convolutions, with dropout in between; see ``WideResNet``."""
 
     def __init__(
         self, before: int, width: int, stride: int, act_layer: str, pad_after: bool = False, drop_rate: float = 0.0
@@ -79,7 +69,7 @@ class WideResNet(CifarNetwork):
         width: factor on the groups' 16, 32, 64 channels.
         drop_rate: dropout inside the blocks.
         act_layer: activation, as timm names it.
-        pad_after: DeepMind's padding of strided convolutions.
+        pad_after: DeepMind's padding of strided convolutions, on the right and below only.
         **kwargs: see ``CifarNetwork``.
     """
 
