@@ -126,9 +126,9 @@ def _torchvision(name: str, root: Path, split: str) -> Files:
             else create_dataset(f"torch/{name}", str(root), split)
         )
     except ValueError as error:
-        raise ConfigError("split", f"is no split of torch/{name}: {_one_line(error)}", found=split) from None
+        raise ConfigError("split", f"is no split of torch/{name}: {one_line(error)}", found=split) from None
     except (RuntimeError, OSError) as error:
-        raise AbsentError("root", f"torch/{name} is not in {root}: {_one_line(error)}") from None
+        raise AbsentError("root", f"torch/{name} is not in {root}: {one_line(error)}") from None
     targets = getattr(dataset, "targets", None)
     labels = [int(label) for label in (dataset.labels if targets is None else targets)]
     names = getattr(dataset, "classes", None)
@@ -196,5 +196,6 @@ def _folder(name: str, root: str | None) -> Path:
     return path
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An exception's message without line breaks."""
     return " ".join(str(error).split())

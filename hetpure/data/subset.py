@@ -1,6 +1,4 @@
-"""Which samples a run sees: the paper's fixed random subset, and each process's share of it."""
-
-from collections.abc import Collection, Sequence
+"""Which samples a run sees: the paper's fixed random subset."""
 
 import numpy as np
 
@@ -31,12 +29,3 @@ def subset_indices(total: int, size: int | None, seed: int = 0, skip: int = 0) -
         raise ConfigError("subset", problem, found=size, accepted=f"1..{total - skip}", related=("subset_skip",))
     # numpy draws without replacement by cutting a permutation: a shorter draw is the beginning of a longer one.
     return np.random.RandomState(seed).choice(total, skip + size, replace=False)[skip:].tolist()
-
-
-def shard(indices: Sequence[int], rank: int, world: int, exclude: Collection[int] = ()) -> list[int]:
-    """One process's share: entries rank, rank + world, .. of what is left without ``exclude``.
-
-    Shares differ in length by at most one: nothing is padded, no sample comes twice, none is lost. Every process must
-    be given the same ``exclude``.
-    """
-    return [index for index in indices if index not in exclude][rank::world]
