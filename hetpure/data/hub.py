@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetsError
 
-from hetpure.data.sources import Files
+from hetpure.data.source import Files
 from hetpure.errors import AbsentError, ConfigError
 
 
