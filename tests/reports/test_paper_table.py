@@ -53,7 +53,7 @@ ROWS: dict[str, Any] = {
 
 
 def raw(table: dict[str, Any] | None = None, rows: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    base = {k: v for k, v in read_config("demo.yaml", []).items() if k not in ("rows", "attack")}
+    base = {k: v for k, v in read_config("digits.yaml", []).items() if k not in ("rows", "attack")}
     base |= {"attack": QUICK, "table": TABLE if table is None else table, "rows": ROWS if rows is None else rows}
     base |= {"data": {"name": "digits", "subset": 8, "batch_size": 8}, "ensemble": {"size": 2, "mode": "mean_logits"}}
     base |= {"protocols": {"resubmissions": 2}, "chunk_size": 16, "threads": 1, "pictures": 0}
