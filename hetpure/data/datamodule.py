@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from hetpure.data.items import AugmentedItems, Items
 from hetpure.data.sampling import BatchStream
-from hetpure.data.sources import Source, in_memory, open_source
-from hetpure.data.subset import subset_indices
+from hetpure.data.source import Source
+from hetpure.data.sources import in_memory, open_source
+from hetpure.data.subset import part_of_draw, subset_indices
 from hetpure.errors import ConfigError, require
 
 MEMORY_LIMIT = 2**30  # decoded training data above this many bytes stays on disk
@@ -27,7 +28,8 @@ class ImageDataModule(LightningDataModule):
     given ``use_distributed_sampler=False``.
 
     Args:
-        name: ``digits``; ``hfds/HUB_ID`` (``hfds/HUB_ID:CONFIG``); ``torch/NAME``; ``folder``. See ``open_source``.
+        name: ``digits``; ``cifar10_jpeg``; ``hfds/HUB_ID`` (``hfds/HUB_ID:CONFIG``); ``torch/NAME``; ``folder`` or
+            ``folder/own_classes``. See ``open_source``.
         root: folder of the data.
         train_split: split to train on.
         test_split: split to test and validate on.
@@ -160,7 +162,10 @@ class ImageDataModule(LightningDataModule):
 
     def _use(self, test: Source) -> None:
         try:
-            self.indices = subset_indices(len(test), self.subset, self.subset_seed, self.subset_skip)
+            if test.drawn is None:
+                self.indices = subset_indices(len(test), self.subset, self.subset_seed, self.subset_skip)
+            else:
+                self.indices = part_of_draw(test.drawn, self.subset, self.subset_seed, self.subset_skip)
         except ConfigError as error:
             raise error.within("data") from None
         self._test = test

@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetsError
 
-from hetpure.data.sources import Files, one_line
+from hetpure.data.source import Files
+from hetpure.data.sources import one_line
 from hetpure.errors import AbsentError, ConfigError
 
 

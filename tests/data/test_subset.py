@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hetpure.data.subset import subset_indices
+from hetpure.data.subset import part_of_draw, subset_indices
 from hetpure.errors import ConfigError
 
 
@@ -26,3 +26,13 @@ def test_subsets_that_skip_share_no_sample():
         subset_indices(100, 11, 3, skip=90)
     with pytest.raises(ConfigError, match=r"^subset_skip is 5; accepted: 0"):
         subset_indices(100, None, skip=5)
+
+
+def test_part_of_a_draw_is_the_draws_beginning():
+    drawn = subset_indices(100, 20)
+    assert part_of_draw(drawn, None) == drawn
+    assert part_of_draw(drawn, 5, skip=15) == drawn[15:] == subset_indices(100, 5, skip=15)
+    with pytest.raises(ConfigError, match=r"^subset is 21, but the test split has only 20 samples"):
+        part_of_draw(drawn, 21)
+    with pytest.raises(ConfigError, match=r"^subset_seed is 1; accepted: 0"):
+        part_of_draw(drawn, 5, seed=1)
