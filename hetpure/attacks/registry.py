@@ -25,7 +25,9 @@ ATTACKS: Registry[Attack] = Registry(
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
-    }
+    },
+    base="hetpure.attacks.base:Attack",
+    group="hetpure.attacks",
 )
 
 GRADIENTS: Registry[ExactGradient] = Registry(
@@ -36,7 +38,9 @@ GRADIENTS: Registry[ExactGradient] = Registry(
         "deterministic": "hetpure.attacks.modes:KnownDrawsGradient",
         "blind": "hetpure.attacks.modes:BlindGradient",
         "mask_aware": "hetpure.attacks.modes:MaskAwareGradient",
-    }
+    },
+    base="hetpure.attacks.gradients:ExactGradient",
+    group="hetpure.gradients",
 )
 """Gradient modes by name. ``surrogate`` is the exact gradient of a coarser process."""
 
@@ -68,9 +72,9 @@ def check_attack_keys(settings: Mapping[str, Any]) -> None:
     """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither."""
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name != "none":
-        check_keys(settings, ATTACKS.targets[name], "attack", COMMON)
+        check_keys(settings, ATTACKS.target(name), "attack", COMMON)
         gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
-        target = GRADIENTS.targets[GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient")]
+        target = GRADIENTS.target(GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient"))
         check_keys(gradient, target, "attack.gradient", ("name",), _SUPPLIED)
 
 

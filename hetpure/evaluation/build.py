@@ -20,7 +20,7 @@ from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings, in_row
-from hetpure.evaluation.content import data_content, network_content
+from hetpure.evaluation.content import code_content, data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -47,7 +47,7 @@ class Row:
         processes: the attack process, in which the attacker's network calls run.
         settings: the attack's, completed.
         variants: the same method under other attacks, for the honesty checks.
-        content: hashes of its networks.
+        content: hashes of its networks, and of code from outside this package.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Row:
     processes: Sequence[PurifiedClassifier] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     variants: "dict[str, Row]" = field(default_factory=dict)
-    content: dict[str, str] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict)
 
 
 def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
@@ -133,6 +133,10 @@ class _Builder:
             raise ConfigError(key, problem, found=getattr(config, key), accepted="precision float32, compile false")
         networks = {"classifier": row.model.classifier, "denoiser": self._denoiser(settings), "purifier": network}
         row.content.update({key: self._hash(network) for key, network in networks.items() if network is not None})
+        own_network = (settings.purifier.get("network") or {}).get("name")
+        named = settings.classifier["name"], settings.denoiser.format, own_network
+        if code := code_content(settings.purifier, settings.attack, *named):
+            row.content["code"] = code
         if config.honesty.images and row.attack is not None:
             folder, shape = row.store.folder / "honesty", self.data.image_shape
             changed = variants(settings, row.attack, config.honesty.factor, shape, purifier.stochastic)

@@ -42,7 +42,9 @@ PURIFIERS: Registry[Purifier] = Registry(
         "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
         "ebm": "hetpure.purification.ebm:EnergyPurifier",
         "atop": "hetpure.purification.atop:TrainedPurifier",
-    }
+    },
+    base="hetpure.purification.base:Purifier",
+    group="hetpure.purifiers",
 )
 
 DEFAULT = "heterogeneous"
@@ -66,7 +68,7 @@ def check_purifier_keys(settings: Mapping[str, Any], where: str = "purifier") ->
     """Refuses an unknown purifier or key, and imports no purifier."""
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
-    check_keys(settings, PURIFIERS.targets[name], where, ("name", "preset"), ("denoiser", "classifier"))
+    check_keys(settings, PURIFIERS.target(name), where, ("name", "preset"), ("denoiser", "classifier"))
 
 
 def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> dict[str, Any]:
@@ -182,8 +184,8 @@ def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
         build_purifier(settings, absent, absent, where, absent)
 
 
-class _NetworkUsedError(Exception):
-    """A constructor used a network that is not there: it has accepted its values before."""
+class _NetworkUsedError(BaseException):
+    """A constructor used a network that is not there: it has accepted its values before. No constructor catches it."""
 
 
 class _AbsentNetwork:
