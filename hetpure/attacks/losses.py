@@ -105,9 +105,10 @@ def find_loss(name: str, *others: str) -> Loss:
     offered = entry_points(GROUP)
     if name not in offered and not is_target(name):
         raise ConfigError("loss", found=name, accepted=f"{', '.join((*LOSSES, *others, *offered))}, or {FORMS}")
-    loss = load(offered.get(name, name), "loss")()
-    require(isinstance(loss, Loss), "loss", name, "a subclass of hetpure.attacks.losses.Loss")
-    return loss
+    loss = load(offered.get(name, name), "loss")
+    is_loss = isinstance(loss, type) and issubclass(loss, Loss)
+    require(is_loss, "loss", name, "a subclass of hetpure.attacks.losses.Loss")
+    return loss()
 
 
 def best_other(logits: Tensor, label: Tensor) -> Tensor:

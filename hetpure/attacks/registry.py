@@ -65,7 +65,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
 denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
 (a surrogate)."""
 
-_SUPPLIED = ("process", "eot", "seed")
+SUPPLIED = ("process", "eot", "seed")
 
 
 def check_attack_keys(settings: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ def check_attack_keys(settings: Mapping[str, Any]) -> None:
         check_keys(settings, ATTACKS.target(name), "attack", COMMON)
         gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
         target = GRADIENTS.target(GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient"))
-        check_keys(gradient, target, "attack.gradient", ("name",), _SUPPLIED)
+        check_keys(gradient, target, "attack.gradient", ("name",), SUPPLIED)
 
 
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,9 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name == "none":
         return {"name": "none"}
-    schema = signature_schema(ATTACKS[name], (), **{**COMMON, "name": (str, name)})
+    with errors_within("attack"):
+        cls = ATTACKS[name]
+    schema = signature_schema(cls, (), **{**COMMON, "name": (str, name)})
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
@@ -112,9 +114,9 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
         raise ConfigError("attack.process", found=dict(process), accepted=accepted)
     if name == "surrogate" and not process:
         raise ConfigError("attack.process", "is empty, and gradient surrogate needs changes to the purifier")
-    return to_dict(
-        structure(signature_schema(GRADIENTS[name], _SUPPLIED, name=(str, name)), settings, "attack.gradient")
-    )
+    with errors_within("attack.gradient"):
+        cls = GRADIENTS[name]
+    return to_dict(structure(signature_schema(cls, SUPPLIED, name=(str, name)), settings, "attack.gradient"))
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:

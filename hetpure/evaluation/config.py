@@ -25,7 +25,7 @@ from hetpure.purification.registry import (
     default_ensemble_mode,
     surrogate_settings,
 )
-from hetpure.runs.names import check_row_name
+from hetpure.runs.names import check_row_name, default_row_name
 
 SET_BY_US = (
     "logger",
@@ -254,7 +254,7 @@ def restore(saved: Mapping[str, Any]) -> RunSettings:
     own = {name: change or {} for name, change in config.rows.items()}
     rows = {name: structure(RowSettings, {**plain(whole), **own[name]}, f"rows.{name}") for name in own}
     if not rows and not config.table.lines:
-        rows = {str(config.purifier["name"]): RowSettings(**whole)}
+        rows = {default_row_name(str(config.purifier["name"])): RowSettings(**whole)}
     return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
 
 

@@ -42,7 +42,7 @@ def network_content(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def code_content(purifier: Mapping[str, Any], attack: Mapping[str, Any], *others: Any) -> dict[str, str]:
+def code_content(purifier: Mapping[str, Any], attack: Mapping[str, Any], *others: str | None) -> dict[str, str]:
     """Hashes of the code from outside this package that a row's completed settings name, by its target.
 
     Args:
@@ -50,7 +50,7 @@ def code_content(purifier: Mapping[str, Any], attack: Mapping[str, Any], *others
         attack: likewise.
         *others: further names, such as the classifier's.
     """
-    targets = [name for name in (*others, attack.get("loss")) if is_target(name)]
+    targets = [name for name in (*others, attack.get("loss")) if name is not None and is_target(name)]
     targets += PURIFIERS.outside(purifier["name"])
     targets += PURIFIERS.outside(attack.get("process", {}).get("name", purifier["name"]))
     if attack["name"] != "none":

@@ -50,7 +50,7 @@ PURIFIERS: Registry[Purifier] = Registry(
 DEFAULT = "heterogeneous"
 """The purifier of a section without a name."""
 
-_NETWORKS = ("denoiser", "classifier", "network")
+NETWORKS = ("denoiser", "classifier", "network")
 """Constructor arguments that the program supplies."""
 
 
@@ -84,7 +84,8 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     """
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
-    cls = PURIFIERS[name]
+    with errors_within(where):
+        cls = PURIFIERS[name]
     extra: dict[str, Any] = {"name": (str, name)}
     preset = settings.get("preset", next(iter(cls.PRESETS), None))
     if preset is not None and (not isinstance(preset, str) or preset not in cls.PRESETS):
@@ -93,7 +94,7 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
         extra["preset"] = (str, preset)
     if _has_network(cls):
         extra["network"] = (NetworkConfig, NetworkConfig())
-    schema = signature_schema(cls, supplied=_NETWORKS, **extra)
+    schema = signature_schema(cls, supplied=NETWORKS, **extra)
     completed = to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
     if "network" in completed:
         completed["network"] = completed.pop("network")  # comes last in the saved config
