@@ -52,11 +52,8 @@ def choose_auto_settings(
 
     A graph is kept where it fits in memory with the smallest chunk that is about as fast as any. The chunk is, of the
     powers of two that fit for every row and were timed, the one that makes the row with most network calls fastest,
-    padding included; of equals, the largest. Two are always timed, if two fit. Only the first process chooses.
-
-    Raises:
-        ConfigError: for networks or settings that cannot be.
-        RunError: if the first process makes no choice in time.
+    padding included; of equals, the largest. Two are always timed, if two fit. Only the first process chooses; in the
+    others a RunError says that it made no choice in time.
     """
     config, deadline = restore_auto_settings(config), time.monotonic() + WAIT
     while config.is_open and not trainer.is_global_zero:

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from unittest.mock import patch
 
 import torch
@@ -63,11 +63,9 @@ def _attack_calls(row: Row, image_shape: tuple[int, int, int], broken: bool) -> 
     process = row.gradient.process
     counter.stochastic, counter.margins = process.purifier.stochastic, torch.zeros(process.num_classes)
     counter.margins[0] = -10.0 if broken else 10.0
-    networks: Any = counter
-    stand_in = process.behind(networks)
-    stand_in.classifier = networks
-    patches = patch.object(stand_in, "chunks", counter.chunks), patch.object(row.gradient, "process", stand_in)
-    with patches[0], patches[1], torch.random.fork_rng(devices=[]):
+    stand_in: Any = process.behind(cast(Any, counter))
+    stand_in.classifier, stand_in.chunks = counter, counter.chunks
+    with patch.object(row.gradient, "process", stand_in), torch.random.fork_rng(devices=[]):
         row.attack(row.gradient, x, zero, zero)
     return counter.calls
 

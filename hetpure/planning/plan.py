@@ -88,10 +88,7 @@ def plan_rows(
 def parse_rates(texts: Sequence[str]) -> dict[str, float]:
     """``["denoiser=443,246", ..]``, rows a second of a network without and with gradients, by the names of ``Cost``.
 
-    A rate with gradients that is not given is half of the other: a forward and a backward pass.
-
-    Raises:
-        ConfigError: for anything else.
+    A rate with gradients that is not given is half of the other: a forward and a backward pass. Otherwise ConfigError.
     """
     accepted = "denoiser=RATE[,RATE], classifier=RATE[,RATE]: images a second through one call, without and with the "
     rates: dict[str, float] = {}

@@ -78,19 +78,10 @@ class RunFigure(ABC):
 def make_figure(
     name: str, target: str, folder: Path, rows: Sequence[str], options: Sequence[str], out: Path | None, device: str
 ) -> tuple[list[Path], str]:
-    """Measures and draws a figure. Numbers that are saved already are not measured again.
+    """Measures and draws a figure of a run into ``out`` (by default ``figures`` in the run's folder).
 
-    Args:
-        name: of the figure, for its files.
-        target: ``module:Class`` of the figure.
-        folder: the run's.
-        rows: names of rows; empty for the figure's own choice.
-        options: ``key=value``: the figure's options, or where data and weights have moved (``PATHS``).
-        out: folder of the files; by default ``figures`` in the run's.
-        device: where networks run.
-
-    Returns:
-        The files, the picture first; and the caption.
+    Options ``key=value`` are the figure's, or say where data and weights have moved (``PATHS``). Numbers that are saved
+    already are not measured again. Returns the files, the picture first, and the caption.
     """
     moved = [option for option in options if option.split("=", 1)[0] in PATHS]
     own = [option for option in options if option not in moved]

@@ -65,15 +65,9 @@ class RowImages:
 
 
 class FinishedRun:
-    """An evaluation's folder, opened again.
+    """An evaluation's folder, opened again; ``moved`` says ``key=value`` for data and weights that have moved.
 
-    Args:
-        folder: the run's.
-        moved: ``key=value`` for data and weights that have moved; keys are those of ``PATHS``.
-        device: where networks run.
-
-    Raises:
-        ConfigError: for a folder that is no evaluation's, or a device that is not available.
+    ConfigError for a folder that is no evaluation's, or a device that is not available.
     """
 
     def __init__(self, folder: Path, moved: Sequence[str] = (), device: str = "cpu") -> None:
@@ -112,8 +106,7 @@ class FinishedRun:
     ) -> list[str]:
         """The named rows; where none is named, all that have records and suit a figure by their ``purifier`` section.
 
-        Raises:
-            ConfigError: for a row that the run does not have or that does not suit, or where none suits.
+        ConfigError for a row that the run does not have or that does not suit, or where none suits.
         """
         suitable = [name for name, row in self.rows.items() if suits(row["purifier"])]
         for name in names:
@@ -131,11 +124,7 @@ class FinishedRun:
         return self.select(names, lambda purifier: purifier["name"] == "heterogeneous", needs)[0]
 
     def build(self, names: Sequence[str]) -> list[Row]:
-        """Networks, defenses and attacks of some rows, in the run's precision and with its number of threads.
-
-        Raises:
-            ConfigError: where they cannot be built, or images or weights differ from the run's.
-        """
+        """Some rows, in the run's precision and threads; ConfigError where images or weights differ from the run's."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         allow_tf32(self.config.precision)
@@ -151,10 +140,9 @@ class FinishedRun:
         return rows
 
     def images(self, names: Sequence[str], count: int | None = None) -> list[RowImages]:
-        """Finished images of some rows, the same ones of each, in the subset's order; at most ``count``.
+        """Finished images of some rows, the same ones of each, in the subset's order, ``count`` at most.
 
-        Raises:
-            ConfigError: where no image is finished in all of them; see also ``build``.
+        ConfigError where no image is finished in all of them; see also ``build``.
         """
         require(count is None or count >= 1, "images", count, "1 or more")
         rows = self.build(names)

@@ -20,11 +20,7 @@ FIGURES = {name: f"hetpure.studies.{name}:{name.capitalize()}" for name in NUMBE
 
 
 def find_figure(name: str) -> tuple[str, str]:
-    """Name and ``module:Class`` of a figure, from its name, its number in the paper, or a ``module:Class`` itself.
-
-    Raises:
-        ConfigError: for another name; names the closest.
-    """
+    """Name and ``module:Class`` of a figure, from its name, its number in the paper, or a ``module:Class`` itself."""
     for known, target in FIGURES.items():
         if name in (known, NUMBERS[known]):
             return known, target
