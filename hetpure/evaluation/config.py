@@ -181,7 +181,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     combinations = combination_rows(grid, config.rows)
     changes = {name: _row_change(name, change) for name, change in {**config.rows, **combinations}.items()}
     base = {key: raw[key] for key in SECTIONS if key in raw}
-    purifier = str(config.purifier.get("name", DEFAULT))
+    purifier = default_row_name(str(config.purifier.get("name", DEFAULT)))
     if config.table.columns and not changes and not config.table.lines:
         changes = {purifier: {}}
     cells, table = expand(base, changes, config.table)

@@ -105,7 +105,7 @@ def test_presets_surrogates_and_plans(here: Path, capsys: pytest.CaptureFixture[
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["purifier"]["t"] == 0.05 and config["attack"]["gradient"]["name"] == "surrogate"
     assert main(["plan", *command[:-1], "--seconds=0.1"]) == 0
-    assert "mine.py:Mine" in capsys.readouterr().out
+    assert "Mine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
