@@ -28,7 +28,7 @@ class KeepsArguments:
         for name, parameter in signature.parameters.items():
             if get_origin(parameter.annotation) is Literal:
                 choices = get_args(parameter.annotation)
-                require(bound.arguments[name] in choices, name, bound.arguments[name], ", ".join(choices))
+                require(bound.arguments[name] in choices, name, bound.arguments[name], ", ".join(map(str, choices)))
         named = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         object.__setattr__(self, "arguments", {name: bound.arguments[name] for name in named[1:]})
         return self

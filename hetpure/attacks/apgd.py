@@ -1,17 +1,15 @@
 """Auto-PGD (Croce & Hein 2020, Algorithm 1) with EOT: momentum, and a step size that follows each image's progress."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hetpure.attacks.base import IterativeAttack
-from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR
+from hetpure.attacks.losses import Loss, TargetedDLR, find_loss
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
 from hetpure.errors import require
-
-APGDLoss = Literal["ce", "margin", "dlr", "dlr_targeted"]
 
 MOMENTUM = 0.75
 """alpha of the paper's update: the share of the new step; the rest is the previous one."""
@@ -55,7 +53,7 @@ class APGD(IterativeAttack):
         norm: NormName = "Linf",
         eps: float = 8 / 255,
         steps: int = 100,
-        loss: APGDLoss = "ce",
+        loss: str = "ce",
         restarts: int = 1,
         targets: int = 9,
         rho: float = 0.75,
@@ -66,7 +64,7 @@ class APGD(IterativeAttack):
         require(targets >= 1, "targets", targets, "1 or more")
         require(0.0 <= rho <= 1.0, "rho", rho, "0 to 1")
         self.loss, self.restarts, self.targets, self.rho = loss, restarts, targets, rho
-        self.classes = TargetedDLR.classes if loss == "dlr_targeted" else LOSSES[loss].classes
+        self.classes = TargetedDLR.classes if loss == "dlr_targeted" else find_loss(loss, "dlr_targeted").classes
         self.runs = restarts * (targets if loss == "dlr_targeted" else 1)
         self.steps = self.runs * (steps + 1)
 
@@ -131,7 +129,7 @@ class APGD(IterativeAttack):
     def _loss(self, search: Search, target: int) -> Loss | None:
         """The loss of a run for all of the search's images; None where there are too few classes for the target."""
         if self.loss != "dlr_targeted":
-            return LOSSES[self.loss]
+            return find_loss(self.loss)
         ranked = search.likeliest_wrong()
         return TargetedDLR(ranked[:, target]) if target < ranked.shape[1] else None
 
@@ -139,7 +137,7 @@ class APGD(IterativeAttack):
         names = {"ce": "APGD-CE", "margin": "APGD-margin", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
         targets = f"{self.targets} targets" if self.loss == "dlr_targeted" else None
         restarts = f"{self.restarts} restarts" if self.restarts > 1 else None
-        return self.title(names[self.loss], f"{self.run_length} steps", targets, restarts)
+        return self.title(names.get(self.loss, f"APGD-{self.loss}"), f"{self.run_length} steps", targets, restarts)
 
 
 def _where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from hetpure.attacks.base import IterativeAttack
-from hetpure.attacks.losses import LOSSES, LossName
+from hetpure.attacks.losses import find_loss
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
 from hetpure.errors import require
@@ -34,7 +34,7 @@ class MomentumPGD(IterativeAttack):
         steps: int = 200,
         step_size: float = 0.25,
         momentum: float = 0.9,
-        loss: LossName = "ce",
+        loss: str = "ce",
         checks: int = 4,
         evaluations: int = 20,
     ) -> None:
@@ -42,10 +42,10 @@ class MomentumPGD(IterativeAttack):
         require(0.0 <= momentum < 1.0, "momentum", momentum, "from 0 to below 1")
         require(1 <= checks <= steps, "checks", checks, f"1 to steps, which is {steps}", "steps")
         self.step_size, self.momentum, self.loss, self.checks = step_size, momentum, loss, checks
-        self.classes = LOSSES[loss].classes
+        self.classes = find_loss(loss).classes
 
     def attack(self, search: Search) -> Tensor:
-        norm, loss, x = NORMS[self.norm], LOSSES[self.loss], search.x
+        norm, loss, x = NORMS[self.norm], find_loss(self.loss), search.x
         check_after = {self.steps * (check + 1) // self.checks for check in range(self.checks)}
         rows, x_adv, mean = search.all, x, x.new_zeros(x.shape)
         for step in range(self.steps):

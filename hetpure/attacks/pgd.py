@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from hetpure.attacks.base import IterativeAttack
-from hetpure.attacks.losses import LOSSES, LossName
+from hetpure.attacks.losses import find_loss
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
 from hetpure.errors import require
@@ -27,7 +27,7 @@ class PGD(IterativeAttack):
         eps: float = 8 / 255,
         steps: int = 200,
         step_size: float = 0.007,
-        loss: LossName = "ce",
+        loss: str = "ce",
         random_start: bool = False,
         restarts: int = 1,
         evaluations: int = 20,
@@ -35,7 +35,7 @@ class PGD(IterativeAttack):
         super().__init__(norm, eps, steps, evaluations, step_size)
         require(restarts >= 1, "restarts", restarts, "1 or more")
         self.step_size, self.loss, self.random_start, self.restarts = step_size, loss, random_start, restarts
-        self.classes = LOSSES[loss].classes
+        self.classes = find_loss(loss).classes
         self.steps = steps * restarts
 
     def attack(self, search: Search) -> Tensor:
@@ -51,7 +51,7 @@ class PGD(IterativeAttack):
         return search.image
 
     def _run(self, search: Search, rows: Tensor, random_start: bool) -> Tensor:
-        norm, loss = NORMS[self.norm], LOSSES[self.loss]
+        norm, loss = NORMS[self.norm], find_loss(self.loss)
         x = search.x[rows]
         x_adv = search.start(rows, norm, self.eps) if random_start else x
         for _ in range(self.run_length):

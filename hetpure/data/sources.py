@@ -18,7 +18,6 @@ from hetpure.data.source import Files, Source
 from hetpure.errors import AbsentError, ConfigError, require
 
 NAMES = "cifar10_jpeg, digits, hfds/HUB_ID, torch/TORCHVISION_NAME, folder or folder/own_classes"
-EMBEDDED = ("cifar10_jpeg", "digits")
 TORCH_NAMES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "svhn", "stl10", "imagenet")
 ONLY_BY_HAND = ("imagenet",)
 """What torchvision does not download."""
@@ -43,9 +42,11 @@ def open_source(name: str, root: str | None = None, split: str = "test", image_s
     Raises:
         ConfigError: for an unknown name or split, or data that is not available.
     """
-    if name in EMBEDDED:
+    if name == "digits":
+        return digits(split)
+    if name == "cifar10_jpeg":
         require(root is None, "root", root, f"null: {name} comes with the package; data.name=folder, .. read a folder")
-        return digits(split) if name == "digits" else _decoded(cifar10_jpeg(split), image_size)
+        return _decoded(cifar10_jpeg(split), image_size)
     kind, _, rest = name.partition("/")
     if kind == "hfds":
         from hetpure.data.hub import open_hub

@@ -20,7 +20,7 @@ from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings
-from hetpure.evaluation.content import data_content, network_content
+from hetpure.evaluation.content import code_content, data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -43,7 +43,7 @@ class Row:
     store: RecordStore  # where its records go
     conditions: Conditions  # that it is measured under, for the table
     variants: "dict[str, Row]" = field(default_factory=dict)  # under other attacks, for the honesty checks
-    content: dict[str, str] = field(default_factory=dict)  # hashes of its networks
+    content: dict[str, Any] = field(default_factory=dict)  # hashes of its networks, and of code from outside
 
     @property
     def protocols(self) -> Sequence[Protocol]:
@@ -123,6 +123,10 @@ class _Builder:
             raise ConfigError(key, problem, found=getattr(config, key), accepted="precision float32, compile false")
         networks = {"classifier": row.model.classifier, "denoiser": self._denoiser(settings), "purifier": network}
         row.content.update({key: self._hash(network) for key, network in networks.items() if network is not None})
+        own_network = (settings.purifier.get("network") or {}).get("name")
+        named = settings.classifier["name"], settings.denoiser.format, own_network
+        if code := code_content(settings.purifier, settings.attack, *named):
+            row.content["code"] = code
         if config.honesty.images and row.attack is not None:
             folder, shape = row.store.folder / "honesty", self.data.image_shape
             changed = variants(settings, row.attack, config.honesty.factor, shape, purifier.stochastic)

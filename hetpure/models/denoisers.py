@@ -1,6 +1,5 @@
 """Denoisers: networks that predict the noise in an image on the VP schedule, from checkpoints of several formats."""
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hetpure.errors import ConfigError
+from hetpure.config.plugins import FORMS, entry_points, is_target, load
+from hetpure.errors import ConfigError, require
 from hetpure.models.checkpoints import existing_path, one_line, reading
 from hetpure.schedule import Schedule
 
@@ -198,6 +198,9 @@ class Format(NamedTuple):
 _GUIDED_DIFFUSION = "unconditional guided-diffusion network with --resblock_updown True"
 _SCORE_SDE = "DDPM++ network of score_sde_pytorch: NCSN++, BigGAN blocks, positional embedding, nothing progressive"
 
+GROUP = "hetpure.formats"
+"""Of the entry points by which installed packages offer formats."""
+
 FORMATS = {
     "diffusers": Format("hetpure.models.diffusers_folder:load_diffusers", "diffusers UNet2DModel"),
     "ddpm": Format("hetpure.models.ddpm:load_ddpm", "DDPM network of ermongroup/ddim's layout"),
@@ -213,15 +216,21 @@ def build_denoiser(path: str, format: str = "diffusers", source: str | None = No
 
     Args:
         path: file, folder or hub id of the checkpoint.
-        format: its key.
+        format: one of ``FORMATS``; an entry point of the group ``GROUP``; or ``FILE.py:NAME`` or
+            ``package.module:NAME``, a function that takes a path and gives a ``Denoiser``.
         source: where a checkpoint that is a file comes from, for the message where it is missing.
 
     Raises:
         ConfigError: for an unknown format, or where the checkpoint cannot be loaded.
     """
-    if format not in FORMATS:
-        raise ConfigError("denoiser.format", found=format, accepted=", ".join(FORMATS))
+    offered = {**{name: Format(target, "checkpoint") for name, target in entry_points(GROUP).items()}, **FORMATS}
+    if format not in offered and not is_target(format):
+        raise ConfigError("denoiser.format", found=format, accepted=f"{', '.join(offered)}, or {FORMS}")
+    loader, content = offered.get(format) or Format(format, "checkpoint")
     may_be_hub_id = source is None and format == "diffusers"
     resolved = path if may_be_hub_id else str(existing_path(path, "denoiser.path", source))
-    with reading(path, "denoiser.path", FORMATS[format].content):
-        return pkgutil.resolve_name(FORMATS[format].loader)(resolved)
+    load_denoiser = load(loader, "denoiser.format")
+    with reading(path, "denoiser.path", content):
+        denoiser = load_denoiser(resolved)
+    require(isinstance(denoiser, Denoiser), "denoiser.format", format, "a function that gives a hetpure.Denoiser")
+    return denoiser

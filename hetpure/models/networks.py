@@ -1,17 +1,12 @@
 """Networks from anywhere: an importable nn.Module by its name, and its weights from a file."""
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hetpure.config import resolve_path
+from hetpure.config.plugins import load
 from hetpure.errors import ConfigError
 from hetpure.models.checkpoints import as_state, existing_path, load_exactly, one_line, read_file, reading
 
@@ -81,24 +76,7 @@ def _reason(error: Exception) -> str:
 
 
 def _import_builder(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.rpartition(":")
-    try:
-        if module_name.endswith(".py"):
-            path = resolve_path(module_name)
-            # A name of its own: a user's net.py must not pass for a package called net, or for another folder's net.py.
-            unique = f"hetpure_user_{hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
-            spec = importlib.util.spec_from_file_location(unique, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[unique] = module
-            spec.loader.exec_module(module)
-        else:
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(module_name)
-    except Exception as error:  # a user's file may raise anything
-        raise ConfigError("name", f"{name}: cannot import {module_name}: {_reason(error)}") from None
-    builder = getattr(module, attribute, None)
+    builder = load(name)
     if inspect.isfunction(builder) or (isinstance(builder, type) and issubclass(builder, nn.Module)):
         return builder
-    raise ConfigError("name", f"{name}: {module_name} has no nn.Module class or function {attribute}")
+    raise ConfigError("name", f"{name} is no nn.Module class and no function")

@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hetpure.config import merge
@@ -43,13 +42,15 @@ PURIFIERS: Registry[Purifier] = Registry(
         "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
         "ebm": "hetpure.purification.ebm:EnergyPurifier",
         "atop": "hetpure.purification.atop:TrainedPurifier",
-    }
+    },
+    base="hetpure.purification.base:Purifier",
+    group="hetpure.purifiers",
 )
 
 DEFAULT = "heterogeneous"
 """The purifier of a section without a name."""
 
-_NETWORKS = ("denoiser", "classifier", "network")
+NETWORKS = ("denoiser", "classifier", "network")
 """Constructor arguments that the program supplies."""
 
 
@@ -67,7 +68,7 @@ def check_purifier_keys(settings: Mapping[str, Any], where: str = "purifier") ->
     """Refuses an unknown purifier or key, and imports no purifier."""
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
-    check_keys(settings, PURIFIERS.targets[name], where, ("name", "preset"), ("denoiser", "classifier"))
+    check_keys(settings, PURIFIERS.target(name), where, ("name", "preset"), ("denoiser", "classifier"))
 
 
 def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> dict[str, Any]:
@@ -78,7 +79,8 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     """
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
-    cls = PURIFIERS[name]
+    with errors_within(where):
+        cls = PURIFIERS[name]
     extra: dict[str, Any] = {"name": (str, name)}
     preset = settings.get("preset", next(iter(cls.PRESETS), None))
     if preset is not None and (not isinstance(preset, str) or preset not in cls.PRESETS):
@@ -87,7 +89,7 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
         extra["preset"] = (str, preset)
     if "network" in _parameters(cls):
         extra["network"] = (NetworkConfig, NetworkConfig())
-    schema = signature_schema(cls, supplied=_NETWORKS, **extra)
+    schema = signature_schema(cls, supplied=NETWORKS, **extra)
     completed = to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
     if "network" in completed:
         completed["network"] = completed.pop("network")  # comes last in the saved config
@@ -160,9 +162,21 @@ def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
     """Refuses completed settings whose values the purifier rejects, as far as it can tell without its networks."""
     from hetpure.schedule import Schedule
 
-    absent: Any = SimpleNamespace(schedule=Schedule())
-    with suppress(AttributeError):  # a constructor that uses more of a network has accepted its values before
+    absent: Any = _AbsentNetwork()
+    absent.schedule = Schedule()
+    with suppress(_NetworkUsedError):
         build_purifier(settings, absent, absent, where, absent)
+
+
+class _NetworkUsedError(BaseException):
+    """A constructor used a network that is not there: it has accepted its values before. No constructor catches it."""
+
+
+class _AbsentNetwork:
+    """Stands for a network that is not loaded."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NetworkUsedError(name)
 
 
 def _parameters(cls: type[Purifier]) -> Mapping[str, inspect.Parameter]:

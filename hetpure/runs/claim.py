@@ -64,11 +64,21 @@ def check_claim(
     for name, new in contents.items():
         if evaluated and (folder / name).is_file():
             old = files.read_config(folder) if name == files.CONFIG else files.read_mapping(folder / name)
-            changes += differences(old, new, {*ALWAYS_FREE, *free})
+            compared = new if name == files.CONFIG else _hashed_before(old, new)
+            changes += differences(old, compared, {*ALWAYS_FREE, *free})
     if changes:
         problem = f"{folder} holds another config's run ({'; '.join(changes[:4])})"
         raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
     return contents
+
+
+def _hashed_before(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new content without what the old one does not hold: an earlier version may have hashed less."""
+    return {
+        key: _hashed_before(old[key], value) if isinstance(value, Mapping) and isinstance(old[key], Mapping) else value
+        for key, value in new.items()
+        if key in old
+    }
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:

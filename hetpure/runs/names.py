@@ -23,6 +23,11 @@ LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations
 """The paper's and the table's names for these keys; others are called by their last part."""
 
 
+def default_row_name(purifier: str) -> str:
+    """The name of the only row of a config without rows: its purifier's, or the class of ``FILE.py:Class``."""
+    return purifier.rpartition(":")[2]
+
+
 def check_row_name(name: str) -> None:
     """Checks the name of a row, which is the path of its folder in the run's: one or more parts.
 

@@ -10,7 +10,7 @@ from hetpure.config import merge
 from hetpure.errors import ConfigError
 from hetpure.runs import files
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
-from hetpure.runs.names import check_row_name, protocol_names
+from hetpure.runs.names import check_row_name, default_row_name, protocol_names
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Conditions, Report, TableRow, parse_results, table_rows
 
@@ -110,7 +110,7 @@ def row_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     whole = {key: value for key, value in config.items() if key != "rows"}
     rows = config["rows"]
     if not rows and not config["table"].get("lines"):
-        rows = {str(config["purifier"].get("name")): {}}
+        rows = {default_row_name(str(config["purifier"].get("name"))): {}}
     return {str(name): {**whole, **(changes or {})} for name, changes in rows.items()}  # rows change whole sections
 
 
