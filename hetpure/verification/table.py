@@ -89,6 +89,11 @@ def check_table_files(folder: Path) -> Verdict:
     return _if_same_version(folder, problems.verdict(check, f"{', '.join(same)}: written again, the same"))
 
 
+def written_by(folder: Path) -> str | None:
+    """The version of the program that wrote a folder; None where it does not say."""
+    return str(read_mapping(folder / RUN).get("hetpure")) if (folder / RUN).is_file() else None
+
+
 def _writers(run: RunFolder) -> list[Callable[[Path], Any]]:
     writers: list[Callable[[Path], Any]] = [lambda folder: write_table_files(run.report, folder)]
     if run.config["table"].get("lines"):
@@ -100,7 +105,7 @@ def _writers(run: RunFolder) -> list[Callable[[Path], Any]]:
 
 def _if_same_version(folder: Path, verdict: Verdict) -> Verdict:
     """No verdict where words differ because another version of the program wrote them."""
-    writer = read_mapping(folder / RUN).get("hetpure") if (folder / RUN).is_file() else None
+    writer = written_by(folder)
     if verdict.passed or writer == __version__:
         return verdict
     return Verdict(verdict.check, None, f"written by hetpure {writer}, this is {__version__}; {verdict.details}")

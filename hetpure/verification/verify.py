@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hetpure import __version__
 from hetpure.errors import ConfigError, require
 from hetpure.runs.claim import differences
 from hetpure.runs.files import CONTENT, RESULTS, read_mapping
@@ -18,7 +19,7 @@ from hetpure.runs.results import Verdict
 from hetpure.runs.verification import Verification, fingerprint
 from hetpure.verification.lines import Part, check_labels, check_lines, check_samples, parts_of
 from hetpure.verification.named_code import allowed_config
-from hetpure.verification.table import check_report, check_table, check_table_files
+from hetpure.verification.table import check_report, check_table, check_table_files, written_by
 
 if TYPE_CHECKING:
     from hetpure.evaluation.build import Row
@@ -107,7 +108,8 @@ class _Checks:
     def with_networks(self, opened: "Reopened") -> None:
         """Content, decisions, attacks, and the report."""
         if opened.resolved is None or opened.trainer is None or opened.data is None:
-            self.add("", Verdict("images and weights", None, opened.no_networks))
+            refused = opened.refused and written_by(self.folder) == __version__
+            self.add("", Verdict("images and weights", False if refused else None, opened.no_networks))
             return
         other = self._check_content(opened)
         rows = {row.name: row for row in opened.resolved.rows}
@@ -196,11 +198,11 @@ class _Checks:
         assert opened.data is not None and opened.trainer is not None and opened.config is not None
         data, trainer, shape = opened.data, opened.trainer, opened.data.image_shape
         records = self._known(part, opened)
-        images = {record.index: saved_image(part.store, record, shape) for record in records if record.image}
         finished = [record for record in records if record.failure is None]
-        usable = [record for record in finished if row.attack is None or images.get(record.index) is not None]
+        damaged = {r.index for r in finished if row.attack is not None and saved_image(part.store, r, shape) is None}
+        usable = [record for record in finished if record.index not in damaged]
         if not usable:
-            self.add(part.name, Verdict("judged again", None, "no sample has a result"))
+            self.add(part.name, Verdict("judged again", None, "no sample has a result and a readable image"))
             return
         judged = again.judge(row, usable, data, trainer)
         exact = rounds_alike(usable, judged, self.modes[part.row])
@@ -208,17 +210,16 @@ class _Checks:
         if row.attack is not None and self.samples:
             chosen = self._chosen(records)
             own = [record for record in records if record.index in chosen]
-            attacked = own, *again.attack(row, own, data, trainer)
-            first = compare_attacked(own, images, attacked[1], attacked[2], True, level)
-            exact = exact or bool(first.passed)
+            images = {record.index: saved_image(part.store, record, shape) for record in own}
+            attacked = own, images, *again.attack(row, own, data, trainer)
+            exact = exact or bool(compare_attacked(*attacked, exact=True, level=level).passed)
         for verdict in compare_judged(finished, judged, exact, opened.config.precision):
             self.add(part.name, verdict)
         if _is_random(part, row):
             fresh = again.judge(row, usable, data, trainer, self.seed)
             self.add(part.name, compare_fresh(usable, fresh, level, self.seed))
         if attacked is not None:
-            own, records_again, images_again = attacked
-            self.add(part.name, compare_attacked(own, images, records_again, images_again, exact, level))
+            self.add(part.name, compare_attacked(*attacked, exact=exact, level=level))
         elif row.attack is not None:
             self.add(part.name, Verdict("attacked again", None, "--samples is 0"))
 
