@@ -93,7 +93,7 @@ def compare_fresh(records: Sequence[Record], fresh: Sequence[Record], level: flo
             only_a, only_b = sum(bool(a and not b) for a, b in own), sum(bool(b and not a) for a, b in own)
             p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
             right_a, right_b = sum(bool(a) for a, _ in own), sum(bool(b) for _, b in own)
-            text = f"{protocol}, {side}: {right_a} of {len(own)} right, with the draws of seed {seed} {right_b} (p = {p:.2g})"
+            text = f"{protocol}, {side}: {right_a} of {len(own)} right, with seed {seed} {right_b} (p = {p:.2g})"
             tests.append((p, text))
             if p < level:
                 problems.add(f"{text}; below {level:.2g}")

@@ -12,6 +12,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from hetpure.errors import require
 from hetpure.runs.files import one_line
 from hetpure.runs.names import VARIANTS, protocol_names
 from hetpure.runs.records import RecordStore
@@ -81,9 +82,13 @@ def parts_of(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Part]:
     Args:
         folder: the run's.
         rows: the resolved config of each row (``row_settings``).
+
+    Raises:
+        ConfigError: for a number of the config that is none.
     """
     parts = []
     for name, settings in rows.items():
+        _check_numbers(settings)
         resubmissions, votes = settings["protocols"]["resubmissions"], settings["protocols"]["votes"]
         names = protocol_names(resubmissions, votes)
         size = settings.get("chunk_size")
@@ -136,8 +141,8 @@ def check_samples(part: Part, indices: Sequence[int]) -> Verdict:
     problems = Problems()
     for what, samples in (("missing", expected - found), ("not in the subset", found - expected)):
         if samples:
-            more = ", .." if len(samples) > SHOWN else ""
-            problems.add(f"{len(samples)} of {len(expected)} {what}: {', '.join(map(str, sorted(samples)[:SHOWN]))}{more}")
+            shown = ", ".join(map(str, sorted(samples)[:SHOWN])) + (", .." if len(samples) > SHOWN else "")
+            problems.add(f"{len(samples)} of {len(expected)} {what}: {shown}")
     return problems.verdict("samples", f"all {len(expected)} of the subset")
 
 
@@ -213,8 +218,17 @@ def _contradictions(part: Part, line: Line, first: Line) -> Iterator[str]:
         if len(predictions) != evaluations * due or len(scores) != len(predictions):
             found = f"{len(predictions)} predictions and {len(scores)} rows of scores"
             yield f"{found} of the {side} image for {line['protocol']}, not {evaluations * due}"
-        elif any(not row or predicted != row.index(max(row)) for predicted, row in zip(predictions, scores, strict=True)):
+        elif predictions != [row.index(max(row)) if row else None for row in scores]:
             yield f"the {side} prediction for {line['protocol']} is not the class with the largest score"
+
+
+def _check_numbers(settings: Mapping[str, Any]) -> None:
+    lowest = {"seed": 0, "protocols.resubmissions": 1, "protocols.votes": 0, "honesty.images": 0}
+    for key, least in lowest.items():
+        value: Any = settings
+        for part in key.split("."):
+            value = value.get(part)
+        require(type(value) is int and value >= least, f"config.yaml: {key}", value, f"an integer of at least {least}")
 
 
 def _is_halved(size: int, whole: int) -> bool:

@@ -118,4 +118,3 @@ def _reason(error: ConfigError, given: Collection[str]) -> str:
     if any(error.key == key or error.key.endswith(f".{key}") for key in given):
         raise error
     return str(error)
-

@@ -66,7 +66,10 @@ def check_report(folder: Path, again: Report) -> Verdict:
         _compare(problems, f"{row.method}, {row.protocol}: conditions", row.conditions, other.conditions)
     for key in REPORTED:
         _compare(problems, key, getattr(claimed, key), getattr(again, key))
-    passed = [{name: {v.check: v.passed for v in of} for name, of in report.checks.items()} for report in (claimed, again)]
+    passed = [
+        {name: {verdict.check: verdict.passed for verdict in verdicts} for name, verdicts in report.checks.items()}
+        for report in (claimed, again)
+    ]
     _compare(problems, "honesty checks", *passed)
     verdict = problems.verdict(check, "conditions, notes and honesty checks, made again")
     return _if_same_version(folder, verdict)
@@ -117,11 +120,9 @@ def _compare(problems: Problems, name: str, claimed: Any, again: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True, default=lambda part: vars(part) if hasattr(part, "__dict__") else str(part))
+    return json.dumps(value, sort_keys=True, default=vars)  # conditions are a dataclass
 
 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 100 else f"{text[:100]}.."
-
-

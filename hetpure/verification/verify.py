@@ -70,7 +70,8 @@ class _Checks:
     def __post_init__(self) -> None:
         rows = row_settings(self.raw)
         absent = self._absent()
-        self.modes = {name: (settings.get("ensemble") or {}).get("mode") for name, settings in rows.items()}
+        ensembles = {name: settings.get("ensemble") for name, settings in rows.items()}
+        self.modes = {name: e.get("mode") if isinstance(e, Mapping) else None for name, e in ensembles.items()}
         parts = parts_of(self.folder, rows)
         self.parts = [part for part in parts if part.row not in absent or part.store.files]
         self.readable: set[str] = set()

@@ -70,7 +70,7 @@ def test_code_in_another_row_is_not_allowed_with_it() -> None:
 
 @pytest.mark.parametrize("override", ["attack.steps=9", "seed=1", "classifier.name=resnet18", "data.rot=x"])
 def test_nothing_that_is_verified_can_be_overridden(override: str) -> None:
-    with pytest.raises(ConfigError, match="would change what is verified; accepted: data.root, "):
+    with pytest.raises(ConfigError, match="would change what is verified"):
         allowed_config(config(), [override])
 
 

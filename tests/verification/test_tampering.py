@@ -166,8 +166,7 @@ def check(run: Path, expected: set[str], samples: int = EVERY) -> Verification:
 
 def test_a_flipped_prediction(run: Path) -> None:
     index = broken_sample(run)
-    flip = lambda r: replace(r, adversarial=[r.label] * len(r.adversarial)) if r.index == index else r  # noqa: E731
-    rewrite(run, flip)
+    rewrite(run, lambda r: replace(r, adversarial=[r.label] * len(r.adversarial)) if r.index == index else r)
     check(run, {"records", "judged again", "attacked again"})
 
 
@@ -200,8 +199,7 @@ def test_a_dropped_failing_sample(run: Path) -> None:
 def test_a_failing_sample_recorded_as_failed(run: Path) -> None:
     index = broken_sample(run)
     nothing = {side: [] for side in ("clean", "clean_scores", "adversarial", "adversarial_scores")}
-    fail = lambda r: replace(r, **nothing, image=None, failure="not finite") if r.index == index else r  # noqa: E731
-    rewrite(run, fail)
+    rewrite(run, lambda r: replace(r, **nothing, image=None, failure="not finite") if r.index == index else r)
     assert "attacked again" in failed(verify(run, samples=1)), "failed samples are attacked beside the others"
 
 
@@ -225,7 +223,11 @@ def test_rounded_images(run: Path) -> None:
 
 def test_rounded_images_behind_nudged_scores(run: Path) -> None:
     """Clean scores that no machine gives take the bits out of the comparison, but a pass as well."""
-    nudge = lambda r: replace(r, clean_scores=[shortest(np.nextafter(np.float32(s), np.float32(9))) for s in r.clean_scores])  # noqa: E501, E731
+
+    def nudge(r: Record) -> Record:
+        up = [shortest(np.nextafter(np.float32(scores), np.float32(9))) for scores in r.clean_scores]
+        return replace(r, clean_scores=up)
+
     new_images(run, lambda i, image: image.astype(np.float16).astype(np.float32))
     rewrite(run, nudge)
     verification = verify(run, samples=EVERY)
@@ -314,7 +316,7 @@ def test_a_weaker_attack_than_claimed(run: Path, tmp_path: Path) -> None:
 
 def test_an_edited_loss_curve(run: Path) -> None:
     """Which the honesty checks look at."""
-    rewrite(run, lambda r: replace(r, attack_loss=sorted(r.attack_loss) if r.attack_loss != sorted(r.attack_loss) else [0.0, 1.0, 2.0]))  # noqa: E501
+    rewrite(run, lambda r: replace(r, attack_loss=[0.0, 1.0, 2.0]))
     check(run, {"attacked again"}, samples=1)
 
 
@@ -373,4 +375,3 @@ def clean_images() -> dict[int, np.ndarray]:
 
     data = ImageDataModule("digits", subset=6).prepare()
     return {index: item(data.test_source, index)["image"].numpy() for index in data.indices}
-

@@ -9,6 +9,7 @@ import yaml
 
 from hetpure.cli import main
 from hetpure.cli.verify import tell
+from hetpure.errors import ConfigError
 from hetpure.runs.results import Verdict
 from hetpure.runs.verification import read_verification
 from hetpure.verification.verify import verify
@@ -77,7 +78,10 @@ def test_a_run_of_objects_in_python_is_checked_without_its_networks(theirs: Path
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"classifier": {"weights": "no/such"}}, "no/such: no such file"), ({"data": {"name": "folder", "root": "no"}}, "")],
+    [
+        ({"classifier": {"weights": "no/such"}}, "no/such: no such file"),
+        ({"data": {"name": "folder", "root": "no"}}, ""),
+    ],
 )
 def test_what_is_not_here_is_not_checked(theirs: Path, change: dict, says: str) -> None:
     config = yaml.safe_load((theirs / "run" / "config.yaml").read_text())
@@ -131,10 +135,11 @@ def test_no_folder() -> None:
     assert main(["verify", "no/such/folder"]) == 2
 
 
-def test_a_damaged_verification_is_refused(tmp_path: Path) -> None:
-    from hetpure.errors import ConfigError
-
-    for text, says in (("{}", "lacks 'format_version'"), ('{"format_version": 9}', "format version 9"), ("[]", "mapping")):
-        (tmp_path / "verification.json").write_text(text)
-        with pytest.raises(ConfigError, match=says):
-            read_verification(tmp_path)
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{}", "lacks 'format_version'"), ('{"format_version": 9}', "format version 9"), ("[]", "not a mapping")],
+)
+def test_a_damaged_verification_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "verification.json").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        read_verification(tmp_path)
