@@ -148,7 +148,14 @@ class _Builder:
         store = RecordStore(output / name, [protocol.name for protocol in model.protocols])
         attack = build_attack(attack_settings)
         if attack is None:
-            return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size))
+            return Row(
+                name,
+                model,
+                None,
+                None,
+                store,
+                Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls),
+            )
         if attack.classes > data.num_classes:
             raise ConfigError(
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
@@ -163,7 +170,12 @@ class _Builder:
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
         return Row(
-            name, model, attack, gradient, store, Conditions(str(attack), view, gradient.eot, model.ensemble_size)
+            name,
+            model,
+            attack,
+            gradient,
+            store,
+            Conditions(str(attack), view, gradient.eot, model.ensemble_size, purifier.network_calls),
         )
 
     def _classifier(self, settings: RowSettings) -> Classifier:
