@@ -91,25 +91,23 @@ def card_of_model_info(info: Mapping[str, Any]) -> Card:
     Raises:
         ConfigError: for a missing name, or values of another type.
     """
-    text = {key: str(info.get(key) or "") for key in ("authors", "venue", "architecture", "footnote")}
-    require(bool(info.get("name")), "name", info.get("name"), "the title of the work")
     eps: Any = info.get("eps")
-    require(
-        eps in (None, "") or isinstance(eps, int | float | str), "eps", eps, "a number, or a fraction such as 8/255"
-    )
-    threat = structure(
-        ThreatCard, {} if eps in (None, "", "null") else {"norm": info.get("norm"), "eps": eps}, "threat"
-    )
+    require(bool(info.get("name")), "name", info.get("name"), "the title of the work")
+    require(eps is None or isinstance(eps, int | float | str), "eps", eps, "a number, or a fraction such as 8/255")
+    threat = {} if eps in (None, "", "null") else {"norm": info.get("norm"), "eps": eps}
     more = info.get("additional_data")
     return Card(
         str(info["name"]),
-        info.get("link") or None,
+        link=info.get("link") or None,
+        authors=str(info.get("authors") or ""),
+        venue=str(info.get("venue") or ""),
         code=info.get("code") or None,
         licence=str(info.get("licence") or ""),
         dataset=info.get("dataset") or None,
+        architecture=str(info.get("architecture") or ""),
         additional_data=more if isinstance(more, bool) else None,
-        threat=threat,
-        **text,
+        threat=structure(ThreatCard, threat, "threat"),
+        footnote=str(info.get("footnote") or ""),
     )
 
 

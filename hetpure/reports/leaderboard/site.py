@@ -53,9 +53,8 @@ def leaderboard(folders: Sequence[Path], output: Path, verifications: Path | Non
             for number, entry in enumerate(submission.entries, 1):
                 info = model_info(submission.card, entry)
                 write_whole(folder / f"model_info-{number}.json", as_json(info))
-        write_whole(
-            output / "index.html", render(boards(submissions), dict(zip(map(id, submissions), names, strict=True)))
-        )
+        folder_of = dict(zip(map(id, submissions), names, strict=True))
+        write_whole(output / "index.html", render(boards(submissions), folder_of))
     except OSError as error:
         raise RunError(f"--output: {output} cannot be written: {one_line(error)}") from None
     return output / "index.html"
