@@ -27,13 +27,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(
-        self,
-        key: str,
-        problem: str = "",
-        *,
-        found: Any = UNSET,
-        accepted: str = "",
-        related: Collection[str] = (),
+        self, key: str, problem: str = "", *, found: Any = UNSET, accepted: str = "", related: Collection[str] = ()
     ) -> None:
         super().__init__(key, problem)
         self.key, self.problem, self.found, self.accepted, self.related = key, problem, found, accepted, tuple(related)

@@ -25,7 +25,9 @@ ATTACKS: Registry[Attack] = Registry(
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
-    }
+    },
+    base="hetpure.attacks.base:Attack",
+    group="hetpure.attacks",
 )
 
 GRADIENTS: Registry[ExactGradient] = Registry(
@@ -36,7 +38,9 @@ GRADIENTS: Registry[ExactGradient] = Registry(
         "deterministic": "hetpure.attacks.modes:KnownDrawsGradient",
         "blind": "hetpure.attacks.modes:BlindGradient",
         "mask_aware": "hetpure.attacks.modes:MaskAwareGradient",
-    }
+    },
+    base="hetpure.attacks.gradients:ExactGradient",
+    group="hetpure.gradients",
 )
 """Gradient modes by name. ``surrogate`` is the exact gradient of a coarser process."""
 
@@ -61,29 +65,30 @@ COMMON: dict[str, tuple[Any, Any]] = {
 denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
 (a surrogate)."""
 
-_SUPPLIED = ("process", "eot", "seed")
+SUPPLIED = ("process", "eot", "seed")
 
 
 def check_attack_keys(settings: Mapping[str, Any]) -> None:
     """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither."""
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name != "none":
-        check_keys(settings, ATTACKS.targets[name], "attack", COMMON)
+        check_keys(settings, ATTACKS.target(name), "attack", COMMON)
         gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
-        target = GRADIENTS.targets[GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient")]
-        check_keys(gradient, target, "attack.gradient", ("name",), _SUPPLIED)
+        target = GRADIENTS.target(GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient"))
+        check_keys(gradient, target, "attack.gradient", ("name",), SUPPLIED)
 
 
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checks an ``attack`` section and fills in defaults; ``none`` attacks nothing and keeps only its name.
 
-    Raises:
-        ConfigError: for an unknown attack or key, a wrong type, or a value that the attack rejects.
+    Raises ConfigError for an unknown attack or key, a wrong type, or a value that the attack rejects.
     """
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name == "none":
         return {"name": "none"}
-    schema = signature_schema(ATTACKS[name], (), **{**COMMON, "name": (str, name)})
+    with errors_within("attack"):
+        cls = ATTACKS[name]
+    schema = signature_schema(cls, (), **{**COMMON, "name": (str, name)})
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
@@ -94,12 +99,8 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
 def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, Any]:
     """Checks ``attack.gradient``, a mode's name or a section with ``name``, and fills in the mode's defaults.
 
-    Args:
-        settings: from the config; None is ``surrogate`` where the process is changed, else ``exact``.
-        process: the completed ``attack.process``.
-
-    Raises:
-        ConfigError: for an unknown mode or key, a wrong type, or a mode that does not go with the process.
+    None is ``surrogate`` where the attack process is changed, else ``exact``. Raises ConfigError for an unknown mode or
+    key, a wrong type, or a mode that does not go with the process.
     """
     settings = _gradient_section(settings, process)
     name = GRADIENTS.check_name(settings.get("name", "exact"), "attack.gradient")
@@ -108,17 +109,13 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
         raise ConfigError("attack.process", found=dict(process), accepted=accepted)
     if name == "surrogate" and not process:
         raise ConfigError("attack.process", "is empty, and gradient surrogate needs changes to the purifier")
-    return to_dict(
-        structure(signature_schema(GRADIENTS[name], _SUPPLIED, name=(str, name)), settings, "attack.gradient")
-    )
+    with errors_within("attack.gradient"):
+        cls = GRADIENTS[name]
+    return to_dict(structure(signature_schema(cls, SUPPLIED, name=(str, name)), settings, "attack.gradient"))
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:
-    """The attack of completed settings; None for ``none``.
-
-    Raises:
-        ConfigError: for values that the attack rejects.
-    """
+    """The attack of completed settings; None for ``none``. ConfigError for values that the attack rejects."""
     if settings["name"] == "none":
         return None
     with errors_within("attack"):
@@ -126,11 +123,7 @@ def build_attack(settings: Mapping[str, Any]) -> Attack | None:
 
 
 def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot: int, seed: int) -> ExactGradient:
-    """The gradient source of completed ``attack.gradient`` settings.
-
-    Raises:
-        ConfigError: for values that the mode rejects.
-    """
+    """The gradient source of completed ``attack.gradient`` settings; ConfigError for values that the mode rejects."""
     name = settings["name"]
     if not process.purifier.differentiable and name not in WITHOUT_DERIVATIVE:
         problem = "whose gradient through this purifier is zero everywhere"

@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "estimate an evaluation's time, memory and network calls",
     "train-diffusion": "train a denoiser",
     "train-classifier": "train a classifier",
+    "purify": "clean pictures, with the classifier's opinion before and after",
     "report": "write a run's tables and page again, or plot accuracy over a key",
     "verify": "check the claims of a run that somebody hands in",
     "figures": "draw the paper's figures from a run",
@@ -33,19 +34,14 @@ COMMANDS = {
     "aggregate": "mean and standard deviation over runs with different seeds",
     "convert": "convert another project's checkpoint",
     "workspace": "lay out a Weights & Biases workspace",
+    "plugins": "list purifiers, attacks and formats with their keys, also those of installed packages",
+    "check": "check a purifier of your own",
     "configs": "list the configs that are included",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The ``hetpure`` command.
-
-    Args:
-        arguments: the command line, ``sys.argv`` by default.
-
-    Returns:
-        The exit code; see ``run_command``.
-    """
+    """The ``hetpure`` command, with ``sys.argv`` by default; returns ``run_command``'s exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     width = max(map(len, COMMANDS)) + 2
     parser = argparse.ArgumentParser(
@@ -67,12 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Runs one subcommand.
-
-    Args:
-        name: a key of ``COMMANDS``.
-        arguments: its command line, ``sys.argv`` by default.
-        prog: what help calls it; the script's name by default.
+    """Runs a subcommand of ``COMMANDS``, with ``sys.argv`` by default; help calls it ``prog``.
 
     Returns:
         Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 4 for a claim that does
@@ -90,12 +81,9 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     try:
         return command.run(options) or 0
-    except ConfigError as error:
+    except (ConfigError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return STOPPED
+        return BAD_INPUT if isinstance(error, ConfigError) else STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED

@@ -21,20 +21,12 @@ from hetpure.runs.records import Side
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that go through the networks together; only the first ``real`` count, the rest pad.
+    """Rows that go through the networks together; only the first ``real`` count, the rest pad."""
 
-    Attributes:
-        image: (N,) which image each row is of.
-        x: (N, C, H, W) the rows' images.
-        draws: the rows' keys.
-        prepared: the purifier's per-image work, by row.
-        real: how many rows are no padding.
-    """
-
-    image: Tensor
-    x: Tensor
-    draws: Draws
-    prepared: tuple[Tensor, ...]
+    image: Tensor  # (N,) which image each row is of
+    x: Tensor  # (N, C, H, W) the rows' images
+    draws: Draws  # the rows' keys
+    prepared: tuple[Tensor, ...]  # the purifier's per-image work, by row
     real: int
 
 
@@ -100,22 +92,13 @@ class PurifiedClassifier(lightning.LightningModule):
 
     def behind(self, purifier: Purifier) -> "PurifiedClassifier":
         """The same classifier, ensemble, chunks and seed behind another purifier."""
-        return PurifiedClassifier(
-            self.classifier,
-            purifier,
-            self.num_classes,
-            self.ensemble_size,
-            self.ensemble_mode,
-            self.chunk_size,
-            self.seed,
-        )
+        own = (self.num_classes, self.ensemble_size, self.ensemble_mode, self.chunk_size, self.seed)
+        return PurifiedClassifier(self.classifier, purifier, *own)
 
     def forward(self, x: Tensor, sample: Tensor | None = None) -> Tensor:
         """Class scores (B, K) of images x (B, C, H, W) in [0, 1]: Algorithm 3.
 
-        Args:
-            x: the images.
-            sample: (B,) int64 index of each image in its dataset, which keys its noise; 0..B-1 by default.
+        ``sample``, (B,) int64, is each image's index in its dataset, which keys its noise; 0..B-1 by default.
         """
         if sample is None:
             sample = torch.arange(len(x), device=x.device)
@@ -149,12 +132,8 @@ class PurifiedClassifier(lightning.LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> BatchScores:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Scores of a batch's clean images and, where an attack's callback left any, of its adversarial ones.
 
-        Args:
-            batch: ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` (B,); after an attack ``ATTACKED``, too.
-            batch_idx: Lightning's.
-
-        Raises:
-            RunError: where the memory does not hold one row of a network call.
+        The batch has ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` (B,); after an attack ``ATTACKED``, too.
+        Raises RunError where the memory does not hold one row of a network call.
         """
         scores, failures = in_smaller_chunks(lambda: self._scores(batch), [self], self.notify)
         return BatchScores(scores, failures, self.chunk_size)
@@ -162,10 +141,9 @@ class PurifiedClassifier(lightning.LightningModule):
     def _scores(self, batch: dict[str, Any]) -> tuple[dict[Side, dict[str, Tensor]], dict[int, str]]:
         attacked: AttackedImages | None = batch.get(ATTACKED)
         images: dict[Side, Tensor] = {"clean": batch["image"]}
-        failures: dict[int, str] = {}
+        failures = dict(attacked.failures) if attacked is not None else {}
         if attacked is not None:
             images["adversarial"] = attacked.images
-            failures |= attacked.failures
         count = draws_needed(self.protocols)
         draws = defense_draws(self.seed, batch["index"], count)
         scores: dict[Side, dict[str, Tensor]] = {}

@@ -25,13 +25,6 @@ def variants(
     with steps that can reach it. ``random_noise`` has the attack's norm and eps and asks for no gradient. ``transfer``
     attacks the undefended classifier. Left out are variants that the attack does not declare, ``more_eot`` of a defense
     without randomness, and ``transfer`` where nothing purifies.
-
-    Args:
-        row: the row's settings.
-        attack: the row's attack, built.
-        factor: by how much the stronger attacks are stronger.
-        image_shape: (C, H, W).
-        stochastic: whether the row's purifier is.
     """
     settings, threat = row.attack, attack.threat
     more_steps = attack.more_steps(factor)

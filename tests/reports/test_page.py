@@ -133,7 +133,7 @@ class Elements(HTMLParser):
 
 def test_pictures_come_back_as_they_are_shown(tmp_path: Path) -> None:
     panels = {"clean": torch.rand(3, 5, 7), "block a/b": torch.rand(1, 5, 7)}
-    keep_pictures([PictureRow(panels, "", 12), PictureRow(panels, "no index")], 2.5, tmp_path)
+    keep_pictures([PictureRow(panels, "", 12)], 2.5, tmp_path)
     found = pixels.load_pictures(tmp_path / "pictures.npz")
     assert found.amplification == 2.5 and list(found.panels) == [12] and list(found.panels[12]) == list(panels)
     for name, panel in panels.items():
@@ -411,7 +411,7 @@ def test_an_evaluation_leaves_a_page_also_after_ctrl_c(tmp_path: Path, monkeypat
     assert sum("adversarial" in sample for sample in data["methods"][1]["samples"]) == 4
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "cifar10_bpda.yaml"])
+@pytest.mark.parametrize("name", ["digits.yaml", "cifar10_bpda.yaml"])
 def test_a_saved_config_completes_to_itself(name: str, tmp_path: Path) -> None:
     once = complete(read_config(name, []))
     (tmp_path / "config.yaml").write_text(to_yaml(once))
