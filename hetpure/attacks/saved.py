@@ -56,7 +56,7 @@ class SavedImages(BallAttack):
 
     def __init__(self, folder: str, norm: NormName, eps: float) -> None:
         super().__init__(norm, eps)
-        self.path, self.kind, self.threat = resolve_path(folder), "float", Threat(norm, eps)
+        self.path, self.kind, self.declared = resolve_path(folder), "float", Threat(norm, eps)
         self._images: Mapping[int, Read] = {}
         if not self.path.exists():
             raise AbsentError("folder", "does not exist", found=folder)
@@ -91,7 +91,7 @@ class SavedImages(BallAttack):
             if problem:
                 raise ConfigError("folder", f"{self.path}: the image of sample {index} {problem}")
         self.content = digest.hexdigest()
-        self.threat = Threat(self.norm, max(self.eps, furthest))
+        self.threat = self.declared._replace(eps=max(self.eps, furthest))
 
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
@@ -102,7 +102,7 @@ class SavedImages(BallAttack):
         return {}
 
     def __str__(self) -> str:
-        text = f"saved images, {Threat(self.norm, self.eps)}"
+        text = f"saved images, {self.declared}"
         if self.kind != "8 bits":
             return text
         return f"{text}, rounded to 8 bits (0.5/255 more allowed, furthest {self.threat.eps if self.threat else 0:.4g})"
