@@ -17,7 +17,7 @@ from hetpure.attacks.base import Attack
 from hetpure.attacks.registry import ATTACKS
 from hetpure.config import DataConfig
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.data.sources import Source
+from hetpure.data.source import Source
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError, require
 from hetpure.evaluation.build import Loaded, settings_key

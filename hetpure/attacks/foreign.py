@@ -112,7 +112,7 @@ class ForeignAttack(BallAttack):
         model, shape = ForeignModel(gradient, sample, x), tuple(x.shape[1:])
         try:
             with seeded(seed_of(gradient, int(sample))), torch.enable_grad():
-                attack = self.library.build(self.cls, self.options, model, shape, model.classes)
+                attack = self.library.build(self.cls, self.options, model, shape, gradient.num_classes)
                 images = self.library.attack(attack, model, x.clone(), label.clone(), self.eps)
         except (ConfigError, RunError):
             raise
@@ -161,20 +161,15 @@ class ForeignModel(nn.Module):
     Args:
         gradient: the defense as the attacker sees it.
         sample: (1,) the dataset index that keys the draws of every row.
-        x: its image (1, C, H, W).
+        x: a tensor of the dtype and on the device of the images.
     """
 
     def __init__(self, gradient: GradientSource, sample: Tensor, x: Tensor) -> None:
         super().__init__()
-        self.gradient, self.sample, self.image = gradient, sample, x
+        self.gradient, self.sample = gradient, sample
         self.place = nn.Parameter(x.new_zeros(()), requires_grad=False)
         self.calls = FIRST_CALL
         self.eval()
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; its draws are the selection's, which no call shares."""
-        return self.gradient.scores(self.image, self.sample, 1).shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images x (N, C, H, W): the mean over ``eot`` draws."""

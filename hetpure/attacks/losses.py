@@ -13,11 +13,7 @@ _TINY = 1e-12
 
 
 class Loss(ABC):
-    """A loss of logits.
-
-    Attributes:
-        classes: how many classes it needs at least.
-    """
+    """A loss of logits, which needs at least so many ``classes``."""
 
     classes: int = 2
 
@@ -61,11 +57,7 @@ class DLR(Loss):
 
 
 class TargetedDLR(Loss):
-    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for a target class t an image (Croce & Hein 2020, eq. 7).
-
-    Args:
-        target: (B,) the classes that the images are to be taken for.
-    """
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for a target class t an image (Croce & Hein 2020, eq. 7)."""
 
     classes = 4
 

@@ -21,17 +21,10 @@ class MomentumPGD(IterativeAttack):
     from then on (``Search``).
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
-        steps: iterations.
+        norm, eps, steps, loss, evaluations: see ``IterativeAttack``.
         step_size: length of the first step, in units of eps.
         momentum: share of the old mean that is kept, in [0, 1).
-        loss: what is maximised: ``ce``, ``margin`` or ``dlr``.
         checks: how often the images are tried out, the last time at the end.
-        evaluations: how often each image is tried out at a check.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -71,6 +64,4 @@ class MomentumPGD(IterativeAttack):
         return search.image
 
     def __str__(self) -> str:
-        parts = [f"momentum PGD {self.threat}", f"{self.steps} steps"]
-        parts += [self.loss] if self.loss != "ce" else []
-        return ", ".join(parts)
+        return self.title("momentum PGD", f"{self.steps} steps", self.loss if self.loss != "ce" else None)

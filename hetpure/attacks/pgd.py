@@ -17,17 +17,8 @@ class PGD(IterativeAttack):
     that are broken.
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
-        steps: iterations of a run.
-        step_size: length of one step in the norm.
-        loss: what is maximised: ``ce``, ``margin`` or ``dlr``.
+        norm, eps, steps, step_size, loss, restarts, evaluations: see ``IterativeAttack``.
         random_start: whether the first run starts at a random point too, not at the clean image.
-        restarts: number of runs.
-        evaluations: how often a run's result is tried out, where there are several.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -69,8 +60,6 @@ class PGD(IterativeAttack):
         return x_adv
 
     def __str__(self) -> str:
-        parts = [f"PGD {self.threat}", f"{self.run_length} steps of {self.step_size:g}"]
-        parts += [self.loss] if self.loss != "ce" else []
-        parts += ["random start"] if self.random_start else []
-        parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
-        return ", ".join(parts)
+        loss, start = self.loss if self.loss != "ce" else None, "random start" if self.random_start else None
+        restarts = f"{self.restarts} restarts" if self.restarts > 1 else None
+        return self.title("PGD", f"{self.run_length} steps of {self.step_size:g}", loss, start, restarts)

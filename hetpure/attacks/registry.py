@@ -120,8 +120,7 @@ def check_attack_keys(settings: Mapping[str, Any]) -> None:
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checks an ``attack`` section and fills in defaults; ``none`` attacks nothing and keeps only its name.
 
-    Raises:
-        ConfigError: for an unknown attack or key, a wrong type, or a value that the attack rejects.
+    Raises ConfigError for an unknown attack or key, a wrong type, or a value that the attack rejects.
     """
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name == "none":
@@ -139,12 +138,8 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
 def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, Any]:
     """Checks ``attack.gradient``, a mode's name or a section with ``name``, and fills in the mode's defaults.
 
-    Args:
-        settings: from the config; None is ``surrogate`` where the process is changed, else ``exact``.
-        process: the completed ``attack.process``.
-
-    Raises:
-        ConfigError: for an unknown mode or key, a wrong type, or a mode that does not go with the process.
+    None is ``surrogate`` where the attack process is changed, else ``exact``. Raises ConfigError for an unknown mode or
+    key, a wrong type, or a mode that does not go with the process.
     """
     settings = _gradient_section(settings, process)
     name = GRADIENTS.check_name(settings.get("name", "exact"), "attack.gradient")
@@ -159,11 +154,7 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:
-    """The attack of completed settings; None for ``none``.
-
-    Raises:
-        ConfigError: for values that the attack rejects.
-    """
+    """The attack of completed settings; None for ``none``. ConfigError for values that the attack rejects."""
     if settings["name"] == "none":
         return None
     with errors_within("attack"):
@@ -171,11 +162,7 @@ def build_attack(settings: Mapping[str, Any]) -> Attack | None:
 
 
 def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot: int, seed: int) -> ExactGradient:
-    """The gradient source of completed ``attack.gradient`` settings.
-
-    Raises:
-        ConfigError: for values that the mode rejects.
-    """
+    """The gradient source of completed ``attack.gradient`` settings; ConfigError for values that the mode rejects."""
     name = settings["name"]
     if not process.purifier.differentiable and name not in WITHOUT_DERIVATIVE:
         problem = "whose gradient through this purifier is zero everywhere"

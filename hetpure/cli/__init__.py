@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "estimate an evaluation's time, memory and network calls",
     "train-diffusion": "train a denoiser",
     "train-classifier": "train a classifier",
+    "purify": "clean pictures, with the classifier's opinion before and after",
     "report": "write a run's tables and page again, or plot accuracy over a key",
     "figures": "draw the paper's figures from a run",
     "masks": "draw a sheet of attention masks",

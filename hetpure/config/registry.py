@@ -76,7 +76,7 @@ class Registry(Mapping[str, type[Kind]], Generic[Kind]):
             check_defined(name, f"{section}.name")
             return name
         accepted += (offered := entry_points(self.group))
-        if name in offered:
+        if isinstance(name, str) and name in offered:
             return name
         close = difflib.get_close_matches(str(name), accepted, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -143,9 +143,14 @@ def check_keys(
             raise unknown_key(str(key), accepted, section)
 
 
-@functools.cache
 def constructor_arguments(target: str) -> tuple[str, ...] | None:
     """The arguments of a class or function, read from its module's source; None where the source does not tell."""
+    read = _read_arguments.__wrapped__ if ".py:" in target else _read_arguments  # a user's file may change
+    return read(target)
+
+
+@functools.cache
+def _read_arguments(target: str) -> tuple[str, ...] | None:
     module, _, name = target.rpartition(":")
     body = parse_source(module)
     definitions = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}

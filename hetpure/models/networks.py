@@ -12,11 +12,9 @@ from hetpure.models.checkpoints import as_state, existing_path, load_exactly, on
 
 
 def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A network by the name of its class, trainable.
+    """A network, trainable, by the name of its class or of a function that builds it.
 
-    Args:
-        name: ``package.module:Class``, ``path/to/file.py:Class``, or a function that builds it.
-        arguments: for the constructor.
+    The name is ``package.module:Class`` or ``path/to/file.py:Class``.
 
     Raises:
         ConfigError: where it cannot be imported or built, or is no nn.Module.
@@ -27,21 +25,14 @@ def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     except ConfigError as error:
         raise error.within("arguments") from None
     except Exception as error:  # a user's class may raise anything
-        reason = f"{type(error).__name__}: {one_line(error, 200)}"
-        raise ConfigError("arguments", f"{name} cannot be built from {dict(arguments)}: {reason}") from None
+        raise ConfigError("arguments", f"{name} cannot be built from {dict(arguments)}: {_reason(error)}") from None
     if not isinstance(network, nn.Module):
         raise ConfigError("name", f"{name} gives a {type(network).__name__}", accepted="an nn.Module")
     return network
 
 
 def load_network(name: str, weights: str, arguments: Mapping[str, Any], section: str) -> nn.Module:
-    """A network with its weights, frozen and in evaluation mode.
-
-    Args:
-        name: see ``import_network``.
-        weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``).
-        arguments: for the constructor.
-        section: of the config, for messages.
+    """``import_network``, then ``load_weights``, frozen and in evaluation mode; messages name the config's ``section``.
 
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
@@ -57,14 +48,10 @@ def load_network(name: str, weights: str, arguments: Mapping[str, Any], section:
 
 
 def load_weights(network: nn.Module, path: str) -> None:
-    """Loads a state dict into a network, every name matching.
+    """Loads a ``.safetensors`` or ``torch.save`` file into a network, every name matching; no code in it is run.
 
     What wrappers put before every name is taken off: DataParallel's ``module.``, and the ``model.`` or ``0.`` of a
     network that was saved behind its normalisation. A network with a method ``from_public_layout`` renames the rest.
-
-    Args:
-        network: the network.
-        path: a ``.safetensors`` or ``torch.save`` file; no code in it is run.
 
     Raises:
         ConfigError: about ``weights``, where the file is missing or unreadable, or names or shapes differ.
@@ -82,6 +69,10 @@ def load_weights(network: nn.Module, path: str) -> None:
         if (from_public_layout := getattr(network, "from_public_layout", None)) is not None:
             state = from_public_layout(state)
         load_exactly(network, state)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, 200)}"
 
 
 def _import_builder(name: str) -> Callable[..., Any]:

@@ -63,7 +63,7 @@ OWN = [
     "attack={name: pgd, eps: 0.15, steps: 2, eot: 2, step_size: 0.02, loss: margin}",
 ]
 
-COMMON = ["evaluate", "--config", "demo.yaml", "data.subset=3", "threads=1", "wandb.mode=disabled", "pictures=1"]
+COMMON = ["evaluate", "--config", "digits.yaml", "data.subset=3", "threads=1", "wandb.mode=disabled", "pictures=1"]
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_an_evaluation_with_plugins_is_the_same_as_with_the_package_s_own(
 def test_presets_surrogates_and_plans(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["rows=null", "purifier={name: mine.py:Mine, grid_size: 50, preset: weak}", "attack.steps=1"]
     surrogate = "attack.process={name: mine.py:Mine, grid_size: 20}"
-    command = ["--config", "demo.yaml", "data.subset=2", *settings, surrogate, "--print-config"]
+    command = ["--config", "digits.yaml", "data.subset=2", *settings, surrogate, "--print-config"]
     assert main(["evaluate", *command]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["purifier"]["t"] == 0.05 and config["attack"]["gradient"]["name"] == "surrogate"
@@ -180,7 +180,7 @@ def test_the_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_from_python(here: Path) -> None:
     """A purifier and an attack in hand, of classes that no registry knows."""
-    section = yaml.safe_load((CONFIG_DIR / "demo.yaml").read_text())
+    section = yaml.safe_load((CONFIG_DIR / "digits.yaml").read_text())
     classifier = hetpure.build_classifier(**section["classifier"])
     denoiser = hetpure.build_denoiser(section["denoiser"]["path"])
     purifier = load("mine.py:Mine")(denoiser, t=0.1, grid_size=50)

@@ -279,7 +279,7 @@ def test_processes_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every row of the shipped demo, its honesty checks, hours elsewhere; nothing is written."""
-    settings = ["--config", "demo.yaml", f"output={tmp_path}/out", "threads=1", "data.subset=4", "honesty=true"]
+    settings = ["--config", "digits.yaml", f"output={tmp_path}/out", "threads=1", "data.subset=4", "honesty=true"]
     assert main(["evaluate", *settings, "--plan", "--plan-seconds=0.1", "--plan-rate=denoiser=10"]) == 0
     out = capsys.readouterr().out
     for name in ("undefended", "uniform", "heterogeneous", "heterogeneous, huge_eps"):
@@ -295,7 +295,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
 
 
 def test_absent_rows_are_said_with_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = read_config("demo.yaml", []) | {"table": {"columns": {"pgd": {}}}, "output": str(tmp_path / "out")}
+    raw = read_config("digits.yaml", []) | {"table": {"columns": {"pgd": {}}}, "output": str(tmp_path / "out")}
     raw |= {"rows": {"lost": {"classifier": {"weights": "nowhere.pt"}}}, "threads": 1}
     assert plan(complete(raw), 0.1) == []
     assert "plan: lost/pgd cannot be evaluated here: classifier.weights: nowhere.pt: no such file" in (
