@@ -15,7 +15,7 @@ from hetpure.purification.registry import PURIFIERS
 IMAGES = 16
 """Images that are hashed."""
 
-PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights")
+PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights", "attack.folder")
 """Keys with paths of images and weights, which may move: ``content.yaml`` holds hashes of their content."""
 
 PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
