@@ -6,7 +6,7 @@ from typing import Any
 from hetpure.config import merge, parse_overrides, resolve_path
 from hetpure.errors import UNSET
 
-PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights")
+PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights", "attack.folder")
 """Keys with paths of images and weights, which may move: ``content.yaml`` holds hashes of their content."""
 
 

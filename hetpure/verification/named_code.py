@@ -12,8 +12,8 @@ from hetpure.errors import ConfigError
 SECTIONS = ("classifier", "denoiser", "purifier", "attack", "ensemble")
 """Sections from which networks, purifiers and attacks are built."""
 
-NO_CODE = ("source", "weights", "path")
-"""Keys whose values may have a colon: addresses and files that are read as tensors."""
+NO_CODE = ("source", "weights", "path", "folder")
+"""Keys whose values may have a colon: addresses, and files that are read as tensors or pictures."""
 
 GROUPS = {
     "purifier.name": "hetpure.purifiers",

@@ -115,10 +115,9 @@ class _Checks:
             self.add("", Verdict("content", False if refused else None, opened.no_networks))
             return
         other = self._check_content(opened)
-        rows = {row.name: row for row in opened.resolved.rows}
         able: list[tuple[Part, Row]] = []
         for part in self.parts:
-            row = rows.get(part.row)
+            row = opened.row(part.row)
             row = row.variants.get(part.variant) if row is not None and part.variant else row
             reason = None
             if part.name not in self.readable:
@@ -140,11 +139,9 @@ class _Checks:
 
     def _ball(self, part: Part, opened: "Reopened") -> Verdict:
         assert opened.data is not None
-        attack = opened.attack(part.row)
-        if part.variant:
-            rows = {row.name: row for row in opened.resolved.rows} if opened.resolved else {}
-            variant = rows[part.row].variants.get(part.variant) if part.row in rows else None
-            attack = variant.attack if variant is not None else None
+        row = opened.row(part.row)
+        row = row.variants.get(str(part.variant)) if row is not None and part.variant else row
+        attack = row.attack if row is not None else None if part.variant else opened.attack(part.row)
         threat = attack.threat if attack is not None else None
         if threat is None:
             return Verdict("inside the ball", None, "the attack does not declare its threat model, or is not known")

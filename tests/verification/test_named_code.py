@@ -41,7 +41,7 @@ def test_every_place_that_names_code_is_refused(sections: dict[str, Any], key: s
 
 def test_paths_and_addresses_are_no_code() -> None:
     denoiser = {"path": "C:/x", "source": "https://host/x"}
-    raw = config(denoiser=denoiser, data={"name": "hfds/owner/name:plain"})
+    raw = config(denoiser=denoiser, attack={"name": "saved", "folder": "C:/x"}, data={"name": "hfds/owner/name:plain"})
     assert allowed_config(raw, []) == (raw, {})
 
 
