@@ -8,15 +8,13 @@ import torch
 from torch import nn
 
 from hetpure.attacks.registry import ATTACKS, GRADIENTS
+from hetpure.config.moved import PATHS
 from hetpure.config.plugins import code_hash, is_target
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.purification.registry import PURIFIERS
 
 IMAGES = 16
 """Images that are hashed."""
-
-PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights", "attack.folder")
-"""Keys with paths of images and weights, which may move: ``content.yaml`` holds hashes of their content."""
 
 PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
 """The same, of the whole config and of its rows."""

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hetpure.config import parse_overrides, structure, to_dict
-from hetpure.evaluation.content import PATHS
+from hetpure.config.moved import PATHS
 from hetpure.reports.plots import style
 from hetpure.runs.files import write_whole
 from hetpure.studies.finished import FinishedRun
