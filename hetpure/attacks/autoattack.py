@@ -24,7 +24,7 @@ from hetpure.errors import AbsentError, require
 
 Version = Literal["standard", "rand"]
 
-_FIRST_CALL = 2**20
+FIRST_CALL = 2**20
 """The published code's calls are numbered from here on: the numbers of iterations would repeat their draws."""
 
 
@@ -155,7 +155,7 @@ class Model:
 
     def __init__(self, gradient: GradientSource, sample: Tensor) -> None:
         self.gradient, self.sample = gradient, sample
-        self.calls = _FIRST_CALL
+        self.calls = FIRST_CALL
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images x (N, C, H, W)."""

@@ -1,6 +1,7 @@
 """What every attack is, and what the attacks of this project have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -35,12 +36,24 @@ class Attack(KeepsArguments, ABC):
         classes: how many classes there must be at least.
         threat: the threat model; None where none is declared.
         run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
+        uses_defense: whether the adversarial images depend on the defense.
+        content: what the images depend on beside the config: a version, a hash of files; part of the run's content.
     """
 
     steps: int
     classes: int = 2
     threat: Threat | None = None
     run_length: int | None = None
+    uses_defense: bool = True
+    content: str | None = None
+
+    def check_images(self, indices: Sequence[int], clean: Callable[[int], Tensor]) -> None:
+        """Called before a run with the dataset indices of its samples, and with their clean images (C, H, W) by index.
+
+        Raises:
+            ConfigError: where the attack cannot be made on these samples.
+        """
+        return
 
     @abstractmethod
     def __call__(

@@ -49,6 +49,11 @@ class GradientSource(Protocol):
     eot: int
     stochastic: bool
 
+    @property
+    def num_classes(self) -> int:
+        """K, of the logits."""
+        ...
+
     def to(self, device: torch.device) -> None:
         """Brings the attack process to a device."""
 
@@ -64,10 +69,10 @@ class GradientSource(Protocol):
         """Mean logits (B, K) over the same draws as ``evaluate``'s."""
         ...
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        """Logits (B, K) of one draw an image, differentiable: the defense as code from elsewhere wants it.
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
+        """Mean logits (B, K) of some draws an image, differentiable: the defense as code from elsewhere wants it.
 
-        The draws are keyed by the sample and the number of the call.
+        The draws are keyed by the sample and the number of the call; ``count`` of them are averaged.
         """
         ...
 
@@ -78,6 +83,10 @@ class GradientWrapper:
     def __init__(self, source: GradientSource) -> None:
         self.source = source
         self.seed, self.eot, self.stochastic = source.seed, source.eot, source.stochastic
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
 
     def to(self, device: torch.device) -> None:
         self.source.to(device)
@@ -91,8 +100,8 @@ class GradientWrapper:
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return self.source.scores(x, sample, count)
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        return self.source.logits(x, sample, call)
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
+        return self.source.logits(x, sample, call, count)
 
 
 class ExactGradient:
@@ -118,6 +127,10 @@ class ExactGradient:
         self.process, self.seed = process, seed
         self.stochastic = process.purifier.stochastic
         self.eot = self.purifications = eot if self.stochastic else 1
+
+    @property
+    def num_classes(self) -> int:
+        return self.process.num_classes
 
     def to(self, device: torch.device) -> None:
         self.process.to(device)
@@ -150,11 +163,13 @@ class ExactGradient:
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return mean_over_draws(self._selection_logits(x, sample, count), len(x))
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        draws = attack_draws(self.seed, sample, call, 1)
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
+        draws = attack_draws(self.seed, sample, call, count)
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(count)
         # As many rows as there are: whoever asks here decides the shape, and gets the same numbers for the same shape.
-        parts = torch.arange(len(x), device=x.device).split(self.process.chunk_size)
-        return torch.cat([self.see(x[part], draws.rows(part), self._prepared(x[part])) for part in parts])
+        parts = torch.arange(len(draws), device=x.device).split(self.process.chunk_size)
+        logits = [self.see(x[owner[p]], draws.rows(p), self._prepared(x[owner[p]])) for p in parts]
+        return mean_over_draws(torch.cat(logits), len(x)) if count > 1 else torch.cat(logits)
 
     def __str__(self) -> str:
         """The mode in a few words, for tables."""

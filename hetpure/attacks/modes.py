@@ -105,7 +105,7 @@ class KnownDrawsGradient(ExactGradient):
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return self._joined(self._purified_logits(x, sample))
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
         draws = self._draws(sample)
         owner = torch.arange(len(x), device=x.device).repeat_interleave(len(draws) // len(x))
         prepared = self._prepared(x)

@@ -5,19 +5,57 @@ Nothing is imported before it is used, so that a misspelt name or key is found a
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from hetpure.config.registry import Registry, check_keys, errors_within
+from hetpure.config.registry import Registry, check_defined, check_keys, errors_within
 from hetpure.config.schema import SECTION, signature_schema, structure, to_dict
-from hetpure.errors import ConfigError, require
+from hetpure.errors import AbsentError, ConfigError, require
 
 if TYPE_CHECKING:
     from hetpure.attacks.base import Attack
     from hetpure.attacks.gradients import ExactGradient
     from hetpure.defense.classifier import PurifiedClassifier
 
-ATTACKS: Registry[Attack] = Registry(
+LIBRARIES = {"torchattacks": "torchattacks", "foolbox": "foolbox.attacks", "art": "art.attacks.evasion"}
+"""Other libraries' module of attack classes, by the prefix of ``attack.name`` (``torchattacks:EOTPGD``)."""
+
+
+class _Attacks(Registry["Attack"]):
+    """This project's attacks, and those of ``LIBRARIES``."""
+
+    def __getitem__(self, name: str) -> type[Attack]:
+        if not _is_foreign(name):
+            return super().__getitem__(name)
+        from hetpure.attacks.foreign import foreign_class
+
+        return foreign_class(name)
+
+    def target(self, name: str) -> str:
+        return "hetpure.attacks.foreign:ForeignAttack" if _is_foreign(name) else super().target(name)
+
+    def outside(self, name: str) -> list[str]:
+        return [] if _is_foreign(name) else super().outside(name)
+
+    def name_of(self, thing: object) -> str:
+        return getattr(thing, "foreign_name", None) or super().name_of(thing)
+
+    def check_name(self, name: Any, section: str, *others: str) -> str:
+        if not _is_foreign(name):
+            return super().check_name(name, section, *others)
+        prefix, _, attribute = name.partition(":")
+        if importlib.util.find_spec(prefix) is None:
+            raise AbsentError(f"{section}.name", f"needs {prefix}: pip install 'hetpure[{prefix}]'", found=name)
+        check_defined(f"{LIBRARIES[prefix]}:{attribute}", f"{section}.name")
+        return name
+
+
+def _is_foreign(name: Any) -> bool:
+    return isinstance(name, str) and name.partition(":")[0] in LIBRARIES and ":" in name
+
+
+ATTACKS: Registry[Attack] = _Attacks(
     {
         "pgd": "hetpure.attacks.pgd:PGD",
         "apgd": "hetpure.attacks.apgd:APGD",
@@ -25,6 +63,7 @@ ATTACKS: Registry[Attack] = Registry(
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
+        "saved": "hetpure.attacks.saved:SavedImages",
     },
     base="hetpure.attacks.base:Attack",
     group="hetpure.attacks",

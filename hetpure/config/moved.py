@@ -4,21 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from hetpure.config import merge, parse_overrides, resolve_path
-from hetpure.errors import UNSET, require
+from hetpure.errors import UNSET
 
-PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights")
+PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights", "attack.folder")
 """Keys with paths of images and weights, which may move: ``content.yaml`` holds hashes of their content."""
 
 
 def with_moved(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """A saved config with one path changed: its own, and those of rows that had the same or whose file is gone.
-
-    Args:
-        raw: the config; it is not changed.
-        override: ``key=value`` with a key of ``PATHS``.
-    """
+    """A copy of a saved config with one path changed: its own, and those of rows that had it or whose file is gone."""
     key = override.split("=", 1)[0]
-    require(key in PATHS, "moved", key, ", ".join(PATHS))
     change, old, rows = parse_overrides([override]), _value(raw, key), dict(raw["rows"])
     for name, row in rows.items():
         own = _value(row, key)

@@ -85,6 +85,8 @@ def source_file(module: str) -> Path | None:
             file = Path(spec.origin) if spec and spec.origin and not inner else file
     except (OSError, ValueError):
         return None
+    if file and not file.is_file() and not module.endswith(".py"):
+        file = file.with_suffix("") / "__init__.py"
     return file if file and file.is_file() else None
 
 

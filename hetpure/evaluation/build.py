@@ -15,6 +15,7 @@ from hetpure.attacks.registry import build_attack, build_gradient
 from hetpure.config.registry import errors_within
 from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
+from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
@@ -125,6 +126,8 @@ class _Builder:
         row.content.update({key: self._hash(network) for key, network in networks.items() if network is not None})
         own_network = (settings.purifier.get("network") or {}).get("name")
         named = settings.classifier["name"], settings.denoiser.format, own_network
+        if row.attack is not None and row.attack.content is not None:
+            row.content["attack"] = row.attack.content
         if code := code_content(settings.purifier, settings.attack, *named):
             row.content["code"] = code
         if config.honesty.images and row.attack is not None:
@@ -154,12 +157,18 @@ class _Builder:
             raise ConfigError(
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
             )
+        with errors_within("attack"):
+            attack.check_images(data.indices, lambda index: item(data.test_source, index)["image"])
         process = surrogate_settings(settings.purifier, attack_settings["process"])
         seen = Recomputed(guarded) if guarded is not None and attack_settings["recompute"] else guarded
         surrogate = build_purifier(process, classifier, seen, "attack.process", network)
         behind = model.behind(self._tried(surrogate, "attack.process"))
         with errors_within("attack.gradient"):
-            gradient = build_gradient(attack_settings["gradient"], behind, attack_settings["eot"], config.seed)
+            # A mode that every purifier accepts, for an attack that asks for no gradient.
+            mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
+            gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
+        if not attack.uses_defense:
+            return Row(name, model, attack, gradient, store, Conditions(str(attack), "-", 1, model.ensemble_size))
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"

@@ -24,7 +24,7 @@ from hetpure.evaluation.run import evaluate_row
 from hetpure.runs.records import Record, RecordStore
 
 
-class SavedImages(Attack):
+class RecordedImages(Attack):
     """An attack that returns images that are there already.
 
     Args:
@@ -40,7 +40,7 @@ class SavedImages(Attack):
         return torch.stack([torch.from_numpy(self.saved(index)) for index in sample.tolist()]).to(x)
 
     def __str__(self) -> str:
-        return "saved images"
+        return "recorded images"
 
 
 def judge(
@@ -62,7 +62,7 @@ def judge(
         assert image is not None
         return image
 
-    return _evaluate(row, SavedImages(saved) if row.attack is not None else None, records, data, trainer, seed)[0]
+    return _evaluate(row, RecordedImages(saved) if row.attack is not None else None, records, data, trainer, seed)[0]
 
 
 def attack(

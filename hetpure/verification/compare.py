@@ -126,16 +126,16 @@ def compare_attacked(
     name = f"{len(samples)} sample(s) ({', '.join(map(str, samples[:8]))}{', ..' if len(samples) > 8 else ''})"
     for a, b in pairs:
         for what, old, new in (
-            ("image", _bits(images.get(a.index)), _bits(images_again.get(a.index))),
-            ("failure", a.failure, b.failure),
-            ("number of gradients", len(a.attack_loss), len(b.attack_loss)),
-            ("losses", a.attack_loss, b.attack_loss),
-            ("gradients", (a.gradient_size, a.attack_correct), (b.gradient_size, b.attack_correct)),
-            ("decision", a.adversarial, b.adversarial),
+            ("another image", _bits(images.get(a.index)), _bits(images_again.get(a.index))),
+            ("another failure", a.failure, b.failure),
+            ("another number of gradients", len(a.attack_loss), len(b.attack_loss)),
+            ("other losses", a.attack_loss, b.attack_loss),
+            ("other gradients", (a.gradient_size, a.attack_correct), (b.gradient_size, b.attack_correct)),
+            ("another decision", a.adversarial, b.adversarial),
         ):
             if old != new:
-                numbers = f" ({old}, here {new})" if what == "number of gradients" else ""
-                problems.add(f"sample {a.index}: another {what}{numbers}")
+                numbers = f" ({old}, here {new})" if what == "another number of gradients" else ""
+                problems.add(f"sample {a.index}: {what}{numbers}")
     if exact or not problems.texts:
         return problems.verdict(check, f"{name}: the same images, bit for bit")
     first = {a.index: (a, b) for a, b in reversed(pairs) if a.adversarial and b.adversarial}.values()

@@ -6,13 +6,25 @@ from typing import Any
 
 from hetpure.config import parse_overrides
 from hetpure.config.moved import PATHS, with_moved
+from hetpure.config.plugins import entry_points, is_target
 from hetpure.errors import ConfigError
 
 SECTIONS = ("classifier", "denoiser", "purifier", "attack", "ensemble")
 """Sections from which networks, purifiers and attacks are built."""
 
-NO_CODE = ("source", "weights", "path")
-"""Keys whose values may have a colon: addresses and files that are read as tensors."""
+NO_CODE = ("source", "weights", "path", "folder")
+"""Keys whose values may have a colon: addresses, and files that are read as tensors or pictures."""
+
+GROUPS = {
+    "purifier.name": "hetpure.purifiers",
+    "attack.process.name": "hetpure.purifiers",
+    "attack.name": "hetpure.attacks",
+    "attack.gradient": "hetpure.gradients",
+    "attack.gradient.name": "hetpure.gradients",
+    "attack.loss": "hetpure.losses",
+    "denoiser.format": "hetpure.formats",
+}
+"""Groups of entry points by the key that names one: an installed package's code is code, too."""
 
 FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 """Arguments of timm's models that make timm read files in its own way."""
@@ -20,7 +32,7 @@ FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 Place = tuple[str | int, ...]
 
 
-def allowed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def allowed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """A saved config with the user's overrides, if the user has named all code that it names.
 
     Args:
@@ -28,11 +40,14 @@ def allowed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         overrides: ``key=value``: where images and weights are now (``PATHS``), or the code that the folder names, such
             as ``classifier.name=my.py:Net``. The file may be in another folder than at that time.
 
+    Returns:
+        The config, and the names that the folder gives to code, by those that the user gives.
+
     Raises:
         ConfigError: for any other key, other code, or code that the user has not named.
     """
     raw = dict(config)
-    named = dict(_named_code(raw))
+    named, names_by_given = dict(_named_code(raw)), {}
     for override in overrides:
         key = override.split("=", 1)[0]
         given = parse_overrides([override])
@@ -52,11 +67,11 @@ def allowed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             raise ConfigError(key, found=value, accepted=f"what the run folder names: {names}")
         for place in same:
             raw = _replaced(raw, place, value)
-            del named[place]
+            names_by_given[value] = named.pop(place)
     for place, value in named.items():
         problem = "which is code that the run folder names; it runs only if you name it, too"
         raise ConfigError(_key(place), problem, found=value, accepted=f"{_key(place)}=.. on the command line")
-    return raw
+    return raw, names_by_given
 
 
 def _named_code(config: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
@@ -72,9 +87,10 @@ def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _leaves(part, (*place, key))
         return
-    is_target = isinstance(value, str) and ":" in value and place[-1] not in NO_CODE
+    is_code = is_target(value) and place[-1] not in NO_CODE
+    is_offered = isinstance(value, str) and (group := GROUPS.get(_key(place))) and value in entry_points(group)
     is_file = value is not None and "arguments" in place and any(part in FILES for part in place)
-    if is_target or is_file:
+    if is_code or is_offered or is_file:
         yield place, value
 
 

@@ -14,6 +14,7 @@ from hetpure.config.registry import resolve
 from hetpure.config.schema import signature_schema, structure, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
+from hetpure.evaluation.build import Row
 from hetpure.evaluation.config import CLASSIFIER, RunSettings, restore
 from hetpure.evaluation.resolve import Resolved, resolve_rows
 from hetpure.evaluation.run import evaluation_trainer, set_precision
@@ -40,6 +41,10 @@ class Reopened:
     no_data: str = ""
     no_networks: str = ""
     refused: bool = False
+
+    def row(self, name: str) -> Row | None:
+        """A row with its networks; None where they are not here."""
+        return next((row for row in self.resolved.rows if row.name == name), None) if self.resolved else None
 
     def attack(self, row: str) -> Attack | None:
         """A row's attack, without networks; None where it has none or the settings cannot be used."""

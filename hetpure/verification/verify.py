@@ -45,8 +45,9 @@ def verify(folder: Path, overrides: Sequence[str] = (), samples: int = 2, tell: 
         RunError: where memory does not hold one row of a network call.
     """
     require(samples >= 0, "--samples", samples, "0 or more")
-    raw = {**allowed_config(read_settings(folder), overrides), "output": str(folder)}
-    checks = _Checks(folder, raw, samples, tell)
+    raw, code = allowed_config(read_settings(folder), overrides)
+    raw["output"] = str(folder)
+    checks = _Checks(folder, raw, samples, tell, code)
     checks.folder_alone()
     from hetpure.verification.reopen import reopen
 
@@ -64,6 +65,7 @@ class _Checks:
     raw: Mapping[str, Any]
     samples: int
     tell: Tell
+    code: Mapping[str, str]
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
     seed: int = field(default_factory=lambda: secrets.randbelow(SEEDS))
 
@@ -110,13 +112,12 @@ class _Checks:
         """Content, decisions, attacks, and the report."""
         if opened.resolved is None or opened.trainer is None or opened.data is None:
             refused = opened.refused and written_by(self.folder) == __version__
-            self.add("", Verdict("images and weights", False if refused else None, opened.no_networks))
+            self.add("", Verdict("content", False if refused else None, opened.no_networks))
             return
         other = self._check_content(opened)
-        rows = {row.name: row for row in opened.resolved.rows}
         able: list[tuple[Part, Row]] = []
         for part in self.parts:
-            row = rows.get(part.row)
+            row = opened.row(part.row)
             row = row.variants.get(part.variant) if row is not None and part.variant else row
             reason = None
             if part.name not in self.readable:
@@ -124,7 +125,7 @@ class _Checks:
             elif row is None:
                 reason = "; ".join(opened.resolved.absent.get(part.row, [])) or "it has no such variant"
             elif "images" in other or part.row in other:
-                reason = "images or weights are not the run's"
+                reason = "images, weights or code are not the run's"
             if reason is None and row is not None:
                 able.append((part, row))
             else:
@@ -138,11 +139,9 @@ class _Checks:
 
     def _ball(self, part: Part, opened: "Reopened") -> Verdict:
         assert opened.data is not None
-        attack = opened.attack(part.row)
-        if part.variant:
-            rows = {row.name: row for row in opened.resolved.rows} if opened.resolved else {}
-            variant = rows[part.row].variants.get(part.variant) if part.row in rows else None
-            attack = variant.attack if variant is not None else None
+        row = opened.row(part.row)
+        row = row.variants.get(str(part.variant)) if row is not None and part.variant else row
+        attack = row.attack if row is not None else None if part.variant else opened.attack(part.row)
         threat = attack.threat if attack is not None else None
         if threat is None:
             return Verdict("inside the ball", None, "the attack does not declare its threat model, or is not known")
@@ -164,23 +163,29 @@ class _Checks:
     # ---- with networks
 
     def _check_content(self, opened: "Reopened") -> set[str]:
-        """Hashes of images and weights against ``content.yaml``; returns ``images`` or the rows that differ."""
+        """Hashes of images, weights and code against ``content.yaml``; returns ``images`` or the rows that differ."""
         from hetpure.evaluation.build import content_of
 
         assert opened.resolved is not None
-        check, here = "images and weights", content_of(opened.resolved.rows, opened.resolved.data)
+        check, here = "content", content_of(opened.resolved.rows, opened.resolved.data)
         if not (self.folder / CONTENT).is_file():
             self.add("", Verdict(check, None, f"there is no {CONTENT}"))
             return set()
         try:
             claimed = read_mapping(self.folder / CONTENT)
-            rows = {name: claimed["rows"].get(name) for name in here["rows"]}
+            rows = {name: claimed["rows"].get(name) or {} for name in here["rows"]}
+            hashed = True
+            for name, row in here["rows"].items():
+                code = {self.code.get(target, target): value for target, value in row.pop("code", {}).items()}
+                hashed = hashed and (not code or "code" in rows[name])  # earlier versions did not hash code
+                row |= {"code": code} if code and "code" in rows[name] else {}
             changes = differences({"data": claimed.get("data"), "rows": rows}, here, ())
         except (ConfigError, KeyError, AttributeError) as error:
             self.add("", Verdict(check, False, f"{CONTENT} cannot be read: {error}"))
             return set()
-        details = "; ".join(changes[:3]) or f"hashes of images and {len(here['rows'])} row(s) as recorded"
-        self.add("", Verdict(check, not changes, details))
+        details = "; ".join(changes[:3]) or f"hashes of images and of {len(here['rows'])} row(s) as recorded"
+        details += "" if hashed else f"; {CONTENT} has no hash of the code"
+        self.add("", Verdict(check, False if changes else True if hashed else None, details))
         differing = {name for name in rows if rows[name] != here["rows"][name]}
         return differing | ({"images"} if claimed.get("data") != here["data"] else set())
 

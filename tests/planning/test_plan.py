@@ -195,6 +195,26 @@ def test_calls_of_every_attack_are_exact(
         assert counted == network_rows(row.most if outcome == "stands" else row.least)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("torchattacks:EOTPGD", {"steps": 2, "eot_iter": 3}),
+        ("foolbox:LinfPGD", {"steps": 2}),
+        ("art:ProjectedGradientDescent", {"max_iter": 2, "eps_step": 0.01}),
+    ],
+)
+def test_calls_of_other_libraries_attacks_are_exact(
+    name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec(name.partition(":")[0]) is None:
+        pytest.skip(f"needs the extra {name.partition(':')[0]}")
+    setting = Setting(monkeypatch, tmp_path)
+    attack = {"name": name, "norm": "Linf", "eps": 0.05, "arguments": arguments, "eot": 2}
+    purifier = {"name": "heterogeneous", **PURIFIER_CASES["heterogeneous"]}
+    row, rows, data = setting.planned(setting.raw(purifier, attack))
+    assert network_rows(row.most) == network_rows(setting.counted(rows, data)) and row.most.denoiser_gradient > 0
+
+
 def test_published_attacks_are_planned_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Square's queries, one image at a time, are a bound; it stops when an image is broken."""
     if importlib.util.find_spec("pyautoattack") is None:

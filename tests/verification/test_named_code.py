@@ -41,14 +41,15 @@ def test_every_place_that_names_code_is_refused(sections: dict[str, Any], key: s
 
 def test_paths_and_addresses_are_no_code() -> None:
     denoiser = {"path": "C:/x", "source": "https://host/x"}
-    raw = config(denoiser=denoiser, data={"name": "hfds/owner/name:plain"})
-    assert allowed_config(raw, []) == raw
+    raw = config(denoiser=denoiser, attack={"name": "saved", "folder": "C:/x"}, data={"name": "hfds/owner/name:plain"})
+    assert allowed_config(raw, []) == (raw, {})
 
 
 def test_code_that_the_user_names_is_allowed_in_every_row_with_that_name() -> None:
     raw = config(classifier={"name": NET}, rows={"a": {"classifier": {"name": NET}}, "b": None})
-    assert allowed_config(raw, [f"classifier.name={NET}"]) == raw
-    moved = allowed_config(raw, ["classifier.name=/copy/my.py:Net"])
+    assert allowed_config(raw, [f"classifier.name={NET}"]) == (raw, {NET: NET})
+    moved, names = allowed_config(raw, ["classifier.name=/copy/my.py:Net"])
+    assert names == {"/copy/my.py:Net": NET}
     assert moved["classifier"]["name"] == moved["rows"]["a"]["classifier"]["name"] == "/copy/my.py:Net"
     assert raw["classifier"]["name"] == NET, "the saved config is not changed"
 
@@ -76,5 +77,16 @@ def test_nothing_that_is_verified_can_be_overridden(override: str) -> None:
 
 def test_weights_move() -> None:
     raw = config(classifier={"name": "resnet18", "weights": "old"}, rows={"a": {"classifier": {"weights": "old"}}})
-    moved = allowed_config(raw, ["classifier.weights=new"])
+    moved, _ = allowed_config(raw, ["classifier.weights=new"])
     assert moved["classifier"]["weights"] == moved["rows"]["a"]["classifier"]["weights"] == "new"
+
+
+def test_plug_ins_of_installed_packages_are_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = {"hetpure.purifiers": {"theirs": "their_package:Purifier"}}
+    monkeypatch.setattr("hetpure.verification.named_code.entry_points", lambda group: offered.get(group, {}))
+    raw = config(purifier={"name": "theirs"}, attack={"name": "pgd", "process": {"name": "theirs"}})
+    with pytest.raises(ConfigError, match=r"purifier\.name is 'theirs', which is code"):
+        allowed_config(raw, [])
+    with pytest.raises(ConfigError, match=r"attack\.process\.name is 'theirs', which is code"):
+        allowed_config(raw, ["purifier.name=theirs"])
+    assert allowed_config(raw, ["purifier.name=theirs", "attack.process.name=theirs"])[0] == raw

@@ -22,7 +22,7 @@ from hetpure.evaluation.content import network_content
 from hetpure.models.classifiers import build_classifier
 from hetpure.reports.table import write_table_files
 from hetpure.runs.read import read_run
-from hetpure.runs.records import Record, RecordStore, _write_images, shortest
+from hetpure.runs.records import Record, RecordStore, shortest
 from hetpure.runs.results import write_results
 from hetpure.runs.verification import Verification, fingerprint, read_verification
 from hetpure.verification.verify import verify
@@ -101,7 +101,7 @@ def new_images(run: Path, change: Callable[[int, np.ndarray], np.ndarray], row: 
     images = {r.index: (r.image, store.adversarial(r)) for r in store.read()}
     for name in {name for name, _ in images.values()}:
         batch = {i: change(i, image) for i, (of, image) in images.items() if of == name and image is not None}
-        _write_images(run / row / str(name), ".part", batch)
+        np.savez(run / row / str(name), **{str(i): image for i, image in batch.items()})
 
 
 def edit_config(run: Path, **sections: object) -> None:
@@ -236,7 +236,7 @@ def test_rounded_images_behind_nudged_scores(run: Path) -> None:
 
 
 def test_other_weights(run: Path) -> None:
-    check(with_other_weights(run), {"images and weights"})
+    check(with_other_weights(run), {"content"})
 
 
 def test_other_weights_with_their_own_hashes(run: Path) -> None:
@@ -266,8 +266,8 @@ def test_another_seed_everywhere(run: Path) -> None:
     [
         ({"attack": {"eps": 0.3}}, {"attacked again", "report"}),
         ({"purifier": {"t": 0.3}}, {"judged again"}),
-        ({"purifier": {"t": 0.05}}, {"images and weights"}),  # which the purifier refuses at this grid
-        ({"data": {"subset": 5}}, {"samples", "report", "images and weights"}),
+        ({"purifier": {"t": 0.05}}, {"content"}),  # which the purifier refuses at this grid
+        ({"data": {"subset": 5}}, {"samples", "report", "content"}),
     ],
 )
 def test_an_edited_config(run: Path, change: dict[str, dict[str, object]], expected: set[str]) -> None:

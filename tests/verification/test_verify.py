@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from hetpure.cli import main
 from hetpure.cli.verify import tell
 from hetpure.errors import ConfigError
+from hetpure.models.classifiers import build_classifier
 from hetpure.runs.results import Verdict
 from hetpure.runs.verification import read_verification
 from hetpure.verification.verify import verify
@@ -24,9 +26,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without an attack, of a network from a Python file."""
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "net.py").write_text(NETWORK)
+    save_file(build_classifier(f"{folder}/net.py:TheirNet").network.state_dict(), folder / "weights.safetensors")
     config = {
         "data": {"name": "digits", "subset": 2},
-        "classifier": {"name": f"{folder}/net.py:TheirNet"},
+        "classifier": {"name": f"{folder}/net.py:TheirNet", "weights": f"{folder}/weights.safetensors"},
         "purifier": {"name": "none"},
         "attack": {"name": "none"},
         "threads": 1,
@@ -48,23 +51,34 @@ def theirs(made: Path, tmp_path: Path) -> Path:
 
 def test_code_that_the_folder_names_is_not_run(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = theirs / "run" / "config.yaml"
-    config.write_text(config.read_text().replace(str(next(iter(code_of(config)))), f"{theirs}/net.py:TheirNet"))
+    named = yaml.safe_load(config.read_text())["classifier"]["name"]
+    config.write_text(config.read_text().replace(named, f"{theirs}/net.py:TheirNet"))
     assert main(["verify", str(theirs / "run")]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and "which is code that the run folder names" in errors
     assert not (theirs / "net.py.ran").exists() and not (theirs / "run" / "verification.json").exists()
 
 
-def code_of(config: Path) -> list[str]:
-    return [yaml.safe_load(config.read_text())["classifier"]["name"]]
-
-
 def test_code_that_the_user_names_runs(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From wherever the user has it. Random weights: the network differs from the recorded one, and that is found."""
-    assert main(["verify", str(theirs / "run"), f"classifier.name={theirs}/net.py:TheirNet"]) == 4
+    """From wherever the user has it, if it is the code that was run."""
+    command = ["verify", str(theirs / "run"), f"classifier.name={theirs}/net.py:TheirNet"]
+    assert main(command) == 0
     assert (theirs / "net.py.ran").exists()
-    out = capsys.readouterr().out
-    assert "images and weights: FAILED. rows.none.classifier was" in out and "none: labels: ok" in out
+    (theirs / "net.py").write_text(f"{NETWORK}# another\n")
+    capsys.readouterr()
+    assert main(command) == 4
+    assert "content: FAILED. rows.none.code." in capsys.readouterr().out
+
+
+def test_code_without_a_hash_is_said(theirs: Path) -> None:
+    content = yaml.safe_load((theirs / "run" / "content.yaml").read_text())
+    del content["rows"]["none"]["code"]
+    (theirs / "run" / "content.yaml").write_text(yaml.safe_dump(content))
+    found = verify(theirs / "run", [f"classifier.name={theirs}/net.py:TheirNet"])
+    assert found.passed is None
+    assert [v.details for v in found.verdicts if v.passed is None] == [
+        "hashes of images and of 1 row(s) as recorded; content.yaml has no hash of the code"
+    ]
 
 
 def test_a_run_of_objects_in_python_is_checked_without_its_networks(theirs: Path) -> None:
@@ -113,7 +127,7 @@ def test_the_smallest_folder_of_another_program(tmp_path: Path, capsys: pytest.C
     assert main(["verify", str(tmp_path), "--output", str(tmp_path / "verdicts")]) == 4
     out = capsys.readouterr().out
     assert "mine: records: ok" in out and "mine: samples: FAILED. 499 of 500 missing" in out
-    assert "images and weights: not checked" in out
+    assert "content: not checked" in out
     written = json.loads((tmp_path / "verdicts" / "verification.json").read_text())
     validator("verification").validate(written)
     assert written["outcome"] == "failed" and not (tmp_path / "verification.json").exists()
@@ -121,9 +135,9 @@ def test_the_smallest_folder_of_another_program(tmp_path: Path, capsys: pytest.C
 
 def test_verdicts_that_cannot_be_written_are_still_shown(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (theirs / "run" / "verification.json").mkdir()
-    assert main(["verify", str(theirs / "run"), f"classifier.name={theirs}/net.py:TheirNet"]) == 4
+    assert main(["verify", str(theirs / "run"), f"classifier.name={theirs}/net.py:TheirNet"]) == 0
     shown = capsys.readouterr()
-    assert "verification.json cannot be written" in shown.err and shown.out.splitlines()[-1].startswith("failed: ")
+    assert "verification.json cannot be written" in shown.err and shown.out.splitlines()[-1].startswith("verified: ")
 
 
 def test_what_a_folder_says_cannot_write_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
