@@ -29,6 +29,7 @@ COMMANDS = {
     "purify": "clean pictures, with the classifier's opinion before and after",
     "report": "write a run's tables and page again, or plot accuracy over a key",
     "verify": "check the claims of a run that somebody hands in",
+    "leaderboard": "write a static site that compares runs",
     "figures": "draw the paper's figures from a run",
     "masks": "draw a sheet of attention masks",
     "aggregate": "mean and standard deviation over runs with different seeds",

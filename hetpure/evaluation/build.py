@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,9 @@ class _Builder:
         model = PurifiedClassifier(classifier, purifier, *numbers)
         store = RecordStore(output / name, [protocol.name for protocol in model.protocols])
         attack = build_attack(attack_settings)
+        conditions = Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls)
         if attack is None:
-            return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size))
+            return Row(name, model, None, None, store, conditions)
         if attack.classes > data.num_classes:
             raise ConfigError(
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
@@ -171,9 +172,8 @@ class _Builder:
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
-        return Row(
-            name, model, attack, gradient, store, Conditions(str(attack), view, gradient.eot, model.ensemble_size)
-        )
+        conditions = replace(conditions, attack=str(attack), gradients=view, eot=gradient.eot)
+        return Row(name, model, attack, gradient, store, conditions)
 
     def _classifier(self, settings: RowSettings) -> Classifier:
         known, key = self.loaded.classifiers, settings_key(settings.classifier)

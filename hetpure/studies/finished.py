@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetpure.config import to_dict
-from hetpure.config.moved import with_moved
+from hetpure.config.named_code import allowed_config
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
@@ -66,9 +66,10 @@ class RowImages:
 
 
 class FinishedRun:
-    """An evaluation's folder, opened again; ``moved`` says ``key=value`` for data and weights that have moved.
+    """An evaluation's folder, opened again.
 
-    ConfigError for a folder that is no evaluation's, or a device that is not available.
+    ``moved`` says ``key=value`` for data and weights that have moved, and names the code that the folder names.
+    ConfigError for a folder that is no evaluation's, code that is not named, or a device that is not available.
     """
 
     def __init__(self, folder: Path, moved: Sequence[str] = (), device: str = "cpu") -> None:
@@ -79,8 +80,7 @@ class FinishedRun:
             raise ConfigError("--device", f"which cannot be used: {reason}", found=device) from None
         self.saved = read_run(folder)
         raw: dict[str, Any] = {**self.saved.config, "output": str(folder)}
-        for override in moved:
-            raw = with_moved(raw, override)
+        raw, _ = allowed_config(raw, moved)
         try:
             self.config = restore(raw)
         except ConfigError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hetpure import __version__
+from hetpure.config.named_code import allowed_config
 from hetpure.errors import ConfigError, require
 from hetpure.runs.claim import differences
 from hetpure.runs.files import CONTENT, RESULTS, read_mapping
@@ -18,7 +19,6 @@ from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Verdict
 from hetpure.runs.verification import Verification, fingerprint
 from hetpure.verification.lines import Part, check_labels, check_lines, check_samples, parts_of
-from hetpure.verification.named_code import allowed_config
 from hetpure.verification.table import check_report, check_table, check_table_files, written_by
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def allowed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple
         places = [place for place in named if _key(place) == key]
         if not places:
             keys = ", ".join([*PATHS, *sorted({_key(place) for place in named})])
-            raise ConfigError(key, "would change what is verified", accepted=keys)
+            raise ConfigError(key, "would change what the run folder says", accepted=keys)
         same = [place for place in places if _same(value, named[place])]
         if not same:
             names = ", ".join(repr(named[place]) for place in places)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from hetpure.config.named_code import allowed_config
 from hetpure.errors import ConfigError
-from hetpure.verification.named_code import allowed_config
 
 NET = "nets/my.py:Net"
 
@@ -71,7 +71,7 @@ def test_code_in_another_row_is_not_allowed_with_it() -> None:
 
 @pytest.mark.parametrize("override", ["attack.steps=9", "seed=1", "classifier.name=resnet18", "data.rot=x"])
 def test_nothing_that_is_verified_can_be_overridden(override: str) -> None:
-    with pytest.raises(ConfigError, match="would change what is verified"):
+    with pytest.raises(ConfigError, match="would change what the run folder says"):
         allowed_config(config(), [override])
 
 
@@ -83,7 +83,7 @@ def test_weights_move() -> None:
 
 def test_plug_ins_of_installed_packages_are_code(monkeypatch: pytest.MonkeyPatch) -> None:
     offered = {"hetpure.purifiers": {"theirs": "their_package:Purifier"}}
-    monkeypatch.setattr("hetpure.verification.named_code.entry_points", lambda group: offered.get(group, {}))
+    monkeypatch.setattr("hetpure.config.named_code.entry_points", lambda group: offered.get(group, {}))
     raw = config(purifier={"name": "theirs"}, attack={"name": "pgd", "process": {"name": "theirs"}})
     with pytest.raises(ConfigError, match=r"purifier\.name is 'theirs', which is code"):
         allowed_config(raw, [])
