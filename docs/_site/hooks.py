@@ -107,13 +107,14 @@ def _api_page(title: str, name: str) -> str:
     package = ROOT / "hetpure"
     if name == "hetpure":
         lines = [f"# {title}", "", _docstring(package / "__init__.py"), ""]
-        names = [name for name in _exported(package / "__init__.py") if not name.startswith("__")]
+        names = sorted(_exported(package / "__init__.py"), key=lambda name: (name[0].isupper(), name))  # functions first
         return "\n".join([*lines, *(f"::: hetpure.{exported}\n" for exported in names)])
     if name in MODULES:
         return f"# {title}\n\n::: hetpure.{name}\n    options: {{show_root_heading: false}}\n"
     lines = [f"# {title}", "", _docstring(package / name / "__init__.py"), ""]
-    if names := _exported(package / name / "__init__.py"):
-        lines += [f"`from hetpure.{name} import` " + ", ".join(f"`{exported}`" for exported in names), ""]
+    if exported := _exported(package / name / "__init__.py"):
+        links = ", ".join(f"[`{name}`][{module}.{name}]" for name, module in exported.items())
+        lines += [f"This package exports {links}.", ""]
     for file in sorted((package / name).rglob("*.py")):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         if not file.name.startswith("_"):
@@ -126,12 +127,14 @@ def _docstring(file: Path) -> str:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
 
 
-def _exported(file: Path) -> list[str]:
-    """The names in ``__all__``, without importing the package."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+def _exported(file: Path) -> dict[str, str]:
+    """The names that a package imports for its users, with their modules; it is not imported itself."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    modules = {name.name: str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+    for node in nodes:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return ast.literal_eval(node.value)
-    return []
+            return {name: modules[name] for name in ast.literal_eval(node.value) if name in modules}
+    return {}
 
 
 def _outside(page: str, text: str) -> list[str]:
