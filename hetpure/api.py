@@ -23,7 +23,6 @@ from hetpure.errors import ConfigError, require
 from hetpure.evaluation.build import Loaded, settings_key
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.content import network_content
-from hetpure.evaluation.resolve import Given
 from hetpure.evaluation.run import run
 from hetpure.models.denoisers import Denoiser, innermost
 from hetpure.models.precision import prepared_classifier, prepared_denoiser
@@ -45,12 +44,7 @@ FROM_OBJECTS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of ``evaluate``.
-
-    Attributes:
-        folder: the run folder: records, adversarial images, tables, ``report.html``.
-        report: rows, notes and honesty checks.
-    """
+    """The outcome of ``evaluate``: the run folder (see its ``report.html``), and rows, notes and honesty checks."""
 
     folder: Path
     report: Report
@@ -88,7 +82,7 @@ def evaluate(
 
     Args:
         defense: the defense process, or several by the names of their rows. ``ensemble_size``, ``ensemble_mode``,
-            ``chunk_size`` and ``seed`` are its own; of several, the last two must agree.
+            ``chunk_size`` (64 where it has none) and ``seed`` are its own; of several, the last two must agree.
         attack: such as ``PGD("Linf", eps=8 / 255, steps=20)``; None measures standard accuracy alone.
         data: (images, labels), float32 (N, C, H, W) in [0, 1] and int64 (N,); or a dataset of (image, label); or an
             ``ImageDataModule``, whose test split it is. A sample's noise is keyed to its position.
@@ -103,9 +97,6 @@ def evaluate(
         **settings: every other key of an evaluation's config: ``protocols``, ``honesty``, ``precision``, ``threads``,
             ``pictures``, ``trainer``, ``wandb``, ..; sections as mappings.
 
-    Returns:
-        The report and its folder; ``print`` shows the table.
-
     Raises:
         ConfigError: before any work, for what does not fit together.
         RunError: where it cannot go on; finished samples are recorded.
@@ -113,9 +104,8 @@ def evaluate(
     defenses = dict(defense) if isinstance(defense, Mapping) else {"": defense}
     if not defenses:
         raise ConfigError("defense", "is empty", accepted="one or more")
-    for key in FROM_OBJECTS:
-        if key in settings:
-            raise ConfigError(key, "is set by the arguments defense, attack, data and output")
+    if given := [key for key in FROM_OBJECTS if key in settings]:
+        raise ConfigError(given[0], "is set by the arguments defense, attack, data and output")
     first = next(iter(defenses.values()))
     for key in ("chunk_size", "seed", "num_classes"):
         if len(values := {getattr(model, key) for model in defenses.values()}) > 1:
@@ -148,15 +138,14 @@ def evaluate(
         model.eval().requires_grad_(False)
         classifier, denoiser = model.classifier, _denoiser(model.purifier)
         classifier.check_classes(images.image_shape, images.num_classes)
-        loaded.classifiers[settings_key(row.classifier)] = prepared_classifier(
-            classifier, config.precision, config.compile
-        )
+        how = (config.precision, config.compile)
+        loaded.classifiers[settings_key(row.classifier)] = prepared_classifier(classifier, *how)
         if denoiser is not None:
             denoiser.check_image_shape(images.image_shape)
-            loaded.denoisers[settings_key(row.denoiser)] = prepared_denoiser(denoiser, config.precision, config.compile)
+            loaded.denoisers[settings_key(row.denoiser)] = prepared_denoiser(denoiser, *how)
         if isinstance(model.purifier, NetworkPurifier):
             loaded.networks[settings_key(row.purifier["network"])] = model.purifier.network
-    report = run(config, given=Given(images, loaded), choose_auto=choose_auto_settings)
+    report = run(config, given=(images, loaded), choose_auto=choose_auto_settings)
     return Evaluation(Path(config.output), report)
 
 

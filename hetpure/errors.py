@@ -6,6 +6,7 @@ from typing import Any, Self
 
 BAD_INPUT = 2
 STOPPED = 3
+FAILED_CLAIM = 4
 INTERRUPTED = 130
 
 UNSET: Any = object()
@@ -26,13 +27,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(
-        self,
-        key: str,
-        problem: str = "",
-        *,
-        found: Any = UNSET,
-        accepted: str = "",
-        related: Collection[str] = (),
+        self, key: str, problem: str = "", *, found: Any = UNSET, accepted: str = "", related: Collection[str] = ()
     ) -> None:
         super().__init__(key, problem)
         self.key, self.problem, self.found, self.accepted, self.related = key, problem, found, accepted, tuple(related)

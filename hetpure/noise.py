@@ -48,21 +48,13 @@ def _key(seed: int, process: str, purpose: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Draws:
-    """The keys under which N rows draw their noise.
-
-    Args:
-        seed: the run's seed.
-        process: who draws, such as ``"defense"``, ``"attack"`` or ``"selection"``; no two share a number.
-        sample: (N,) int64, each row's index in its dataset split.
-        draw: (N,) int64, which of a sample's purifications the row is (ensemble member, or EOT draw of an iteration).
-        offset: added to the ``step`` of every draw; see ``in_round``.
-    """
+    """The keys under which N rows draw their noise: ``process`` says who draws, and no two share a number."""
 
     seed: int
-    process: str
-    sample: Tensor
-    draw: Tensor
-    offset: int = 0
+    process: str  # such as "defense", "attack" or "selection"
+    sample: Tensor  # (N,) int64, each row's index in its dataset split
+    draw: Tensor  # (N,) int64, which of a sample's purifications it is: ensemble member, or EOT draw of an iteration
+    offset: int = 0  # added to the ``step`` of every draw; see ``in_round``
 
     def __post_init__(self) -> None:
         alike = self.sample.ndim == 1 and self.sample.shape == self.draw.shape
@@ -98,13 +90,10 @@ class Draws:
         return ((words.double() + 0.5) * 2.0**-32).to(dtype).reshape(len(self), *shape)
 
     def normal(self, purpose: str, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal, (N, *shape).
+        """Standard normal, (N, *shape), computed in float64 (Box-Muller) and rounded once.
 
-        Args:
-            purpose: what the noise is for (``"diffuse"``, ``"resample"``, ..); purposes never share numbers.
-            step: timestep or iteration of the draw.
-            shape: shape of one row.
-            dtype: of the result; numbers are computed in float64 (Box-Muller) and rounded once.
+        ``purpose`` is what the noise is for (``"diffuse"``, ``"resample"``, ..), ``step`` the timestep or iteration; no
+        two of either share numbers.
         """
         size = math.prod(shape)
         w0, w1, w2, w3 = self._words(purpose, step, -(-size // 4))

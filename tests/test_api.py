@@ -68,14 +68,15 @@ def adversarial(folder: Path) -> list[bytes]:
 def test_the_same_bits_as_the_command(classifier: Classifier, denoiser: Denoiser, tmp_path: Path) -> None:
     """The demo's undefended and heterogeneous rows, with honesty checks and a further protocol."""
     rows = {"heterogeneous": {"purifier": {"grid_size": 20}}, "undefended": {"purifier": {"name": "none"}}}
-    options = ("data.subset=4", "data.batch_size=4", "attack.steps=2", "protocols.resubmissions=2", "honesty.images=1")
+    options = ("data.subset=4", "data.batch_size=4", "attack.steps=2", "protocols.resubmissions=2", "honesty.images=1",
+               "chunk_size=16")  # fmt: skip
     assert command(tmp_path / "command", rows, *options) == 0
 
     # As a user would build them; the denoiser may be wrapped already.
     purifier = HeterogeneousPurifier(Recomputed(denoiser), classifier, grid_size=20)
     result = hetpure.evaluate(
         {
-            name: PurifiedClassifier(classifier, p, 10, ensemble_size=4, ensemble_mode="mean_logits", chunk_size=128)
+            name: PurifiedClassifier(classifier, p, 10, ensemble_size=4, ensemble_mode="mean_logits", chunk_size=16)
             for name, p in (("heterogeneous", purifier), ("undefended", NoPurifier()))
         },
         PGD("Linf", eps=0.15, step_size=0.02, steps=2),

@@ -1,7 +1,7 @@
 """The ``hetpure`` command: one module a subcommand, imported when it is asked for.
 
-A subcommand's module has a docstring (its help), ``add_arguments(parser)`` and ``run(options)``. Both import nothing
-heavy at the top: help and mistakes in names are answered before torch is imported.
+A subcommand's module has a docstring (its help), ``add_arguments(parser)`` and ``run(options)``, which may return an
+exit code. Both import nothing heavy at the top: help and mistakes in names are answered before torch is imported.
 """
 
 import argparse
@@ -26,25 +26,21 @@ COMMANDS = {
     "plan": "estimate an evaluation's time, memory and network calls",
     "train-diffusion": "train a denoiser",
     "train-classifier": "train a classifier",
+    "purify": "clean pictures, with the classifier's opinion before and after",
     "report": "write a run's tables and page again, or plot accuracy over a key",
     "figures": "draw the paper's figures from a run",
     "masks": "draw a sheet of attention masks",
     "aggregate": "mean and standard deviation over runs with different seeds",
     "convert": "convert another project's checkpoint",
     "workspace": "lay out a Weights & Biases workspace",
+    "plugins": "list purifiers, attacks and formats with their keys, also those of installed packages",
+    "check": "check a purifier of your own",
     "configs": "list the configs that are included",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The ``hetpure`` command.
-
-    Args:
-        arguments: the command line, ``sys.argv`` by default.
-
-    Returns:
-        The exit code; see ``run_command``.
-    """
+    """The ``hetpure`` command, with ``sys.argv`` by default; returns ``run_command``'s exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     width = max(map(len, COMMANDS)) + 2
     parser = argparse.ArgumentParser(
@@ -66,15 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Runs one subcommand.
-
-    Args:
-        name: a key of ``COMMANDS``.
-        arguments: its command line, ``sys.argv`` by default.
-        prog: what help calls it; the script's name by default.
+    """Runs a subcommand of ``COMMANDS``, with ``sys.argv`` by default; help calls it ``prog``.
 
     Returns:
-        Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 130 after Ctrl-C.
+        Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 4 for a claim that does
+        not hold (``verify``), 130 after Ctrl-C.
     """
     command = importlib.import_module(f"hetpure.cli.{name.replace('-', '_')}")
     formatter = argparse.RawDescriptionHelpFormatter
@@ -87,13 +79,10 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
         logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     try:
-        command.run(options)
-    except ConfigError as error:
+        return command.run(options) or 0
+    except (ConfigError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return STOPPED
+        return BAD_INPUT if isinstance(error, ConfigError) else STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED

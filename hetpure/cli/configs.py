@@ -13,16 +13,12 @@ GROUPS = {
     "tables/lab*": "Tables at a size that two cores finish",
     "tables/*": "The paper's tables, whole",
     "adversarially_trained/*": "Adversarially trained classifiers, a row of the paper's tables each",
-    "*_denoiser.yaml": "Training a denoiser (train-diffusion)",
-    "svhn.yaml": "Training a denoiser (train-diffusion)",
-    "*_classifier.yaml": "Training a classifier (train-classifier)",
-    "*_wrn28_10.yaml": "Training a classifier (train-classifier)",
-    "*_pgd.yaml": "Single rows of the paper's tables",
-    "*_bpda.yaml": "Single rows of the paper's tables",
-    "*_autoattack.yaml": "Single rows of the paper's tables",
+    "*_denoiser.yaml svhn.yaml": "Training a denoiser (train-diffusion)",
+    "*_classifier.yaml *_wrn28_10.yaml": "Training a classifier (train-classifier)",
+    "*_pgd.yaml *_bpda.yaml *_autoattack.yaml": "Single rows of the paper's tables",
     "*": "Comparisons on data and networks that are included or small",
 }
-"""Group of a config by the first pattern that its name matches."""
+"""Group of a config by the first patterns that its name matches one of."""
 
 WIDTH = 100
 """Characters of a description."""
@@ -38,7 +34,8 @@ def run(options: argparse.Namespace) -> None:
     groups: dict[str, list[str]] = {title: [] for title in reversed(GROUPS.values())}
     for name in config_names():
         if options.pattern in name:
-            groups[next(title for pattern, title in GROUPS.items() if fnmatch(name, pattern))].append(name)
+            matching = (title for patterns, title in GROUPS.items() if any(fnmatch(name, p) for p in patterns.split()))
+            groups[next(matching)].append(name)
     print(f"configs in {CONFIG_DIR}, for --config NAME:")
     for title, names in groups.items():
         if names:

@@ -8,7 +8,7 @@ now, in the folder of the whole config; the others can be evaluated later or els
 
 import argparse
 
-from hetpure.cli.config_arguments import add_config_arguments, read_raw, resolve
+from hetpure.cli.config_arguments import add_config_arguments, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,25 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_rows_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--rows``."""
-    parser.add_argument(
-        "--rows", metavar="NAME[,NAME]", help="only these rows now (of a table: methods, or METHOD/COLUMN)"
-    )
+    about = "only these rows now (of a table: methods, or METHOD/COLUMN)"
+    parser.add_argument("--rows", metavar="NAME[,NAME]", help=about)
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     """Adds ``PREFIXseconds`` and ``PREFIXrate``, of a plan's measurements."""
-    parser.add_argument(
-        f"{prefix}seconds", dest="plan_seconds", type=float, default=20.0, help="time to measure for (%(default)s)"
-    )
-    parser.add_argument(
-        f"{prefix}rate",
-        dest="plan_rate",
-        action="append",
-        default=[],
-        metavar="NETWORK=RATE,RATE",
-        help="other hardware: images a second through one call of the denoiser (or classifier), without and with "
-        "the gradient of its input, such as denoiser=443,246",
-    )
+    about = "time to measure for (%(default)s)"
+    parser.add_argument(f"{prefix}seconds", dest="plan_seconds", type=float, default=20.0, help=about)
+    about = "other hardware: images a second through one call of the denoiser (or classifier), without and with "
+    about += "the gradient of its input, such as denoiser=443,246"
+    name, form = f"{prefix}rate", "NETWORK=RATE,RATE"
+    parser.add_argument(name, dest="plan_rate", action="append", default=[], metavar=form, help=about)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from hetpure.evaluation.expand_table import select_rows
 
     names = [] if options.rows is None else options.rows.split(",")
-    config = resolve(options, read_raw(options), lambda raw: complete(raw, names))
+    config = resolve(options, lambda raw: complete(raw, names))
     if config is None:
         return
     only = select_rows(config.rows, config.table, names) if names else None

@@ -8,17 +8,16 @@ evaluation's config and needs neither a denoiser nor an attack. `pictures` says 
 import argparse
 
 from hetpure.cli.config_arguments import add_config_arguments as add_arguments
-from hetpure.cli.config_arguments import read_raw, resolve
+from hetpure.cli.config_arguments import resolve
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> None:
     """Draws the sheet."""
-    raw = read_raw(options)
     from hetpure.evaluation.config import complete
 
-    if (config := resolve(options, raw, complete)) is not None:
+    if (config := resolve(options, complete)) is not None:
         from hetpure.studies.masks import draw_mask_sheet
 
         draw_mask_sheet(config)

@@ -6,17 +6,16 @@ hetpure train-diffusion --config svhn.yaml [key=value ...]
 import argparse
 
 from hetpure.cli.config_arguments import add_config_arguments as add_arguments
-from hetpure.cli.config_arguments import read_raw, resolve
+from hetpure.cli.config_arguments import resolve
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains."""
-    raw = read_raw(options)
     from hetpure.training.config import complete_diffusion
 
-    if (config := resolve(options, raw, complete_diffusion)) is not None:
+    if (config := resolve(options, complete_diffusion)) is not None:
         from hetpure.training.run import train_diffusion
 
         train_diffusion(config)

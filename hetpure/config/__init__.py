@@ -61,11 +61,7 @@ class WandbConfig:
 
 
 def config_file(name: str) -> Path:
-    """The file that ``--config NAME`` means: a path, or a name in ``configs/``.
-
-    Raises:
-        ConfigError: where there is no such file; names the closest ones.
-    """
+    """The file that ``--config NAME`` means: a path, or a name in ``configs/``."""
     for path in (Path(name), CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -92,9 +88,6 @@ def read_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     A top-level ``include: [other.yaml, ..]`` names files (beside the including one, or in ``configs/``) that are merged
     first, in order. An ``include`` in a row or in a table's column likewise merges files into that row or column.
-
-    Raises:
-        ConfigError: for a missing or malformed file, or an override that is not ``key=value``.
     """
     return merge(_read_file(config_file(name)), parse_overrides(overrides))
 

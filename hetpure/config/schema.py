@@ -24,18 +24,10 @@ _FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*")
 
 
 def structure(schema: type[Settings], raw: Mapping[str, Any], where: str = "") -> Settings:
-    """Checks a raw mapping against a dataclass and fills in its defaults. Numbers may be fractions: ``8/255``.
-
-    Args:
-        schema: dataclass with OmegaConf's types.
-        raw: the mapping.
-        where: dotted prefix for messages, such as ``purifier``.
-
-    Returns:
-        An instance of the dataclass, its sections instances of theirs.
+    """An instance of a dataclass (with OmegaConf's types) from a raw mapping. Numbers may be fractions: ``8/255``.
 
     Raises:
-        ConfigError: for an unknown key, a missing one or a wrong type.
+        ConfigError: for an unknown key, a missing one or a wrong type; ``where`` is its section, such as ``purifier``.
     """
     raw = _checked(schema, raw, where)
     try:
@@ -48,15 +40,12 @@ def structure(schema: type[Settings], raw: Mapping[str, Any], where: str = "") -
 
 
 def signature_schema(function: Callable[..., Any], supplied: Collection[str], **extra: tuple[Any, Any]) -> type:
-    """The dataclass that a constructor's own signature describes: its arguments are the config's keys.
+    """The dataclass that a constructor's own signature describes: its annotated arguments are the config's keys.
 
     Args:
-        function: class or function with annotated arguments.
+        function: class or function.
         supplied: arguments that the program supplies (networks), which are no keys.
         extra: further keys, as name = (type, default).
-
-    Returns:
-        A dataclass type named after the function.
     """
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     parameters = inspect.signature(function).parameters.values()
@@ -89,6 +78,16 @@ def to_yaml(settings: Any) -> str:
     return yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
+def parse_fraction(value: Any, key: str = "") -> Any:
+    """A fraction such as ``8/255`` as a number; any other value as it is."""
+    if not (isinstance(value, str) and (fraction := _FRACTION.fullmatch(value))):
+        return value
+    try:
+        return float(fraction[1]) / float(fraction[2])
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(key, found=value, accepted="a number; a fraction is written as 8/255") from None
+
+
 def dotted(*parts: object) -> str:
     """A dotted key, without the parts that are empty."""
     return ".".join(str(part) for part in parts if part not in ("", None))
@@ -104,9 +103,8 @@ def unknown_key(key: str, accepted: Collection[str], where: str = "") -> ConfigE
 def one_line(error: Exception) -> str:
     """A library's message on one line, without OmegaConf's remarks about types."""
     lines = (line.strip() for line in str(error).splitlines())
-    return "; ".join(
-        line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)[:=]", line)
-    )
+    remark = re.compile(r"(full_key|object_type|reference_type)[:=]")
+    return "; ".join(line for line in lines if line and not remark.match(line))
 
 
 def _checked(schema: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -126,10 +124,7 @@ def _checked(schema: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]
             raise ConfigError(key, found=value, accepted="a list")
         if sections and dataclasses.is_dataclass(sections[0]) and isinstance(value, Mapping):
             value = _checked(typing.cast(type, sections[0]), value, key)
-        elif isinstance(value, str) and float in kinds and (fraction := _FRACTION.fullmatch(value)):
-            try:
-                value = float(fraction[1]) / float(fraction[2])
-            except (ValueError, ZeroDivisionError):
-                raise ConfigError(key, found=value, accepted="a number; a fraction is written as 8/255") from None
+        elif float in kinds:
+            value = parse_fraction(value, key)
         result[name] = value
     return result

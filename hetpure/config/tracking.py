@@ -12,10 +12,7 @@ MODES = ("auto", "online", "offline", "disabled")
 
 
 def wandb_mode(mode: str = "auto") -> str:
-    """The mode that W&B runs in: ``online``, ``offline`` or ``disabled``.
-
-    Args:
-        mode: of the config; ``auto`` is online where an account is configured, else offline.
+    """The mode that W&B runs in: ``auto`` is online where an account is configured, else offline.
 
     Raises:
         ConfigError: for another mode, or ``online`` without an account.

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_trainer(settings: Mapping[str, Any], reserved: Collection[str]) -> None:
-    """Refuses keys that Lightning's Trainer does not take, or that the program itself sets.
-
-    Raises:
-        ConfigError: names the key and what is accepted.
-    """
+    """Refuses keys that Lightning's Trainer does not take, or that the program itself sets."""
     arguments = constructor_arguments("lightning.pytorch.trainer.trainer:Trainer")
     accepted = [name for name in arguments or () if name not in reserved]
     for key in settings if arguments is not None else ():  # where they cannot be read, ``build_trainer`` refuses
@@ -30,11 +26,7 @@ def check_trainer(settings: Mapping[str, Any], reserved: Collection[str]) -> Non
 
 
 def build_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
-    """The Trainer, without Lightning's notices on standard error: they would bury the program's own lines.
-
-    Raises:
-        ConfigError: for what Lightning refuses.
-    """
+    """The Trainer, without Lightning's notices, which would bury the program's own lines; refuses what it refuses."""
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

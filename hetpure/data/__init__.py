@@ -3,6 +3,6 @@
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.source import Source
 from hetpure.data.sources import open_source
-from hetpure.data.subset import shard, subset_indices
+from hetpure.data.subset import subset_indices
 
-__all__ = ["ImageDataModule", "Source", "open_source", "shard", "subset_indices"]
+__all__ = ["ImageDataModule", "Source", "open_source", "subset_indices"]

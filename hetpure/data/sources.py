@@ -18,7 +18,6 @@ from hetpure.data.source import Files, Source
 from hetpure.errors import AbsentError, ConfigError, require
 
 NAMES = "cifar10_jpeg, digits, hfds/HUB_ID, torch/TORCHVISION_NAME, folder or folder/own_classes"
-EMBEDDED = ("cifar10_jpeg", "digits")
 TORCH_NAMES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "svhn", "stl10", "imagenet")
 ONLY_BY_HAND = ("imagenet",)
 """What torchvision does not download."""
@@ -43,9 +42,11 @@ def open_source(name: str, root: str | None = None, split: str = "test", image_s
     Raises:
         ConfigError: for an unknown name or split, or data that is not available.
     """
-    if name in EMBEDDED:
+    if name == "digits":
+        return digits(split)
+    if name == "cifar10_jpeg":
         require(root is None, "root", root, f"null: {name} comes with the package; data.name=folder, .. read a folder")
-        return digits(split) if name == "digits" else _decoded(cifar10_jpeg(split), image_size)
+        return _decoded(cifar10_jpeg(split), image_size)
     kind, _, rest = name.partition("/")
     if kind == "hfds":
         from hetpure.data.hub import open_hub
@@ -109,10 +110,10 @@ def _open_torchvision(name: str, root: Path, split: str, download: bool) -> Any:
         with FileLock(root / f".{name}.lock"):
             return opened(download=True)
     except ValueError as error:
-        raise ConfigError("split", f"is no split of torch/{name}: {_one_line(error)}", found=split) from None
+        raise ConfigError("split", f"is no split of torch/{name}: {one_line(error)}", found=split) from None
     except (RuntimeError, OSError) as error:
         problem = f"torch/{name} is not in {root}" + (" and cannot be downloaded" if download else "")
-        raise AbsentError("root", f"{problem}: {_one_line(error)}") from None
+        raise AbsentError("root", f"{problem}: {one_line(error)}") from None
 
 
 def _image_folder(root: Path, split: str, map_imagenet: bool) -> Files:
@@ -181,5 +182,6 @@ def _folder(name: str, root: str | None) -> Path:
     return path
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An exception's message without line breaks."""
     return " ".join(str(error).split())

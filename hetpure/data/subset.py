@@ -1,6 +1,6 @@
-"""Which samples a run sees: the paper's fixed random subset, and each process's share of it."""
+"""Which samples a run sees: the paper's fixed random subset."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,12 +48,3 @@ def part_of_draw(drawn: Sequence[int], size: int | None, seed: int = 0, skip: in
     require(seed == 0, "subset_seed", seed, "0: the images that come with the package are of that draw", "subset")
     subset_indices(len(drawn), size, skip=skip)  # for its errors
     return list(drawn)[skip : None if size is None else skip + size]
-
-
-def shard(indices: Sequence[int], rank: int, world: int, exclude: Collection[int] = ()) -> list[int]:
-    """One process's share: entries rank, rank + world, .. of what is left without ``exclude``.
-
-    Shares differ in length by at most one: nothing is padded, no sample comes twice, none is lost. Every process must
-    be given the same ``exclude``.
-    """
-    return [index for index in indices if index not in exclude][rank::world]

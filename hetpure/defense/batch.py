@@ -12,46 +12,27 @@ ATTACKED = "attacked"
 
 @dataclass(frozen=True)
 class AttackTrace:
-    """What an attack saw of one image, at every gradient that it took.
+    """What an attack saw of one image, at every gradient that it took."""
 
-    Attributes:
-        loss: the attacker's mean loss.
-        gradient_size: largest absolute value of the gradient.
-        correct: share of the EOT draws that were still classified right.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    gradient_size: list[float] = field(default_factory=list)
-    correct: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)  # the attacker's mean loss
+    gradient_size: list[float] = field(default_factory=list)  # largest absolute value of the gradient
+    correct: list[float] = field(default_factory=list)  # share of the EOT draws that were still classified right
 
 
 @dataclass(frozen=True)
 class AttackedImages:
-    """An attack's outcome on a batch.
+    """An attack's outcome on a batch."""
 
-    Attributes:
-        images: (B, C, H, W) in [0, 1], adversarial; the clean image where the attack failed.
-        traces: of each image.
-        failures: why an attack failed, by the sample's index.
-        chunk_size: rows in a network call of the attack.
-    """
-
-    images: Tensor
-    traces: list[AttackTrace]
-    failures: dict[int, str]
-    chunk_size: int
+    images: Tensor  # (B, C, H, W) in [0, 1], adversarial; the clean image where the attack failed
+    traces: list[AttackTrace]  # of each image
+    failures: dict[int, str]  # why an attack failed, by the sample's index
+    chunk_size: int  # rows in a network call of the attack
 
 
 @dataclass(frozen=True)
 class BatchScores:
-    """A defense's class scores of a batch.
+    """A defense's class scores of a batch: of the clean images and, after an attack, of the adversarial ones."""
 
-    Attributes:
-        scores: (B, evaluations, K) of the clean images and, after an attack, of the adversarial ones, by protocol.
-        failures: why a sample has no result, by its index; the attack's failures are among them.
-        chunk_size: rows in a network call of the defense.
-    """
-
-    scores: dict[Side, dict[str, Tensor]]
-    failures: dict[int, str]
-    chunk_size: int
+    scores: dict[Side, dict[str, Tensor]]  # (B, evaluations, K), by protocol
+    failures: dict[int, str]  # why a sample has no result, by its index, also where the attack failed
+    chunk_size: int  # rows in a network call of the defense

@@ -22,9 +22,6 @@ class Guarded(DenoiserWrapper):
     """The same denoiser; a row with any value that is not finite becomes NaN throughout.
 
     Clamping a purified image would otherwise turn an infinite value into a valid one.
-
-    Args:
-        denoiser: the denoiser to guard.
     """
 
     def forward(self, x: Tensor, t: int) -> Tensor:
@@ -34,13 +31,7 @@ class Guarded(DenoiserWrapper):
 
 @torch.no_grad()
 def first_not_finite(process: "PurifiedClassifier", x: Tensor, draws: Draws) -> str | None:
-    """Names the first tensor of some purifications that is not finite, and its denoising step; None if all are.
-
-    Args:
-        process: the defense, or the attack process.
-        x: one image (1, C, H, W).
-        draws: keys of its purifications.
-    """
+    """Names the first tensor that is not finite, and its denoising step, of purifications of one image (1, C, H, W)."""
     not_finite: list[str] = []
 
     def check(name: str, value: Tensor) -> None:

@@ -29,15 +29,8 @@ def in_smaller_chunks(
     """Computes something, again from its start with half the ``chunk_size`` whenever memory runs out.
 
     Draws are keyed, so a computation that starts again is the same but for rounding, which depends on the chunk size.
-    The smaller chunks stay.
-
-    Args:
-        compute: the computation; it must be free to start again.
-        processes: whose chunks to halve.
-        notify: called with a line of text each time.
-
-    Raises:
-        RunError: where chunks of one row do not fit.
+    The smaller chunks stay; ``notify`` is called with a line of text each time. Raises RunError where chunks of one row
+    do not fit.
     """
     while True:
         try:

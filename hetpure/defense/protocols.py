@@ -38,19 +38,12 @@ def ensemble_scores(logits: Tensor, mode: EnsembleMode) -> Tensor:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A sample is right if all its evaluations are.
+    """A sample is right if all its evaluations are."""
 
-    Attributes:
-        name: as tables and records have it.
-        evaluations: independent predictions of a sample; each must be right.
-        size: purifications in each of them.
-        mode: how those are joined; see ``ensemble_scores``.
-    """
-
-    name: str
-    evaluations: int
-    size: int
-    mode: EnsembleMode
+    name: str  # as tables and records have it
+    evaluations: int  # independent predictions of a sample
+    size: int  # purifications in each of them
+    mode: EnsembleMode  # how those are joined
 
     @property
     def draws(self) -> int:
@@ -66,14 +59,8 @@ class Protocol:
 def build_protocols(size: int, mode: EnsembleMode, resubmissions: int = 1, votes: int = 0) -> tuple[Protocol, ...]:
     """The protocols of a run, one-shot first.
 
-    Args:
-        size: S of a prediction (Algorithm 3).
-        mode: how a prediction joins its S purifications.
-        resubmissions: N of best-of-N; 1 leaves it out.
-        votes: V of the majority vote of single purifications; 0 leaves it out.
-
-    Raises:
-        ConfigError: for numbers below these.
+    They are Algorithm 3's prediction from S = ``size`` purifications; best-of-N, left out where N = ``resubmissions``
+    is 1; and the majority vote of V = ``votes`` single purifications, left out where V is 0.
     """
     require(resubmissions >= 1, "resubmissions", resubmissions, "1 or more")
     require(votes >= 0, "votes", votes, "0 or more")

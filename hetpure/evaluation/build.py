@@ -1,7 +1,7 @@
 """From complete settings to what runs: networks, defense and attack of every row, checked before any long work."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from hetpure.attacks.registry import build_attack, build_gradient
 from hetpure.config.registry import errors_within
 from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
+from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings, in_row
-from hetpure.evaluation.content import data_content, network_content
+from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings
+from hetpure.evaluation.content import code_content, data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -34,33 +35,26 @@ from hetpure.runs.results import Conditions
 
 @dataclass(frozen=True)
 class Row:
-    """One method, built and checked.
-
-    Attributes:
-        name: of the method.
-        model: the defense process.
-        attack: the attack, or None.
-        gradient: the attacker's gradients through the attack process, or None.
-        store: where its records go.
-        conditions: what it is measured under, for the table.
-        protocols: what it is judged by.
-        processes: the attack process, in which the attacker's network calls run.
-        settings: the attack's, completed.
-        variants: the same method under other attacks, for the honesty checks.
-        content: hashes of its networks.
-    """
+    """One method, built and checked."""
 
     name: str
-    model: PurifiedClassifier
+    model: PurifiedClassifier  # the defense process
     attack: Attack | None
-    gradient: ExactGradient | None
-    store: RecordStore
-    conditions: Conditions
-    protocols: Sequence[Protocol]
-    processes: Sequence[PurifiedClassifier] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-    variants: "dict[str, Row]" = field(default_factory=dict)
-    content: dict[str, str] = field(default_factory=dict)
+    gradient: ExactGradient | None  # the attacker's, through the attack process
+    store: RecordStore  # where its records go
+    conditions: Conditions  # that it is measured under, for the table
+    variants: "dict[str, Row]" = field(default_factory=dict)  # under other attacks, for the honesty checks
+    content: dict[str, Any] = field(default_factory=dict)  # hashes of its networks, and of code from outside
+
+    @property
+    def protocols(self) -> Sequence[Protocol]:
+        """What it is judged by."""
+        return self.model.protocols
+
+    @property
+    def processes(self) -> list[PurifiedClassifier]:
+        """The attack process, if any, in which the attacker's network calls run."""
+        return [] if self.gradient is None else [self.gradient.process]
 
 
 def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
@@ -96,11 +90,8 @@ def build_rows(
     Args:
         config: the settings, with numbers in place of ``auto``.
         data: the images.
-        on_missing: called for a row that lacks a file, which is then left out; by default that is an error.
+        on_missing: called for a row that lacks a file, which is then left out; by default that is a ConfigError.
         loaded: networks that are there already; what is missing is added.
-
-    Raises:
-        ConfigError: names the key or file.
     """
     builder = _Builder(config, data, loaded or Loaded())
     rows = []
@@ -109,7 +100,7 @@ def build_rows(
             rows.append(builder.row(name, settings))
         except ConfigError as error:
             if on_missing is None or not isinstance(error, AbsentError):
-                raise in_row(name, config.own.get(name, ()), error) from None
+                raise config.in_row(name, error) from None
             on_missing(name, error)
     return rows
 
@@ -133,6 +124,12 @@ class _Builder:
             raise ConfigError(key, problem, found=getattr(config, key), accepted="precision float32, compile false")
         networks = {"classifier": row.model.classifier, "denoiser": self._denoiser(settings), "purifier": network}
         row.content.update({key: self._hash(network) for key, network in networks.items() if network is not None})
+        own_network = (settings.purifier.get("network") or {}).get("name")
+        named = settings.classifier["name"], settings.denoiser.format, own_network
+        if row.attack is not None and row.attack.content is not None:
+            row.content["attack"] = row.attack.content
+        if code := code_content(settings.purifier, settings.attack, *named):
+            row.content["code"] = code
         if config.honesty.images and row.attack is not None:
             folder, shape = row.store.folder / "honesty", self.data.image_shape
             changed = variants(settings, row.attack, config.honesty.factor, shape, purifier.stochastic)
@@ -148,35 +145,34 @@ class _Builder:
         guarded = Guarded(denoiser) if denoiser is not None else None
         network = self.loaded.networks.get(settings_key(settings.purifier.get("network")))
         purifier = self._tried(build_purifier(settings.purifier, classifier, guarded, network=network), "purifier")
-        model = PurifiedClassifier(
-            classifier,
-            purifier,
-            data.num_classes,
-            settings.ensemble.size,
-            settings.ensemble.mode,
-            int(config.chunk_size),
-            config.seed,
-            judged.resubmissions,
-            judged.votes,
-        )
-        protocols = model.protocols
-        store = RecordStore(output / name, [protocol.name for protocol in protocols])
+        size, mode, chunk_size = settings.ensemble.size, settings.ensemble.mode, int(config.chunk_size)
+        numbers = (data.num_classes, size, mode, chunk_size, config.seed, judged.resubmissions, judged.votes)
+        model = PurifiedClassifier(classifier, purifier, *numbers)
+        store = RecordStore(output / name, [protocol.name for protocol in model.protocols])
         attack = build_attack(attack_settings)
         if attack is None:
-            return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size), protocols)
+            return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size))
         if attack.classes > data.num_classes:
-            problem = f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
-            raise ConfigError("attack", problem)
+            raise ConfigError(
+                "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
+            )
+        with errors_within("attack"):
+            attack.check_images(data.indices, lambda index: item(data.test_source, index)["image"])
         process = surrogate_settings(settings.purifier, attack_settings["process"])
         seen = Recomputed(guarded) if guarded is not None and attack_settings["recompute"] else guarded
         surrogate = build_purifier(process, classifier, seen, "attack.process", network)
         behind = model.behind(self._tried(surrogate, "attack.process"))
         with errors_within("attack.gradient"):
-            gradient = build_gradient(attack_settings["gradient"], behind, attack_settings["eot"], config.seed)
-        view = view_of(str(gradient), attack_settings["process"])
-        conditions = Conditions(str(attack), view, gradient.eot, model.ensemble_size)
+            # A mode that every purifier accepts, for an attack that asks for no gradient.
+            mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
+            gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
+        if not attack.uses_defense:
+            return Row(name, model, attack, gradient, store, Conditions(str(attack), "-", 1, model.ensemble_size))
+        view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
+        if changes:
+            view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
         return Row(
-            name, model, attack, gradient, store, conditions, protocols, [gradient.process], to_dict(attack_settings)
+            name, model, attack, gradient, store, Conditions(str(attack), view, gradient.eot, model.ensemble_size)
         )
 
     def _classifier(self, settings: RowSettings) -> Classifier:
@@ -210,11 +206,3 @@ class _Builder:
         if id(network) not in self.hashes:
             self.hashes[id(network)] = network_content(network)
         return self.hashes[id(network)]
-
-
-def view_of(mode: str, process: Mapping[str, Any]) -> str:
-    """How the attacker sees the defense, for tables: the gradient mode and the changes in the attack process."""
-    changes = ", ".join(f"{key} {value}" for key, value in process.items())
-    if not changes:
-        return mode
-    return f"surrogate: {changes}" if mode == "exact" else f"{mode}; surrogate: {changes}"

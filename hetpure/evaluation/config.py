@@ -15,7 +15,7 @@ from hetpure.config.registry import check_keys, resolve
 from hetpure.config.schema import SECTION, plain, signature_schema, structure, to_dict, unknown_key
 from hetpure.config.trainer import check_trainer
 from hetpure.errors import AbsentError, ConfigError, require
-from hetpure.evaluation.expand_grid import combination_rows, refused_combination, swept
+from hetpure.evaluation.expand_grid import SECTIONS, combination_rows, refused_combination, swept
 from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, expand, select_rows
 from hetpure.purification.registry import (
     DEFAULT,
@@ -25,21 +25,17 @@ from hetpure.purification.registry import (
     default_ensemble_mode,
     surrogate_settings,
 )
-from hetpure.runs.names import check_row_name
+from hetpure.runs.names import check_row_name, default_row_name
 
-SET_BY_US = (
-    "logger",
-    "callbacks",
-    "inference_mode",
-    "use_distributed_sampler",
-    "enable_checkpointing",
-    "enable_progress_bar",
-    "enable_model_summary",
-)
-"""Arguments of Lightning's Trainer that an evaluation sets itself."""
-
-HONESTY_IMAGES = 32
-"""How many images ``honesty: true`` checks."""
+TRAINER: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+    "use_distributed_sampler": False,  # it pads, and padding counts a sample twice
+    "inference_mode": False,  # attacks differentiate
+}
+"""Arguments of Lightning's Trainer that an evaluation decides itself, beside ``callbacks``."""
 
 CLASSIFIER = "hetpure.models.classifiers:build_classifier"
 """The function whose arguments are the keys of ``classifier``."""
@@ -64,11 +60,7 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class ProtocolsConfig:
-    """What counts as right, beside the one-shot prediction.
-
-    ``resubmissions``: N evaluations, all of which must be right (1: none). ``votes``: purifications in a majority vote
-    (0: none).
-    """
+    """N evaluations that must all be right (1: none), and purifications in a majority vote (0: none)."""
 
     resubmissions: int = 1
     votes: int = 0
@@ -76,10 +68,7 @@ class ProtocolsConfig:
 
 @dataclass(frozen=True)
 class HonestyConfig:
-    """Honesty checks: on how many images (0: none), and by how much the stronger attacks are stronger.
-
-    ``honesty: true`` means 32 images.
-    """
+    """Honesty checks: on how many images (0: none; ``honesty: true``: 32), and by how much stronger attacks are so."""
 
     images: int = 0
     factor: int = 2
@@ -130,17 +119,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class RunSettings(EvaluateConfig):
-    """The complete settings of an evaluation.
-
-    Attributes:
-        rows: the rows that are evaluated, by name; where the config has none, one named after its purifier.
-        own: sections that the config gives for each of its rows, by name.
-        left_out: combinations of the grid that have no row, by name, with the reason.
-    """
+    """The complete settings of an evaluation; where the config has no rows, with one named after its purifier."""
 
     rows: dict[str, RowSettings] = field(default_factory=dict)
-    own: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    own: dict[str, tuple[str, ...]] = field(default_factory=dict)  # sections that the config gives for each of its rows
+    left_out: dict[str, str] = field(default_factory=dict)  # combinations of the grid that have no row, with the reason
 
     def to_dict(self) -> dict[str, Any]:
         """The config that is saved: of each row the sections of its own, whole."""
@@ -154,6 +137,10 @@ class RunSettings(EvaluateConfig):
         """A copy without some of the rows."""
         return replace(self, rows={name: row for name, row in self.rows.items() if name not in names})
 
+    def in_row(self, name: str, error: ConfigError) -> ConfigError:
+        """The error as a row's, where it is about a section that is the row's own."""
+        return error.within(f"rows.{name}") if error.key.split(".")[0] in self.own.get(name, ()) else error
+
     @property
     def undecided(self) -> list[str]:
         """Names of the rows with ``attack.recompute: auto``."""
@@ -165,39 +152,27 @@ class RunSettings(EvaluateConfig):
         return self.chunk_size == "auto" or bool(self.undecided)
 
     def decide(self, chunk_size: int | None = None, recompute: Mapping[str, bool] | None = None) -> Self:
-        """A copy with numbers in place of ``auto``.
-
-        Args:
-            chunk_size: in place of ``chunk_size: auto``; None leaves it.
-            recompute: by row, in place of ``attack.recompute: auto``.
-        """
+        """A copy with a value in place of ``chunk_size: auto``, where one is given, and of some rows' ``recompute``."""
         rows = dict(self.rows)
         for name, choice in (recompute or {}).items():
             rows[name] = replace(rows[name], attack={**rows[name].attack, "recompute": choice})
         return replace(self, chunk_size=self.chunk_size if chunk_size is None else chunk_size, rows=rows)
 
 
-SECTIONS = tuple(key.name for key in fields(RowSettings))
-"""Sections that a row may have of its own."""
-
 SHARED = tuple(key.name for key in fields(EvaluateConfig) if key.name not in (*SECTIONS, "rows", "table", "grid"))
 """Keys that are the same for all rows: every row sees the same images on the same machine."""
 
 
 def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings:
-    """Checks a raw config and fills in every default, in every row.
-
-    Args:
-        raw: the config.
-        names: rows that will be selected (``select_rows``): an unknown one is refused before torch is imported.
+    """Checks a raw config and fills in every default, in every row; refuses ``names`` that select no row.
 
     Raises:
-        ConfigError: names the key, its value and what is accepted.
+        ConfigError: names the key, its value and what is accepted; before torch is imported, where that can be.
     """
     # rows=null and grid=null on the command line remove those of an included file.
     raw = {key: value for key, value in raw.items() if key not in ("rows", "grid") or value is not None}
     if isinstance(honesty := raw.get("honesty"), bool):
-        raw["honesty"] = {"images": HONESTY_IMAGES if honesty else 0}
+        raw["honesty"] = {"images": 32 if honesty else 0}
     config = structure(EvaluateConfig, raw)
     _check_shared(config)
     grid = swept(config.grid, (*SHARED, "rows", "grid"))
@@ -206,7 +181,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     combinations = combination_rows(grid, config.rows)
     changes = {name: _row_change(name, change) for name, change in {**config.rows, **combinations}.items()}
     base = {key: raw[key] for key in SECTIONS if key in raw}
-    purifier = str(config.purifier.get("name", DEFAULT))
+    purifier = default_row_name(str(config.purifier.get("name", DEFAULT)))
     if config.table.columns and not changes and not config.table.lines:
         changes = {purifier: {}}
     cells, table = expand(base, changes, config.table)
@@ -226,12 +201,13 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
 
     # So far nothing needed torch. Values do: they are checked by the methods' classes.
     whole = _complete_row(base, once)
-    rows: dict[str, RowSettings] = {}
-    left_out: dict[str, str] = {}
+    rows, left_out = dict[str, RowSettings](), dict[str, str]()
     for name, cell in cells.items():
         try:
             row = _complete_row(merged[name], once)
-            _check_values(row, once)
+            once(check_values, row.purifier, "purifier")
+            if process := row.attack.get("process"):
+                once(check_values, once(surrogate_settings, row.purifier, process), "attack.process")
             rows[name] = row
         except ConfigError as error:
             if isinstance(error, AbsentError) and cell.column is not None:
@@ -254,13 +230,8 @@ def restore(saved: Mapping[str, Any]) -> RunSettings:
     own = {name: change or {} for name, change in config.rows.items()}
     rows = {name: structure(RowSettings, {**plain(whole), **own[name]}, f"rows.{name}") for name in own}
     if not rows and not config.table.lines:
-        rows = {str(config.purifier["name"]): RowSettings(**whole)}
+        rows = {default_row_name(str(config.purifier["name"])): RowSettings(**whole)}
     return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
-
-
-def in_row(name: str, own: Collection[str], error: ConfigError) -> ConfigError:
-    """The error as a row's, where it is about a section that is the row's own."""
-    return error.within(f"rows.{name}") if error.key.split(".")[0] in own else error
 
 
 class _Once(dict[str, Any]):
@@ -275,11 +246,9 @@ class _Once(dict[str, Any]):
 
 def _row_change(name: str, change: Any) -> dict[str, Any]:
     check_row_name(name)
-    if not isinstance(change, Mapping | None):
-        raise ConfigError(f"rows.{name}", found=change, accepted=SECTION)
-    for key in change or {}:
-        if key in (*SHARED, "rows", "table", "grid"):
-            raise ConfigError(f"rows.{name}.{key}", f"is the same for all rows; set {key} once, outside rows")
+    require(isinstance(change, Mapping | None), f"rows.{name}", change, SECTION)
+    if shared := [key for key in change or {} if key in (*SHARED, "rows", "table", "grid")]:
+        raise ConfigError(f"rows.{name}.{shared[0]}", f"is the same for all rows; set {shared[0]} once, outside rows")
     return dict(change or {})
 
 
@@ -307,12 +276,10 @@ def _check_shared(config: EvaluateConfig) -> None:
     for key, least in lowest.items():
         value = functools.reduce(getattr, key.split("."), config)
         require(value in (None, "auto") or value >= least, key, value, f"{least} or more")  # pyright: ignore
-    check_trainer(config.trainer, SET_BY_US)
-    if str(precision := config.trainer.get("precision", 32)) not in ("32", "32-true"):
-        reason = (
-            "Lightning would lower the precision of the defense but not of the attack process; set precision itself"
-        )
-        raise ConfigError("trainer.precision", found=precision, accepted=f"32-true: {reason}")
+    check_trainer(config.trainer, (*TRAINER, "callbacks"))
+    precision = config.trainer.get("precision", 32)
+    reason = "Lightning lowers the precision of the defense, but not of the attack process; set precision itself"
+    require(str(precision) in ("32", "32-true"), "trainer.precision", precision, f"32-true: {reason}")
 
 
 def _check_section_keys(sections: Mapping[str, Any], once: _Once) -> None:
@@ -320,8 +287,7 @@ def _check_section_keys(sections: Mapping[str, Any], once: _Once) -> None:
     for key, section in sections.items():
         if key not in SECTIONS:
             raise unknown_key(key, SECTIONS)
-        if not isinstance(section, Mapping):
-            raise ConfigError(key, found=section, accepted=SECTION)
+        require(isinstance(section, Mapping), key, section, SECTION)
     purifier, attack = sections.get("purifier", {}), sections.get("attack", {})
     once(structure, DenoiserConfig, sections.get("denoiser", {}), "denoiser")
     once(structure, EnsembleConfig, sections.get("ensemble", {}), "ensemble")
@@ -348,10 +314,3 @@ def _complete_row(sections: Mapping[str, Any], once: _Once) -> RowSettings:
 
 def _complete_classifier(section: Mapping[str, Any]) -> dict[str, Any]:
     return to_dict(structure(signature_schema(resolve(CLASSIFIER), ()), section, "classifier"))
-
-
-def _check_values(row: RowSettings, once: _Once) -> None:
-    """Refuses values that a row's purifier rejects, also in the attack process."""
-    once(check_values, row.purifier, "purifier")
-    if process := row.attack.get("process"):
-        once(check_values, once(surrogate_settings, row.purifier, process), "attack.process")

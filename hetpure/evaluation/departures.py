@@ -6,18 +6,12 @@ from hetpure.evaluation.config import RunSettings, complete
 from hetpure.evaluation.content import PLACES
 from hetpure.runs.claim import ALWAYS_FREE, differences
 
+_OF_ROWS = ("purifier.network.name", "attack.recompute")  # whose code builds the network, with its weights; memory
+
 IRRELEVANT = (
-    *ALWAYS_FREE,
-    "table",
-    "pictures",
-    "honesty",
-    "threads",
-    "hang_minutes",
-    "data.batch_size",
-    *PLACES,
-    *(f"{row}purifier.network.name" for row in ("", "rows.*.")),  # whose code builds the network, with its weights
-    *(f"{row}attack.recompute" for row in ("", "rows.*.")),
-)
+    *ALWAYS_FREE, *PLACES, "table", "pictures", "honesty", "threads", "hang_minutes", "data.batch_size", *_OF_ROWS,
+    *(f"rows.*.{key}" for key in _OF_ROWS),
+)  # fmt: skip
 """Keys that may differ from the paper's settings without a note."""
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from hetpure.config import merge
 from hetpure.config.schema import SECTION
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 from hetpure.runs.names import combinations, text
 
-SECTIONS = ("classifier", "denoiser", "purifier", "ensemble", "attack", "protocols")
-"""Keys whose values are sections themselves."""
+SECTIONS = ("classifier", "denoiser", "purifier", "attack", "ensemble")
+"""Sections that a row, or a column of a table, may have of its own."""
 
 
 def swept(grid: Mapping[str, Any], shared: Collection[str]) -> dict[str, list[Any]]:
@@ -32,11 +32,10 @@ def swept(grid: Mapping[str, Any], shared: Collection[str]) -> dict[str, list[An
         if values is None:
             result.pop(key, None)
             continue
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"grid.{key}", found=values, accepted="a list of values")
-        for value in values:
-            if key in SECTIONS and not isinstance(value, Mapping):
-                raise ConfigError(f"grid.{key}", found=value, accepted=f"a list whose values are each {SECTION}")
+        require(isinstance(values, list) and bool(values), f"grid.{key}", values, "a list of values")
+        for value in values if key in SECTIONS else ():
+            accepted = f"a list whose values are each {SECTION}"
+            require(isinstance(value, Mapping), f"grid.{key}", value, accepted)
         names = [text(value) for value in values]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"grid.{key}", f"{repeated[0]} is there twice")
@@ -71,11 +70,9 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """``{"a.b": 1}`` as ``{"a": {"b": 1}}``."""
     result: dict[str, Any] = {}
     for key, value in values.items():
-        *parents, last = key.split(".")
-        change: dict[str, Any] = {last: value}
-        for parent in reversed(parents):
-            change = {parent: change}
-        result = merge(result, change)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        result = merge(result, value)
     return result
 
 

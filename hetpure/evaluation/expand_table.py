@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hetpure.config import merge
 from hetpure.config.schema import SECTION, structure, to_dict, unknown_key
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
+from hetpure.evaluation.expand_grid import SECTIONS
 from hetpure.runs.names import protocol_names
 
 if TYPE_CHECKING:
     from hetpure.reports.tables.printed import PrintedTable
 
 Side = Literal["standard", "robust", "average"]
-
-CHANGES = ("classifier", "denoiser", "purifier", "attack", "ensemble")
-"""Sections that a column may change."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,9 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row that is evaluated.
+    """One row that is evaluated: a method (a row of the file), in a column of the table where it has any.
 
-    Attributes:
-        base: raw config that the row changes.
-        change: the row's changes.
-        changed: sections that differ from the whole config's.
-        method: the row's name in the file.
-        column: of the table; None for a row that is its own.
+    ``changed`` are the sections that differ from the whole config's.
     """
 
     base: Mapping[str, Any]
@@ -107,13 +100,7 @@ class Cell:
 def expand(
     base: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], table: TableConfig
 ) -> tuple[dict[str, Cell], TableConfig]:
-    """The rows that are evaluated, by name, and the completed ``table`` section.
-
-    Args:
-        base: raw sections of the whole config.
-        rows: changes by name.
-        table: the config's ``table`` section.
-    """
+    """The rows that are evaluated, by name, from the whole config's raw sections; and the completed ``table``."""
     if table.lines or not table.columns:
         if not table.lines and (table.printed or table.title):
             raise ConfigError("table.columns", "is empty, and a table needs columns")
@@ -125,13 +112,13 @@ def expand(
     columns, printed = _columns(table.columns), _printed(table.printed)
     cells, lines = {}, {}
     for method, row in rows.items():
-        line = lines[method] = _line(method, row, columns, printed)
+        line = lines[method] = _line(method, row, printed)
         per_column = _per_column(method, line.pop("columns"), columns)
         if line["reason"] is not None:
             continue
         change = {key: value for key, value in row.items() if key not in LineConfig.__dataclass_fields__}
         for column, more in per_column.items():
-            of_column = {key: columns[column][key] for key in CHANGES if columns[column][key]}
+            of_column = {key: columns[column][key] for key in SECTIONS if columns[column][key]}
             own = merge(change, more)
             changed = tuple({**of_column, **own})
             cells[f"{method}/{column}"] = Cell(merge(base, of_column), own, changed, method, column)
@@ -168,8 +155,7 @@ def select_rows(rows: Collection[str], table: TableConfig, names: Collection[str
 
 
 def _section(schema: type, raw: Any, where: str) -> dict[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(where, found=raw, accepted=SECTION)
+    require(isinstance(raw, Mapping), where, raw, SECTION)
     return to_dict(structure(schema, raw, where))
 
 
@@ -184,24 +170,20 @@ def _columns(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         raise ConfigError("table.columns", "has no column that is evaluated", accepted="at least one of side robust")
     for name, column in columns.items():
         where = f"table.columns.{name}"
-        if column["of"] is not None and column["of"] not in own:
-            accepted = f"a column with an evaluation of its own: {', '.join(own)}"
-            raise ConfigError(f"{where}.of", found=column["of"], accepted=accepted)
-        if name not in own and (changed := [key for key in CHANGES if column[key]]):
+        accepted = f"a column with an evaluation of its own: {', '.join(own)}"
+        require(column["of"] in (None, *own), f"{where}.of", column["of"], accepted)
+        if name not in own and (changed := [key for key in SECTIONS if column[key]]):
             raise ConfigError(f"{where}.{changed[0]}", "changes an evaluation, but this column shows another column's")
         if name in own:
             column["of"] = name
     return columns
 
 
-def _line(
-    method: str, row: Mapping[str, Any], columns: Mapping[str, Any], printed: "PrintedTable | None"
-) -> dict[str, Any]:
+def _line(method: str, row: Mapping[str, Any], printed: "PrintedTable | None") -> dict[str, Any]:
     where = f"rows.{method}"
     _check_name(method, where)
-    for key in ("cells", "missing"):
-        if key in row:
-            raise ConfigError(f"{where}.{key}", "is made by the table itself", accepted="columns")
+    if made := [key for key in ("cells", "missing") if key in row]:
+        raise ConfigError(f"{where}.{made[0]}", "is made by the table itself", accepted="columns")
     line = _section(LineConfig, {key: row[key] for key in row if key in LineConfig.__dataclass_fields__}, where)
     known = printed.rows if printed is not None else {}
     if line["printed"] is None and method in known:
@@ -222,20 +204,16 @@ def _per_column(method: str, chosen: Any, columns: Mapping[str, Any]) -> dict[st
     where = f"rows.{method}.columns"
     if chosen is None:
         return {name: {} for name in own}
-    if not isinstance(chosen, Mapping | list):
-        raise ConfigError(where, found=chosen, accepted="a list of columns, or a section for each")
+    require(isinstance(chosen, Mapping | list), where, chosen, "a list of columns, or a section for each")
     for name in chosen:
-        if name not in own:
-            raise ConfigError(where, found=name, accepted=", ".join(own))
+        require(name in own, where, name, ", ".join(own))
     if isinstance(chosen, list):
         return {name: {} for name in own if name in chosen}
     changes = {name: chosen.get(name) or {} for name in own}
     for name, change in changes.items():
-        if not isinstance(change, Mapping):
-            raise ConfigError(f"{where}.{name}", found=change, accepted=SECTION)
-        for key in change:
-            if key not in CHANGES:
-                raise unknown_key(key, CHANGES, f"{where}.{name}")
+        require(isinstance(change, Mapping), f"{where}.{name}", change, SECTION)
+        if unknown := [key for key in change if key not in SECTIONS]:
+            raise unknown_key(unknown[0], SECTIONS, f"{where}.{name}")
     return changes
 
 
@@ -244,12 +222,11 @@ def _printed(name: str | None) -> "PrintedTable | None":
         return None
     from hetpure.reports.tables.printed import printed_names, printed_table
 
-    if name not in printed_names():
-        raise ConfigError("table.printed", found=name, accepted=", ".join(printed_names()))
+    require(name in printed_names(), "table.printed", name, ", ".join(printed_names()))
     return printed_table(name)
 
 
 def _check_name(name: str, where: str) -> None:
     """Names of rows and columns are names of folders, and parts of dotted keys."""
-    if not re.fullmatch(r"[\w+=-]+", name):
-        raise ConfigError(where, found=name, accepted="letters, digits and _ + = -; label may hold anything")
+    accepted = "letters, digits and _ + = -; label may hold anything"
+    require(re.fullmatch(r"[\w+=-]+", name) is not None, where, name, accepted)

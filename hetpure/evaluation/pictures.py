@@ -1,5 +1,6 @@
 """Pictures of single images on their way through attack and defense."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,28 +30,15 @@ CLEAN_LIMIT = 2**23
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One image's panels.
-
-    Attributes:
-        panels: (C, H, W) or (1, H, W) in [0, 1], by name, in the order of events.
-        caption: text beside them.
-        index: of the sample in the dataset split, where it has one.
-    """
+    """One image's panels, (C, H, W) or (1, H, W) in [0, 1], by name, in the order of events; and the text beside."""
 
     panels: dict[str, Tensor]
     caption: str
-    index: int | None = None
+    index: int
 
 
 def draw_pictures(rows: list[PictureRow], amplification: float, title: str, file: Path) -> None:
-    """Writes the rows as one PNG, one image a line.
-
-    Args:
-        rows: what to draw, panels alike.
-        amplification: by how much the perturbation panel exaggerates, for its heading.
-        title: headline.
-        file: where to.
-    """
+    """Writes rows with panels alike as one PNG, one image a line; the amplification is that of the perturbations."""
     names = list(rows[0].panels)
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(1.35 * len(names) + 1.5, 1.35 * len(rows) + 0.8), dpi=110, layout="constrained")
@@ -78,12 +66,6 @@ def recorded_pictures(
 
     The purification shown is the first of the defender's draws, of the adversarial image (the clean one, where there
     was no attack).
-
-    Args:
-        model: the defense.
-        store: the row's records.
-        data: where the clean images come from.
-        count: how many images, at most.
     """
     records = {record.index: record for record in reversed(store.read()) if record.failure is None}
     chosen = [records[index] for index in data.indices if index in records][:count]
@@ -97,11 +79,8 @@ def recorded_pictures(
     for record, (clean, adversarial) in zip(chosen, pairs, strict=True):
         draws = defense_draws(model.seed, torch.tensor([record.index], device=model.device), 1)
         views = model.purifier.views(adversarial[None].to(model.device), draws)
-        panels = {
-            "clean": clean,
-            "adversarial": adversarial,
-            "perturbation": 0.5 + amplification * (adversarial - clean),
-        }
+        perturbation = 0.5 + amplification * (adversarial - clean)
+        panels = {"clean": clean, "adversarial": adversarial, "perturbation": perturbation}
         panels |= {name: view[0].cpu() for name, view in views.items()}
         rows.append(PictureRow(panels, _caption(record, _class_names(data)), record.index))
     return rows, amplification
@@ -110,12 +89,10 @@ def recorded_pictures(
 def keep_samples(data: ImageDataModule, output: Path) -> None:
     """Keeps in a run's folder what its samples are: classes, indices, and small clean images up to ``CLEAN_LIMIT``."""
     names, file = _class_names(data), output / SAMPLES
-    try:
+    with contextlib.suppress(OSError, ValueError):
         old = load_samples(file)
         if list(old.indices) == list(data.indices) and list(old.classes) == list(names):
             return
-    except (OSError, ValueError):
-        pass
     try:
         clean: dict[int, np.ndarray] = {}
         bytes_left, shape = CLEAN_LIMIT, None
@@ -131,13 +108,9 @@ def keep_samples(data: ImageDataModule, output: Path) -> None:
 
 
 def keep_pictures(rows: Sequence[PictureRow], amplification: float, folder: Path) -> None:
-    """Keeps the panels of picture rows that have an index in a row's folder, where they can be written."""
+    """Keeps the panels of picture rows in a row's folder, where they can be written."""
     try:
-        panels = {
-            row.index: {name: to_pixels(panel.numpy()) for name, panel in row.panels.items()}
-            for row in rows
-            if row.index is not None
-        }
+        panels = {row.index: {name: to_pixels(p.numpy()) for name, p in row.panels.items()} for row in rows}
         save_pictures(Pictures(panels, amplification), folder / PICTURES)
     except Exception as error:
         _report_failure(folder / PICTURES, error)

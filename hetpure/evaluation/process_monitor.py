@@ -70,9 +70,8 @@ class ProcessMonitor:
         """This process's work goes on; serves as a hook of its networks.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C. Python drops an exception that a signal raises inside a finaliser, so it is
-                raised again here.
-            SystemExit: after SIGTERM, likewise.
+            KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM. Python drops an exception that a signal raises
+                inside a finaliser, so it is raised again here.
             RunError: where a process that this one has started was stopped.
         """
         self._last_call = time.monotonic()
@@ -84,11 +83,7 @@ class ProcessMonitor:
         self._last_call = None
 
     def wait(self) -> None:
-        """Sleeps for a moment while other processes work.
-
-        Raises:
-            RunError: where none of them has shown a sign of life for ``hang`` seconds; and as ``tick`` does.
-        """
+        """Sleeps while other processes work; RunError where none shows a sign of life for ``hang`` seconds."""
         self.tick()
         self.pause()
         sign = max((file.stat().st_mtime for file in self._others()), default=0.0)

@@ -13,11 +13,7 @@ from hetpure.defense.batch import BatchScores
 class EvaluationProgress(Callback):
     """One line: how many images of a row are done, which iteration the attack is at, this process's accuracies so far.
 
-    Args:
-        name: of the row.
-        images: how many the row has left to do, by all processes.
-        iterations: attack iterations per batch, 0 without an attack.
-        visible: whether this process shows the line.
+    ``images`` are those that all processes have left to do; ``iterations`` is 0 without an attack.
     """
 
     def __init__(self, name: str, images: int, iterations: int, visible: bool = True) -> None:
@@ -50,10 +46,8 @@ class EvaluationProgress(Callback):
         """An attack's observer: moves the bar to the iteration's share of the batch."""
         if self._bar.disable:
             return
-        self._bar.set_postfix_str(
-            f"{self._accuracies}iteration {iteration + 1}/{self.iterations} loss {gradient.loss.mean():.3f}",
-            refresh=False,
-        )
+        state = f"iteration {iteration + 1}/{self.iterations} loss {gradient.loss.mean():.3f}"
+        self._bar.set_postfix_str(f"{self._accuracies}{state}", refresh=False)
         # The defense's own runs count as one more iteration; a batch that starts again takes the bar back.
         self._move(self._done + len(gradient.loss) * (iteration + 1) / (self.iterations + 1))
 

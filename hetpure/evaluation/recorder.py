@@ -5,7 +5,6 @@ import math
 import time
 from typing import Any
 
-import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
@@ -16,11 +15,7 @@ from hetpure.runs.records import Record, RecordStore, shortest
 
 
 class Recorder(Callback):
-    """Writes each batch's records as soon as the batch is done. Comes before the attack in the list of callbacks.
-
-    Args:
-        store: where to.
-    """
+    """Writes each batch's records as soon as the batch is done. Comes before the attack in the list of callbacks."""
 
     def __init__(self, store: RecordStore) -> None:
         self.store = store
@@ -30,19 +25,9 @@ class Recorder(Callback):
         self._start = time.perf_counter()
 
     def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Writes the batch.
-
-        Raises:
-            RunError: where it cannot be written.
-        """
+        """Writes the batch; RunError where it cannot be written."""
         assert isinstance(pl_module, PurifiedClassifier)
         assert isinstance(outputs, BatchScores)
         attacked: AttackedImages | None = batch.get(ATTACKED)
@@ -64,9 +49,13 @@ class Recorder(Callback):
             common |= {"failure": failure, "chunks": {"defense": outputs.chunk_size}}
             if attacked is not None:
                 trace = attacked.traces[i]
-                common["attack_loss"] = _until_not_finite(trace.loss)
-                common["gradient_size"] = _until_not_finite(trace.gradient_size)
-                common["attack_correct"] = _until_not_finite(trace.correct)
+                curves = {
+                    "attack_loss": trace.loss,
+                    "gradient_size": trace.gradient_size,
+                    "attack_correct": trace.correct,
+                }
+                for name, values in curves.items():  # JSON has no word for what is not finite
+                    common[name] = list(itertools.takewhile(math.isfinite, values))
                 common["chunks"]["attack"] = attacked.chunk_size
                 common["image"] = self.store.image_name(images) if index in images else None
             for protocol in pl_module.protocols:
@@ -82,11 +71,5 @@ class Recorder(Callback):
             self.store.append(records, images)
         except OSError as error:
             reason = error.strerror or error
-            raise RunError(
-                f"output: {self.store.folder} cannot be written: {reason}; finished batches are kept"
-            ) from None
-
-
-def _until_not_finite(values: list[float]) -> list[float]:
-    """The values before the first that JSON has no word for."""
-    return list(itertools.takewhile(math.isfinite, values))
+            problem = f"output: {self.store.folder} cannot be written: {reason}; finished batches are kept"
+            raise RunError(problem) from None

@@ -21,11 +21,7 @@ from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_r
 
 
 class RunReport:
-    """The report of a run.
-
-    Args:
-        resolved: the rows that are evaluated now, and the others, which are reported as they were evaluated before.
-    """
+    """The report of a run: of the rows that are evaluated now, and of the others as they were evaluated before."""
 
     def __init__(self, resolved: Resolved) -> None:
         config = resolved.config
@@ -77,14 +73,7 @@ class RunReport:
 
 
 def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashboard) -> None:
-    """Scalars, loss curve and pictures of a finished row, for the dashboard and the folder.
-
-    Args:
-        row: the row.
-        data: the images.
-        pictures: of how many samples, at most.
-        dashboard: what shows them.
-    """
+    """Scalars, loss curve and pictures (at most so many) of a finished row, for the dashboard and the folder."""
     records = row.store.read()
     dashboard.rows(_table_rows(row, records, data), calls_per_image(row, records))
     one_shot = row.protocols[0].name
@@ -107,12 +96,10 @@ def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashbo
 
 
 def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
-    """Denoiser calls an image: the part of the cost that no machine changes.
+    """Denoiser calls an image: the part of the cost that no machine changes; nothing where no sample has a result.
 
-    Returns:
-        ``attack_calls``: the gradients that were taken, times the purifications in each, times the attack process's
-        calls (images tried out during a search are not counted); ``defense_calls``: of all predictions. Nothing where
-        no sample has a result.
+    ``defense_calls`` are those of all predictions; ``attack_calls`` those of the gradients that were taken. Images that
+    a search tried out are not counted.
     """
     finished = [record for record in records if record.failure is None]
     if not finished:
@@ -120,10 +107,10 @@ def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
     purifications = max(record.draws for record in finished)
     sides = 2 if any(record.adversarial for record in finished) else 1
     calls = {"defense_calls": float(purifications * sides * row.model.purifier.network_calls)}
-    if row.gradient is not None and row.processes:
+    if row.gradient is not None:
         curves = [record.attack_loss for record in finished if record.protocol == row.protocols[0].name]
         gradients = sum(map(len, curves)) / len(curves)
-        calls["attack_calls"] = gradients * row.gradient.purifications * row.processes[0].purifier.network_calls
+        calls["attack_calls"] = gradients * row.gradient.purifications * row.gradient.process.purifier.network_calls
     return calls
 
 
@@ -145,10 +132,8 @@ def honesty_verdicts(row: Row, records: Sequence[Record], factor: int, data: Ima
 
 def describe(config: RunSettings) -> str:
     """What the rows have in common, in a line."""
-    subset = ""
-    if config.data.subset:
-        skipped = f" after {config.data.subset_skip}" if config.data.subset_skip else ""
-        subset = f"{config.data.subset} images{skipped} of "
+    skipped = f" after {config.data.subset_skip}" if config.data.subset_skip else ""
+    subset = f"{config.data.subset} images{skipped} of " if config.data.subset else ""
     text = f"{subset}{config.data.name}; seed {config.seed}; chunks of {config.chunk_size}, {config.threads} threads"
     text += f"; networks in {config.precision}" if config.precision != "float32" else ""
     return text + ("; networks compiled" if config.compile else "")

@@ -1,7 +1,7 @@
 """Which rows of a config can be evaluated here: all, or it is an error; in a table, those that lack nothing."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
-from hetpure.evaluation.config import RunSettings, in_row
+from hetpure.evaluation.config import RunSettings
 from hetpure.models.checkpoints import existing_path
 from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
@@ -26,32 +26,16 @@ ChooseAuto = Callable[[RunSettings, ImageDataModule, lightning.Trainer, Loaded, 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A config's rows, as far as they can be evaluated here.
+    """A config's rows, as far as they can be evaluated here."""
 
-    Attributes:
-        config: the settings, of all rows; without ``auto`` for the rows that are built.
-        data: the images; opened where any row can be evaluated.
-        rows: the rows that can be, built.
-        absent: what each other row lacks, by name; empty for rows that were not selected.
-    """
-
-    config: RunSettings
-    data: ImageDataModule
-    rows: list[Row]
-    absent: dict[str, list[str]] = field(default_factory=dict)
+    config: RunSettings  # of all rows; without ``auto`` for the rows that are built
+    data: ImageDataModule  # opened where any row can be evaluated
+    rows: list[Row]  # those that can be, built
+    absent: dict[str, list[str]]  # what each other row lacks, by name; nothing where it was not selected
 
 
-@dataclass(frozen=True)
-class Given:
-    """Objects that a caller in Python has, and a config only describes.
-
-    Attributes:
-        data: the images.
-        loaded: every network.
-    """
-
-    data: ImageDataModule
-    loaded: Loaded
+Given = tuple[ImageDataModule, Loaded]
+"""Images and every network that a caller in Python has, and a config only describes."""
 
 
 def resolve_rows(
@@ -74,18 +58,18 @@ def resolve_rows(
         ConfigError: names the key or file. In a table not for what is absent.
     """
     is_table = bool(config.table.lines)
-    data = given.data if given else ImageDataModule(**to_dict(config.data))
-    loaded = given.loaded if given else Loaded()
+    data, loaded = given or (ImageDataModule(**to_dict(config.data)), Loaded())
     config = restore_auto_settings(config)  # also of rows that are not built now
     absent: dict[str, list[str]] = {name: [] for name in config.rows if only is not None and name not in only}
     selected = config.without_rows(absent)
-    if is_table:
+    if is_table and given is None:
         absent |= {name: [str(error) for error in errors] for name, errors in missing_files(selected).items()}
+    elif given is None:
+        check_files(selected)
+    if is_table:
         selected = config.without_rows(absent)
         if not selected.rows:
             return Resolved(config, data, [], absent)
-    elif given is None:
-        check_files(selected)
     try:
         data.prepare()
     except AbsentError as error:
@@ -121,16 +105,10 @@ def restore_auto_settings(config: RunSettings) -> RunSettings:
 
 
 def check_files(config: RunSettings) -> None:
-    """Looks for the weights of every row.
-
-    Raises:
-        AbsentError: on one line, each missing file with its key and where it comes from.
-    """
-    missing = [
-        in_row(name, config.own.get(name, ()), e) for name, errors in missing_files(config).items() for e in errors
-    ]
-    if missing:
-        first, *others = {str(error): error for error in missing}.values()  # rows share files: each is named once
+    """Raises AbsentError, with all names, where weights of any row are not here."""
+    errors = [config.in_row(name, error) for name, errors in missing_files(config).items() for error in errors]
+    if errors:
+        first, *others = {str(error): error for error in errors}.values()  # rows share files: each is named once
         first.problem = "; and ".join([first.problem, *map(str, others)])
         raise first
 

@@ -19,7 +19,7 @@ from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.hooks import after_calls, networks
 from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row
-from hetpure.evaluation.config import RunSettings
+from hetpure.evaluation.config import TRAINER, RunSettings
 from hetpure.evaluation.content import PLACES
 from hetpure.evaluation.pictures import keep_samples
 from hetpure.evaluation.process_monitor import GOES_ON, ProcessMonitor
@@ -36,26 +36,8 @@ from hetpure.runs.files import RESULTS
 from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Report
 
-FREE = (
-    "pictures",
-    "data.batch_size",
-    "honesty.images",
-    "table",
-    "grid",  # its combinations are rows, and a row more or less leaves the others as they are
-    "hang_minutes",
-    *PLACES,
-)
-"""Keys that may differ when an evaluation goes on."""
-
-TRAINER: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "enable_progress_bar": False,
-    "use_distributed_sampler": False,  # it pads, and padding counts a sample twice
-    "inference_mode": False,  # attacks differentiate
-}
-"""Arguments of Lightning's Trainer that an evaluation decides itself."""
+FREE = ("pictures", "data.batch_size", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
+"""Keys that may differ when an evaluation goes on (``grid``: its combinations are rows, independent of each other)."""
 
 
 def run(
@@ -64,24 +46,15 @@ def run(
     given: Given | None = None,
     choose_auto: ChooseAuto | None = None,
 ) -> Report:
-    """Runs an evaluation from complete settings; what the output folder holds already is not computed again.
+    """Runs an evaluation; what the output folder holds already is not computed again. Returns the report.
 
-    The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other.
-
-    Args:
-        config: complete.
-        only: names of the rows to evaluate now; None for all. The report has other rows as far as they have records.
-        given: data and networks that are in hand; see ``hetpure.evaluate``.
-        choose_auto: see ``resolve_rows``.
-
-    Returns:
-        The report that is written.
+    The folder belongs to the whole config, whichever rows are evaluated in it: rows are independent of each other. The
+    report has the rows that are not evaluated now (``only``) as far as they have records. See ``resolve_rows``.
 
     Raises:
         ConfigError: before any evaluation, for anything in the config that cannot be.
         RunError: where it cannot go on; the table of what is finished is written, as far as that can be.
-        KeyboardInterrupt: after Ctrl-C, likewise.
-        SystemExit: after SIGTERM, likewise.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, likewise.
     """
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -143,11 +116,7 @@ def evaluation_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:
 
 
 def set_precision(config: RunSettings, trainer: lightning.Trainer) -> None:
-    """Sets what a precision needs set for the whole process.
-
-    Raises:
-        ConfigError: for a precision that the device does not have.
-    """
+    """Sets what a precision needs set for the whole process; refuses one that the device does not have."""
     device = trainer.strategy.root_device.type
     if config.precision == "tf32" and device != "cuda":
         accepted = "float32, bfloat16"
@@ -164,19 +133,12 @@ def evaluate_row(
 ) -> None:
     """Evaluates the samples of a row that have no record yet, together with the run's other processes.
 
-    Returns when this process finds no more to do; the first process, when all samples have a record.
-
-    Args:
-        row: what to evaluate.
-        trainer: gets the row's callbacks for the time being.
-        data: the images.
-        only: indices of the samples to evaluate; None for all.
-        monitor: watches this process and the others; None where nobody does.
+    Returns when this process finds no more to do; the first process, when all samples have a record. ``only`` has the
+    indices of the samples to evaluate, None for all. The trainer gets the row's callbacks for the time being.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.
-        KeyboardInterrupt: after Ctrl-C, likewise.
-        SystemExit: after SIGTERM, likewise.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, likewise.
     """
     monitor = monitor or ProcessMonitor(row.store.folder, trainer)
     store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)

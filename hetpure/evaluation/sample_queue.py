@@ -21,13 +21,7 @@ from hetpure.runs.records import RecordStore
 
 
 class SampleQueue:
-    """The samples of a row that have no record yet.
-
-    Args:
-        store: the row's records.
-        samples: dataset indices of all of the row's samples.
-        trainer: says which process this is, of how many, on which machine.
-    """
+    """The samples of a row, given as dataset indices, that have no record yet."""
 
     def __init__(self, store: RecordStore, samples: Sequence[int], trainer: lightning.Trainer) -> None:
         self.store = store
@@ -55,9 +49,6 @@ class SampleQueue:
 
         One process takes all. One of several takes half of an even share, so that all end together, but a whole batch
         where its even share has one.
-
-        Raises:
-            RunError: where the row's folder cannot be written.
         """
         self.release()
         done = self._done()

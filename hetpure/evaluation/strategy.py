@@ -35,9 +35,7 @@ class IndependentProcesses(DDPStrategy):
 class _Launcher(_SubprocessScriptLauncher):
     """Lightning's, without the thread that kills all processes when one ends."""
 
-    def launch(
-        self, function: Callable[..., Any], *args: Any, trainer: lightning.Trainer | None = None, **kwargs: Any
-    ) -> Any:
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             os.environ[LAUNCHER] = str(os.getpid())

@@ -18,20 +18,12 @@ from hetpure.models.checkpoints import CheckpointError, one_line
 from hetpure.models.denoisers import LINEAR_VP, DiffusersDenoiser
 from hetpure.schedule import Schedule
 
-SCHEDULE = {
-    "beta_schedule": "linear",
-    "beta_start": LINEAR_VP.beta_start,
-    "beta_end": LINEAR_VP.beta_end,
-    "num_train_timesteps": LINEAR_VP.T,
-}
+BETAS = {"beta_schedule": "linear", "beta_start": LINEAR_VP.beta_start, "beta_end": LINEAR_VP.beta_end}
+SCHEDULE = {**BETAS, "num_train_timesteps": LINEAR_VP.T}
 """What a scheduler's config must say: a checkpoint of another schedule would denoise, but wrongly."""
 
-DEFAULTS = {
-    "prediction_type": "epsilon",
-    "trained_betas": None,
-    "rescale_betas_zero_snr": False,
-    "use_flow_sigmas": False,
-}
+OTHER_BETAS = {"trained_betas": None, "rescale_betas_zero_snr": False}
+DEFAULTS = {"prediction_type": "epsilon", **OTHER_BETAS, "use_flow_sigmas": False}
 """What it may leave out."""
 
 
@@ -49,9 +41,8 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
     source = str(folder) if folder.exists() else path
     if not folder.exists():
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
-            raise AbsentError(
-                "denoiser.path", f"{path}: no such folder", accepted="a diffusers folder or a hub id OWNER/NAME"
-            )
+            accepted = "a diffusers folder or a hub id OWNER/NAME"
+            raise AbsentError("denoiser.path", f"{path}: no such folder", accepted=accepted)
         folder = _fetch_configs(path)
     subfolder = "unet" if (folder / "unet" / "config.json").is_file() else None
     if not (folder / (subfolder or "") / "config.json").is_file():

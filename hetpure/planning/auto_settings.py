@@ -5,14 +5,13 @@ same command finds it again, on any machine and with any number of processes.
 """
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import lightning
 import torch
+from lightning import Trainer
 
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.protocols import draws_needed
@@ -22,8 +21,6 @@ from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.resolve import OnMissing, restore_auto_settings
 from hetpure.planning.counting import count_pieces
 from hetpure.planning.measure import Meter
-
-AUTO = "auto"
 
 MEMORY_SHARE = {"cpu": 0.4, "cuda": 0.64}
 """Share of the free memory that a chunk's tensors may take. Of 80 % (a CPU's: 50 %, other programs come and go) it
@@ -37,6 +34,9 @@ LARGEST_CHUNK = 1024
 SECONDS = 5.0
 """Time that the speeds of chunks are measured for."""
 
+WAIT = 900.0
+"""Seconds that further processes wait for the choice of the first."""
+
 CGROUP = Path("/sys/fs/cgroup")
 CGROUP_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -44,52 +44,34 @@ CGROUP_FILES = (
 )
 """Where a container finds its limit, its usage, and the page cache in that usage: control groups, version 2 and 1."""
 
-WAIT = 900.0
-"""Seconds that further processes wait for the choice of the first."""
-
 
 def choose_auto_settings(
-    config: RunSettings,
-    data: ImageDataModule,
-    trainer: lightning.Trainer,
-    loaded: Loaded,
-    on_missing: OnMissing | None = None,
+    config: RunSettings, data: ImageDataModule, trainer: Trainer, loaded: Loaded, on_missing: OnMissing | None = None
 ) -> RunSettings:
     """The settings with a value wherever they say ``auto``; what the output folder's config has chosen stays.
 
     A graph is kept where it fits in memory with the smallest chunk that is about as fast as any. The chunk is, of the
     powers of two that fit for every row and were timed, the one that makes the row with most network calls fastest,
-    padding included; of equals, the largest. Two are always timed, if two fit.
-
-    Args:
-        config: the settings.
-        data: the images.
-        trainer: says which process this is, and on which device. Only the first chooses; others wait for its choice.
-        loaded: keeps the networks that were loaded for measuring.
-        on_missing: see ``build_rows``.
-
-    Raises:
-        ConfigError: for networks or settings that cannot be.
-        RunError: if the first process makes no choice in time.
+    padding included; of equals, the largest. Two are always timed, if two fit. Only the first process chooses; in the
+    others a RunError says that it made no choice in time.
     """
-    config, start = restore_auto_settings(config), time.monotonic()
+    config, deadline = restore_auto_settings(config), time.monotonic() + WAIT
     while config.is_open and not trainer.is_global_zero:
-        if time.monotonic() - start > WAIT:
+        if time.monotonic() > deadline:
             raise RunError(f"chunk_size: no choice by the first process in {config.output} after {WAIT:.0f} s")
         time.sleep(0.5)
         config = restore_auto_settings(config)
     if not config.is_open:
         return config
-    auto, device = config.chunk_size == AUTO, trainer.strategy.root_device
+    auto, device = config.chunk_size == "auto", trainer.strategy.root_device
     meter = Meter(data, device, SECONDS)
 
     def built(recompute: bool) -> tuple[list[Row], dict[str, Callable[[int], float]]]:
         """The rows in chunks of one, and the memory that each needs by the rows of a chunk."""
         draft = config.decide(1 if auto else None, dict.fromkeys(config.undecided, recompute))
         rows = build_rows(draft, data, on_missing, loaded)
-        for row in rows:
-            for process in (row.model, *row.processes):
-                process.to(device)
+        for process in (process for row in rows for process in (row.model, *row.processes)):
+            process.to(device)
         return rows, {row.name: meter.memory(count_pieces(row, data.image_shape, 1, 1)[0]) for row in rows}
 
     rows, memory = built(recompute=True)
@@ -108,24 +90,20 @@ def choose_auto_settings(
         if (seconds and not fits(size)) or (len(seconds) >= 2 and now - start + 2 * last_took > SECONDS):
             break
         last, seconds[size] = now, _seconds(meter, rows, data, size) if auto else 1.0
-    useful = _fastest(seconds)[0]
     kept = built(recompute=False)[1] if config.undecided else {}
-    recompute = {name: kept[name](useful) > limit for name in config.undecided if name in kept}
+    recompute = {name: kept[name](min(_fastest(seconds))) > limit for name in config.undecided if name in kept}
     memory |= {name: kept[name] for name, value in recompute.items() if not value}
-    size = _fastest({size: seconds[size] for size in filter(fits, seconds)} or {min(seconds): 0.0})[-1]
+    size = max(_fastest({size: seconds[size] for size in filter(fits, seconds)} or {min(seconds): 0.0}))
     largest = max(memory, key=lambda name: memory[name](size))
     text = f"chunks of {size} rows; the largest gradient ({largest}) needs {memory[largest](size) / 1e9:.2f} GB of the "
     text += f"{limit / 1e9:.2f} GB that it may use"
-    for outcome, value in (("graph kept", False), ("recomputed", True)):
-        names = ", ".join(name for name in recompute if recompute[name] is value)
-        text += f"; {outcome}: {names}" if names else ""
-    print(text)
+    print(text, *(f"{name}: {'recomputed' if value else 'graph kept'}" for name, value in recompute.items()), sep="; ")
     return config.decide(size if auto else None, recompute)
 
 
 def _fastest(seconds: Mapping[int, float]) -> list[int]:
     """The sizes that are as fast as any, up to noise."""
-    return sorted(size for size in seconds if seconds[size] <= EQUAL_COST * min(seconds.values()))
+    return [size for size in seconds if seconds[size] <= EQUAL_COST * min(seconds.values())]
 
 
 def _sizes(rows: Sequence[Row], data: ImageDataModule) -> list[int]:
@@ -148,8 +126,7 @@ def free_bytes(device: torch.device) -> float:
     """Memory that is free on a device; of a CPU's, what the system could hand out within a container's limit."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    available = _number(Path("/proc/meminfo"), "MemAvailable:")
-    free = 1024.0 * available if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2.0
+    free = 1024.0 * (_number(Path("/proc/meminfo"), "MemAvailable:") or 0)
     for limit_file, usage_file, stat_file, cache in CGROUP_FILES:
         limit, usage = _number(CGROUP / limit_file), _number(CGROUP / usage_file)
         if limit is not None and usage is not None:
@@ -160,8 +137,5 @@ def free_bytes(device: torch.device) -> float:
 
 def _number(file: Path, name: str = "") -> int | None:
     """The number behind a name at the start of a line; None where there is none."""
-    try:
-        match = re.search(rf"^{name}\s*(\d+)", file.read_text(), re.MULTILINE)
-    except OSError:
-        return None
+    match = re.search(rf"^{name}\s*(\d+)", file.read_text(), re.MULTILINE) if file.is_file() else None
     return int(match[1]) if match else None

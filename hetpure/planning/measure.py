@@ -8,27 +8,26 @@ import math
 import operator
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from statistics import median_low
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import hetpure.models.denoisers
-from hetpure.arguments import KeepsArguments
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.hooks import after_calls
 from hetpure.models.denoisers import Denoiser, DenoiserWrapper, Recomputed, innermost
 from hetpure.noise import Draws
-from hetpure.planning.counting import WORK, Piece, replaced
+from hetpure.planning.counting import WORK, Piece
 from hetpure.planning.live_bytes import peak_bytes
+from hetpure.purification.base import Purifier
 
 PASSES = 7
 """How often a whole piece is timed, at most."""
@@ -41,23 +40,14 @@ Task = Callable[[], object]
 
 @dataclass(frozen=True)
 class Cost:
-    """What some work costs; costs can be added, and multiplied by a number.
+    """What some work costs; costs can be added, and multiplied by a number."""
 
-    Attributes:
-        denoiser: rows through the denoiser without gradients.
-        denoiser_gradient: rows with the gradient of the input; a recomputed call is one without and one with.
-        classifier: rows through the classifier without gradients.
-        classifier_gradient: rows with the gradient of the input.
-        flops: floating-point operations.
-        seconds: time on this machine.
-    """
-
-    denoiser: float = 0
-    denoiser_gradient: float = 0
+    denoiser: float = 0  # rows through the denoiser without gradients
+    denoiser_gradient: float = 0  # and with the gradient of the input; a recomputed call is one without and one with
     classifier: float = 0
     classifier_gradient: float = 0
     flops: float = 0
-    seconds: float = 0
+    seconds: float = 0  # on this machine
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*map(operator.add, astuple(self), astuple(other)))
@@ -67,13 +57,9 @@ class Cost:
 
 
 class Meter:
-    """Measures pieces on two images, which repeat.
+    """Measures pieces on two of the data's images, which repeat; timing may take ``seconds``.
 
-    Args:
-        data: where the images come from.
-        device: the device of the processes.
-        seconds: time that timing may take.
-        compiled: whether networks are compiled, for each number of rows anew.
+    Networks that are ``compiled`` are so for each number of rows anew.
     """
 
     def __init__(self, data: ImageDataModule, device: torch.device, seconds: float, compiled: bool = False) -> None:
@@ -85,18 +71,19 @@ class Meter:
     def costs(self, pieces: Mapping[Piece, int]) -> dict[Piece, Cost]:
         """The cost of each piece, from how often each is computed: those that weigh most are timed whole first."""
         deadline = time.monotonic() + self.seconds
-        alike: dict[Any, list[Piece]] = defaultdict(list)
-        for piece in pieces:  # rows of a table share most of what they compute
-            alike[_identity(piece.process, piece.work == "gradient"), piece.work, piece.rows].append(piece)
-        costs = {same[0]: self._estimate(same[0]) for same in alike.values()}
-        weights = {same[0]: costs[same[0]].seconds * sum(pieces[piece] for piece in same) for same in alike.values()}
-        times: dict[Piece, list[float]] = defaultdict(list)
+        first: dict[Any, Piece] = {}
+        # Rows of a table share most of what they compute.
+        alike = {piece: first.setdefault((_identity_of(piece), piece.rows), piece) for piece in pieces}
+        costs = {piece: self._estimate(piece) for piece in first.values()}
+        weights, times = defaultdict[Piece, float](float), defaultdict[Piece, list[float]](list)
+        for piece, count in pieces.items():
+            weights[alike[piece]] += costs[alike[piece]].seconds * count
         for _ in range(PASSES):
-            for piece in sorted(weights, key=lambda piece: weights[piece], reverse=True):
+            for piece in sorted(weights, key=weights.__getitem__, reverse=True):
                 if costs[piece].seconds < deadline - time.monotonic():
                     times[piece].append(self._timed(self._task(piece)))
         costs |= {piece: replace(costs[piece], seconds=median_low(seconds)) for piece, seconds in times.items()}
-        return {piece: costs[same[0]] for same in alike.values() for piece in same}
+        return {piece: costs[same] for piece, same in alike.items()}
 
     def estimated_time(self, piece: Piece) -> float:
         """Seconds for a piece, from runs with one real denoiser call at most."""
@@ -106,16 +93,12 @@ class Meter:
     def memory(self, pieces: Iterable[Piece]) -> Callable[[int], float]:
         """Bytes that the largest of some pieces needs at once, by its number of rows: a line through one and two."""
         piece = min(pieces, key=lambda piece: WORK.index(piece.work))
-        key = "memory", piece.work, _identity(piece.process, piece.work == "gradient")
-        measure = partial(peak_bytes, device=self.device)
-        # Images that recomputation keeps are kept one by one: what is reserved for them would hide what is needed.
-        shelves = replaced((hetpure.models.denoisers, "SHELF_BYTES", 1))
+        key, measure = ("memory", _identity_of(piece)), partial(peak_bytes, device=self.device)
         if key not in self._known:
-            with torch.compiler.set_stance("force_eager"), shelves:
-                self._known[key] = [
-                    self._extrapolated(replace(piece, rows=rows), f"bytes of {rows} rows", measure, 1)
-                    for rows in (1, 2)
-                ]
+            few = [replace(piece, rows=rows) for rows in (1, 2)]
+            # Images that recomputation keeps are kept one by one: what is reserved for them would hide what is needed.
+            with torch.compiler.set_stance("force_eager"), patch("hetpure.models.denoisers.SHELF_BYTES", 1):
+                self._known[key] = [self._extrapolated(p, f"bytes of {p.rows} rows", measure, real=1) for p in few]
         one, two = self._known[key]
         return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
@@ -125,11 +108,9 @@ class Meter:
             cost = self._extrapolated(replace(piece, rows=1), "counts", partial(self._counted, piece)) * piece.rows
         rows, start = piece.rows, time.monotonic()
         if not self.compiled:
-            at_one = self.estimated_time(replace(piece, rows=1))
+            self.estimated_time(replace(piece, rows=1))
             affordable = PIECE_SHARE * self.seconds / (time.monotonic() - start)
-            if affordable < 4:
-                return replace(cost, seconds=at_one * rows)
-            rows = min(rows, 4 ** int(math.log(affordable, 4)))
+            rows = min(rows, 4 ** int(math.log(max(affordable, 1), 4)))
         return replace(cost, seconds=self.estimated_time(replace(piece, rows=rows)) * piece.rows / rows)
 
     def _extrapolated(self, piece: Piece, name: str, measure: Callable[[Task], Any], real: int = 0) -> Any:
@@ -137,19 +118,27 @@ class Meter:
 
         What a call adds is measured once for each name of the quantity, denoiser, and whether there is a gradient.
         """
-        task = self._task(piece)
+        purifier, task, calls, more = piece.process.purifier, self._task(piece), Counter[Any](), None
 
-        def measured(counts: Mapping[Kind, int]) -> tuple[Any, Counter[Kind]]:
-            with _stand_ins(piece.process.purifier, counts) as calls:
-                return measure(lambda: (calls.clear(), task())), calls
+        def forward(denoiser: Denoiser, original: Callable[..., Tensor], x: Tensor, t: int) -> Tensor:
+            kind = denoiser, torch.is_grad_enabled() and x.requires_grad
+            calls[kind] += 1
+            return original(x, t) if calls[kind] <= real + (kind == more) else 0.1 * x
 
-        base, calls = measured(defaultdict(lambda: real))
-        total = base
-        for kind in [kind for kind, count in calls.items() if count > real]:
-            key = name, _identity(*kind), kind[1]
-            if key not in self._known:
-                self._known[key] = measured(defaultdict(lambda: real, {kind: real + 1}))[0] + base * -1
-            total += self._known[key] * (calls[kind] - real)
+        def run() -> None:
+            calls.clear()
+            task()
+
+        parents = [module for module in purifier.modules() if not isinstance(module, Denoiser)]
+        with ExitStack() as stack:
+            for denoiser in {child for parent in parents for child in parent.children() if isinstance(child, Denoiser)}:
+                stack.enter_context(patch.object(denoiser, "forward", partial(forward, denoiser, denoiser.forward)))
+            base = total = measure(run)
+            for more, count in [(kind, count) for kind, count in calls.items() if count > real]:
+                key = name, _identity(*more), more[1]
+                if key not in self._known:
+                    self._known[key] = measure(run) + base * -1
+                total += self._known[key] * (count - real)
         return total
 
     def _counted(self, piece: Piece, task: Task) -> Cost:
@@ -172,11 +161,10 @@ class Meter:
         return Cost(**rows, flops=counter.get_total_flops())
 
     def _timed(self, task: Task) -> float:
-        synchronize = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
-        synchronize()
         start = time.perf_counter()
         task()
-        synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     def _task(self, piece: Piece) -> Task:
@@ -185,15 +173,14 @@ class Meter:
         number = torch.arange(piece.rows, device=self.device)
         image = number % len(self.images)
         x, draws = self.images[image], Draws(0, "selection", image, number)
+        if piece.work == "prepare":
+            return torch.no_grad()(lambda: purifier.prepare(x))
         with torch.no_grad():
             prepared = [tensor[image] for tensor in purifier.prepare(self.images)]
 
         def task() -> None:
             with torch.set_grad_enabled(piece.work == "gradient"):
                 leaf = x.clone().requires_grad_(piece.work == "gradient")
-                if piece.work == "prepare":
-                    purifier.prepare(leaf)
-                    return
                 purified = purifier.purify(leaf, draws, *prepared)
             if piece.work == "classifier gradient":
                 leaf = purified = purified.requires_grad_()
@@ -205,42 +192,16 @@ class Meter:
         return task
 
 
-Kind = tuple[Denoiser, bool]
-"""The calls of a denoiser without, or with, a gradient."""
-
-
-class _StandIn(DenoiserWrapper):
-    """A denoiser of which only the first calls of each kind are real; the others cost next to nothing."""
-
-    def __init__(self, denoiser: Denoiser, calls: Counter[Kind], real: Mapping[Kind, int]) -> None:
-        super().__init__(denoiser)
-        self.calls, self.real = calls, real
-
-    def forward(self, x: Tensor, t: int) -> Tensor:
-        kind = self.denoiser, torch.is_grad_enabled() and x.requires_grad
-        self.calls[kind] += 1
-        return self.denoiser(x, t) if self.calls[kind] <= self.real[kind] else 0.1 * x
-
-
-@contextmanager
-def _stand_ins(purifier: nn.Module, real: Mapping[Kind, int]) -> Iterator[Counter[Kind]]:
-    """Within the context, stand-ins replace a purifier's denoisers with all that wraps them, and count the calls."""
-    calls = Counter[Kind]()
-    parents = [module for module in purifier.modules() if not isinstance(module, Denoiser)]
-    children = [(parent, name, child) for parent in parents for name, child in parent.named_children()]
-    stand_ins = [(p, name, _StandIn(child, calls, real)) for p, name, child in children if isinstance(child, Denoiser)]
-    with replaced(*stand_ins):
-        yield calls
+def _identity_of(piece: Piece) -> Any:
+    """Equal for pieces that cost the same a row."""
+    return _identity(piece.process.purifier, piece.work == "gradient"), id(piece.process.classifier), piece.work
 
 
 def _identity(value: Any, gradient: bool) -> Any:
     """Equal for modules that cost the same: their types and arguments, down to the networks themselves."""
-    if isinstance(value, Recomputed) and not gradient:
-        return _identity(value.denoiser, gradient)
     if isinstance(value, DenoiserWrapper):
-        return type(value), _identity(value.denoiser, gradient)
-    if isinstance(value, PurifiedClassifier):
-        return _identity(value.purifier, gradient), id(value.classifier)
-    if isinstance(value, KeepsArguments):
+        inner = _identity(value.denoiser, gradient)
+        return inner if isinstance(value, Recomputed) and not gradient else (type(value), inner)
+    if isinstance(value, Purifier):
         return type(value), *((name, _identity(argument, gradient)) for name, argument in value.arguments.items())
     return id(value) if isinstance(value, nn.Module) else repr(value)

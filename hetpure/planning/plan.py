@@ -27,42 +27,20 @@ from hetpure.planning.measure import Cost, Meter
 
 @dataclass(frozen=True)
 class RowPlan:
-    """What a row will cost; with several processes, the one that has most of its images.
-
-    Attributes:
-        name: name of the row.
-        images: number of images.
-        done: how many images, of all processes, have a record already.
-        chunk_size: rows of a chunk.
-        memory: bytes by the rows of a chunk; see ``Meter.memory``.
-        most: cost of the images, at most.
-        least: cost if every sample broke as soon as the attack looks.
-        left: cost of the images that are not done, at most.
-        least_left: cost of those if every sample broke at once.
-    """
+    """What a row will cost; with several processes, the one that has most of its images."""
 
     name: str
     images: int
-    done: int
+    done: int  # how many images, of all processes, have a record already
+    left: float  # share of this process's images that are not done
     chunk_size: int
-    memory: Callable[[int], float]
+    memory: Callable[[int], float]  # bytes by the rows of a chunk; see ``Meter.memory``
     most: Cost
-    least: Cost
-    left: Cost
-    least_left: Cost
+    least: Cost  # if every sample broke as soon as the attack looks
 
 
 def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
-    """Prints what an evaluation will cost; evaluates and writes nothing.
-
-    Args:
-        config: complete.
-        seconds: how long to measure.
-        rates: of the networks on other hardware; see ``parse_rates``.
-
-    Raises:
-        ConfigError: as the evaluation would.
-    """
+    """Prints what an evaluation will cost, here and at other hardware's rates (``parse_rates``); writes nothing."""
     other = parse_rates(rates)
     require(0.0 < seconds < math.inf, "--plan-seconds", seconds, "a finite number above 0")
     threads = config.threads or torch.get_num_threads()
@@ -70,9 +48,8 @@ def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) 
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
     resolved = resolve_rows(replace(config, threads=threads), trainer, choose_auto=choose_auto_settings)
-    config = resolved.config
     world, device = trainer.world_size, trainer.strategy.root_device
-    plans = plan_rows(config, resolved.rows, resolved.data, seconds, world, device) if resolved.rows else []
+    plans = plan_rows(resolved.config, resolved.rows, resolved.data, seconds, world, device) if resolved.rows else []
     if trainer.is_global_zero:
         for name, reasons in resolved.absent.items():
             print(f"plan: {name} cannot be evaluated here: {'; '.join(reasons)}")
@@ -86,26 +63,15 @@ def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) 
 def plan_rows(
     config: RunSettings, rows: Sequence[Row], data: ImageDataModule, seconds: float, world: int, device: torch.device
 ) -> list[RowPlan]:
-    """The plan of built rows, and of their honesty checks as rows of their own.
-
-    Args:
-        config: complete.
-        rows: built of it.
-        data: the images.
-        seconds: how long to measure.
-        world: number of processes that share the images.
-        device: where this process computes.
-    """
-    planned = [(row.name, row, data.indices) for row in rows]
-    for row in rows:
-        few = data.indices[: config.honesty.images]
-        planned += [(f"{row.name}, {name}", variant, few) for name, variant in row.variants.items()]
+    """The plan of built rows, and of their honesty checks as rows of their own, for ``world`` processes."""
+    planned, few = [(row.name, row, data.indices) for row in rows], data.indices[: config.honesty.images]
+    planned += [(f"{row.name}, {name}", variant, few) for row in rows for name, variant in row.variants.items()]
     counts, wanted = [], Counter[Piece]()
     for _, row, indices in planned:
         for process in (row.model, *row.processes):
             process.to(device)
-        shares = [math.ceil(images / world) for images in (len(indices), len(set(indices) - row.store.done()))]
-        counts.append([p for n in shares for p in count_pieces(row, data.image_shape, n, config.data.batch_size)])
+        images = math.ceil(len(indices) / world)
+        counts.append(count_pieces(row, data.image_shape, images, config.data.batch_size))
         for pieces in counts[-1]:
             wanted |= pieces
     meter = Meter(data, device, seconds, config.compile)
@@ -113,18 +79,16 @@ def plan_rows(
     plans = []
     for (name, row, indices), of_row in zip(planned, counts, strict=True):
         images, done = math.ceil(len(indices) / world), len(row.store.done() & set(indices))
+        left, memory = math.ceil((len(indices) - done) / world) / images, meter.memory(of_row[0])
         totals = [sum((costs[piece] * count for piece, count in pieces.items()), Cost()) for pieces in of_row]
-        plans.append(RowPlan(name, images, done, row.model.chunk_size, meter.memory(of_row[0]), *totals))
+        plans.append(RowPlan(name, images, done, left, row.model.chunk_size, memory, *totals))
     return plans
 
 
 def parse_rates(texts: Sequence[str]) -> dict[str, float]:
     """``["denoiser=443,246", ..]``, rows a second of a network without and with gradients, by the names of ``Cost``.
 
-    A rate with gradients that is not given is half of the other: a forward and a backward pass.
-
-    Raises:
-        ConfigError: for anything else.
+    A rate with gradients that is not given is half of the other: a forward and a backward pass. Otherwise ConfigError.
     """
     accepted = "denoiser=RATE[,RATE], classifier=RATE[,RATE]: images a second through one call, without and with the "
     rates: dict[str, float] = {}
@@ -150,20 +114,14 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
     console = Console(width=None if Console().is_terminal else 160)
     title = f"plan: {len(plans)} rows, chunks of {plans[0].chunk_size}, {machine}, processes: {world}"
     table = Table(title=title, title_justify="left")
-    heads = [
-        "row",
-        "images",
-        "denoiser calls an image",
-        "classifier calls",
-        "TFLOP an image",
-        "GB a chunk, twice as large",
-    ]
-    for i, head in enumerate([*heads, "hours here", "left", *["hours there"] * bool(rates)]):
-        table.add_column(head, justify="right" if i else "left")
+    table.add_column("row")
+    counts = ("images", "denoiser calls an image", "classifier calls", "TFLOP an image", "GB a chunk, twice as large")
+    for head in (*counts, "hours here", "left", *["hours there"] * bool(rates)):
+        table.add_column(head, justify="right")
     sums = [0.0] * (2 + bool(rates))
     for row in plans:
-        each = row.most * (1 / max(row.images, 1))
-        hours = [row.most.seconds / 3600, row.left.seconds / 3600, world * hours_at(row.most, rates)][: len(sums)]
+        each, here = row.most * (1 / row.images), row.most.seconds / 3600
+        hours = [here, row.left * here, world * hours_at(row.most, rates)][: len(sums)]
         sums = [total + part for total, part in zip(sums, hours, strict=True)]
         table.add_row(
             row.name,
@@ -175,7 +133,7 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
             *[f"{'at most ' if row.most != row.least else ''}{_hours(value)}" for value in hours],
         )
     table.add_section()
-    table.add_row("all", "", "", "", "", "", *map(_hours, sums))
+    table.add_row("all", *[""] * len(counts), *map(_hours, sums))
     console.print(table)
     for note in _notes(plans, rates, world):
         console.print(f"note: {note}", markup=False, highlight=False)
@@ -184,8 +142,9 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
 def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int) -> Iterator[str]:
     yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
-    if early := [f"{row.name} {_hours(row.least_left.seconds / 3600)}" for row in plans if row.most != row.least]:
-        yield f"some attacks leave broken samples alone; left if every sample broke at once: {'; '.join(early)}"
+    early = [row for row in plans if row.most != row.least]
+    if least := [f"{row.name} {_hours(row.left * row.least.seconds / 3600)}" for row in early]:
+        yield f"some attacks leave broken samples alone; left if every sample broke at once: {'; '.join(least)}"
     if world > 1:
         yield f"images and hours here are those of the process with most images of {world}; one alone was measured"
     if rates:

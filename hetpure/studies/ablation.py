@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from hetpure.errors import ConfigError, require
 from hetpure.reports.plots import style
-from hetpure.reports.plots.accuracy import accuracy_line, accuracy_map, pair_norm
+from hetpure.reports.plots.accuracy import accuracy_panel
 from hetpure.runs.results import parse_accuracy, plain_row, table_rows
 from hetpure.studies.figure import Measured, RunFigure
 from hetpure.studies.finished import FinishedRun
@@ -33,7 +33,7 @@ class Ablation(RunFigure):
         protocols = sorted({protocol for _, protocol in lines})
         require(self.protocol in protocols, "protocol", self.protocol, ", ".join(protocols))
         choices = self._choices(run, settings)
-        panels = []
+        panels, shown = [], []
         for keys in choices:
             points = []
             for name in comparable_rows(settings, keys):
@@ -43,22 +43,21 @@ class Ablation(RunFigure):
                 points.append({**point, "attack": line.conditions.attack if line.images else "not run"})
             if points:
                 panels.append({"keys": list(keys), "points": points})
+                shown += points
         if not panels:
             raise ConfigError(str(run.saved.path), f"has no two rows that differ in {' and '.join(choices[0])} alone")
-        shown = {point["row"] for panel in panels for point in panel["points"]}
-        finished = {
-            frozenset(r.index for r in method.records if r.protocol == self.protocol and r.failure is None)
-            for method in run.saved.methods
-            if method.name in shown
-        } - {frozenset()}
+        names = {point["row"] for point in shown}
+        records = [method.records for method in run.saved.methods if method.name in names]
+        judged = [[r.index for r in of_row if r.protocol == self.protocol and r.failure is None] for of_row in records]
+        finished = {frozenset(indices) for indices in judged if indices}
         counts = sorted({len(images) for images in finished})
         n = " to ".join(str(count) for count in dict.fromkeys([*counts[:1], *counts[-1:]])) or "no"
         same = "the same at all" if len(finished) <= 1 else "not the same at all"
-        attacks = sorted({point["attack"] for panel in panels for point in panel["points"]})
         caption = (
             f"Standard and robust accuracy against {' and '.join(' x '.join(panel['keys']) for panel in panels)}: "
             f"{' and '.join(str(len(panel['points'])) for panel in panels)} rows of the run that differ in nothing "
-            f"else. n = {n} images at each point, {same}, {self.protocol}; {'; '.join(attacks)}. Bars and brackets: "
+            f"else. n = {n} images at each point, {same}, {self.protocol}; "
+            f"{'; '.join(sorted({point['attack'] for point in shown}))}. Bars and brackets: "
             "95 % Wilson intervals of one run."
             f"{' Hatched: not in the grid, or not yet run.' * any(len(panel['keys']) == 2 for panel in panels)}"
         )
@@ -69,7 +68,9 @@ class Ablation(RunFigure):
         widths = [2.4 if len(panel["keys"]) == 1 else 4.8 for panel in panels]
         figure, drawing = style.sheet(4.6 if widths == [2.4] else 7.2, 2.8, measured.caption)
         for part, panel in zip(style.beside(drawing, widths), panels, strict=True):
-            _draw_panel(part, panel)
+            keys, points = [key.removeprefix("purifier.") for key in panel["keys"]], panel["points"]
+            standard, robust = ([parse_accuracy(point[side]) for point in points] for side in SIDES)
+            accuracy_panel(part, keys, [point["values"] for point in points], standard, robust)
         return figure
 
     def _choices(self, run: FinishedRun, settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -85,9 +86,8 @@ class Ablation(RunFigure):
         differing = differing_keys(settings)
         if not 1 <= len(differing) <= 2:
             how = f"differ in {', '.join(differing)}" if differing else "are all alike"
-            raise ConfigError(
-                str(run.saved.path), f"its rows {how}; this figure needs rows that differ in one or two keys"
-            )
+            problem = f"its rows {how}; this figure needs rows that differ in one or two keys"
+            raise ConfigError(str(run.saved.path), problem)
         return [tuple(differing)]
 
 
@@ -118,20 +118,3 @@ def differing_keys(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     same = [row for row in settings.values() if row.get("purifier.name") == kind]
     keys = dict.fromkeys(key for row in same for key in row)
     return [key for key in keys if len({json.dumps(row.get(key)) for row in same}) > 1]
-
-
-def _draw_panel(part: SubFigure, panel: Mapping[str, Any]) -> None:
-    """A line for one key, a map of each accuracy for two."""
-    points, keys = panel["points"], [key.removeprefix("purifier.") for key in panel["keys"]]
-    sides = {side: [parse_accuracy(point[side]) for point in points] for side in SIDES}
-    if len(keys) == 1:
-        accuracy_line(part.subplots(), keys[0], [p["values"][0] for p in points], sides["standard"], sides["robust"])
-        return
-    sides = {side: accuracies for side, accuracies in sides.items() if any(a.count for a in accuracies)}
-    norm = pair_norm([a for accuracies in sides.values() for a in accuracies])
-    grid = part.subplots(1, len(sides), squeeze=False, sharey=True)[0]
-    for axes, (side, accuracies) in zip(grid, sides.items(), strict=True):
-        cells = {(p["values"][0], p["values"][1]): a for p, a in zip(points, accuracies, strict=True)}
-        accuracy_map(axes, (keys[0], keys[1]), cells, f"{side} accuracy, %", norm)
-        axes.label_outer()
-    part.colorbar(style.shades(norm), ax=list(grid), aspect=25)

@@ -7,7 +7,7 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import RunError, require
+from hetpure.errors import require
 from hetpure.models.classifiers import build_classifier
 from hetpure.models.denoisers import Recomputed, build_denoiser
 from hetpure.models.precision import allow_tf32, prepared_classifier, prepared_denoiser
@@ -30,8 +30,6 @@ from hetpure.studies.figure import Measured, RunFigure, plural
 from hetpure.studies.finished import FinishedRun
 from hetpure.studies.panels import plot_intervals
 
-STATUS = Path("/proc/self/status")
-
 PAPER = {"single": "7 s, 3.4 GB", "repaint": "64 s, 27.4 GB"}
 """The paper's figure 8, at 10 sampling steps and U = 20: one CIFAR-10 image, a GPU."""
 
@@ -40,28 +38,13 @@ KINDS = {"repaint": ("multi-step", style.VERMILLION, "s"), "single": ("single st
 
 
 def gradient_cost(
-    settings: Mapping[str, Any],
-    image: np.ndarray,
-    classes: int,
-    recompute: bool,
-    rounds: int,
-    threads: int,
-    device: str,
+    settings: dict[str, Any], image: np.ndarray, classes: int, recompute: bool, rounds: int, threads: int, device: str
 ) -> dict[str, float]:
-    """Seconds and peak memory of an exact gradient. The memory is right in a process that has measured nothing before.
-
-    Args:
-        settings: a row's resolved config.
-        image: (C, H, W) in [0, 1].
-        classes: number of classes.
-        recompute: run the denoiser again in the backward pass instead of keeping its graph.
-        rounds: how many gradients are timed.
-        threads: of the process.
-        device: where networks run.
+    """Seconds and peak memory of a row's exact gradient at an image (C, H, W) in [0, 1], timed ``rounds`` times.
 
     Returns:
         ``calls`` of the denoiser; ``seconds``, the median, ``fastest`` and ``slowest``; ``memory_mb``, the peak beyond
-        one call of each network.
+        one call of each network, which is right in a process that has measured nothing before.
     """
     torch.set_num_threads(threads)
     precision, compiled = settings["precision"], settings["compile"]
@@ -102,26 +85,24 @@ class Cost(RunFigure):
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         require(len(self.U) >= 1, "U", list(self.U), "one length or more")
         require(self.rounds >= 1, "rounds", self.rounds, "1 or more")
-        if run.device.type != "cuda" and not STATUS.is_file():
-            raise RunError("peak memory is read from Linux's /proc or from CUDA; this machine has neither")
         name = run.heterogeneous(rows)
         (row,) = run.build([name])  # refuses other weights than the run's
         purifier, classes = run.rows[name]["purifier"], run.data.num_classes
         image = item(run.data.test_source, run.data.indices[0])["image"].numpy()
         threads, device = torch.get_num_threads(), str(run.device)
-        settings = [(kind, recompute, U) for kind in PAPER for recompute in (False, True) for U in self.U]
-        changed = [{**purifier, "resampling": kind, "U": U} for kind, _, U in settings]
-        for section in changed:  # a length that cannot be used is refused before anything is measured
+        kinds = [(kind, recompute) for kind in PAPER for recompute in (False, True)]
+        settings = [({**purifier, "resampling": kind, "U": U}, recompute) for kind, recompute in kinds for U in self.U]
+        for section, _ in settings:  # a length that cannot be used is refused before anything is measured
             build_purifier(section, row.model.classifier, row.model.purifier.denoiser)  # pyright: ignore
         # A fork server has imported the libraries and started no thread: its children are fresh and start at once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         costs = []
         with context.Pool(1, maxtasksperchild=1) as pool:
-            for (kind, recompute, U), section in zip(tqdm(settings, "gradients", leave=False), changed, strict=True):
+            for section, recompute in tqdm(settings, "gradients", leave=False):
                 job = ({**run.rows[name], "purifier": section}, image, classes, recompute, self.rounds, threads, device)
-                cost = pool.apply(gradient_cost, job)
-                costs.append({"resampling": kind, "recompute": recompute, "U": U, **cost})
+                cost = {"resampling": section["resampling"], "recompute": recompute, "U": section["U"]}
+                costs.append(cost | pool.apply(gradient_cost, job))
         on_cuda = run.device.type == "cuda"
         machine = torch.cuda.get_device_name(run.device) if on_cuda else f"CPU, {plural(threads, 'thread')}"
         paper = "; ".join(f"{KINDS[kind][0]} {cost}" for kind, cost in PAPER.items())
@@ -162,5 +143,5 @@ def _memory(device: torch.device, peak: bool) -> float:
     """What this process uses, or has used at its peak, in MB: of the GPU where it runs there."""
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)) / 2**20
-    entry = "VmHWM" if peak else "VmRSS"
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(entry)) / 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM" if peak else "VmRSS")) / 1024

@@ -20,17 +20,10 @@ from hetpure.studies.panels import plot_intervals
 
 
 def feature_distance(features: Sequence[Tensor], original: Sequence[Tensor]) -> Tensor:
-    """Relative distance norm(f' - f) / norm(f) in each feature space, (N, spaces).
-
-    Args:
-        features: f' of images, (N, ..) for each space.
-        original: f of the originals, likewise.
-    """
-    columns = []
-    for f, f0 in zip(features, original, strict=True):
-        f, f0 = f.flatten(1), f0.flatten(1)
-        columns.append((f - f0).norm(dim=1) / f0.norm(dim=1).clamp_min(torch.finfo(f0.dtype).tiny))
-    return torch.stack(columns, dim=1)
+    """norm(f - f0) / norm(f0), (N, spaces), of features f and the originals' f0: (N, ..) in each space."""
+    pairs = [(f.flatten(1), f0.flatten(1)) for f, f0 in zip(features, original, strict=True)]
+    tiny = torch.finfo(original[0].dtype).tiny
+    return torch.stack([(f - f0).norm(dim=1) / f0.norm(dim=1).clamp_min(tiny) for f, f0 in pairs], dim=1)
 
 
 @torch.no_grad()
@@ -41,11 +34,7 @@ def compute_features(classifier: Classifier, x: Tensor, blocks: Sequence[Block],
 
 
 def blocks_of(compared: Sequence[RowImages]) -> list[Block]:
-    """The blocks of the first attention mask among the rows, else the classifier's default.
-
-    Raises:
-        ConfigError: where there is neither.
-    """
+    """The blocks of the first attention mask among the rows, else the classifier's default, else ConfigError."""
     for row in compared:
         if isinstance(row.model.purifier, HeterogeneousPurifier):
             return row.model.purifier.mask.blocks

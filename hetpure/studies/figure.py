@@ -23,17 +23,11 @@ from hetpure.studies.registry import load_figure
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure's content.
+    """A figure's content."""
 
-    Attributes:
-        numbers: what is plotted, as JSON has it.
-        caption: what is seen, and of how many images.
-        arrays: images, by name.
-    """
-
-    numbers: dict[str, Any]
-    caption: str
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    numbers: dict[str, Any]  # what is plotted, as JSON has it
+    caption: str  # what is seen, and of how many images
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # images, by name
 
     def save(self, stem: Path, source: Mapping[str, Any]) -> None:
         """Writes STEM.json, and STEM.npz where there are arrays; ``source`` is everything that they depend on."""
@@ -54,8 +48,8 @@ class Measured:
             if content["made_from"] != json.loads(json.dumps(source)):
                 return None
             arrays = {}
-            if _file(stem, "npz").is_file():
-                with np.load(_file(stem, "npz"), allow_pickle=False) as saved:
+            if (file := _file(stem, "npz")).is_file():
+                with np.load(file, allow_pickle=False) as saved:
                     arrays = dict(saved)
             return cls(content["numbers"], content["caption"], arrays)
         except (OSError, ValueError, KeyError, TypeError):
@@ -84,22 +78,10 @@ class RunFigure(ABC):
 def make_figure(
     name: str, target: str, folder: Path, rows: Sequence[str], options: Sequence[str], out: Path | None, device: str
 ) -> tuple[list[Path], str]:
-    """Measures and draws a figure. Numbers that are saved already are not measured again.
+    """Measures and draws a figure of a run into ``out`` (by default ``figures`` in the run's folder).
 
-    Args:
-        name: of the figure, for its files.
-        target: ``module:Class`` of the figure.
-        folder: the run's.
-        rows: names of rows; empty for the figure's own choice.
-        options: ``key=value``: the figure's options, or where data and weights have moved (``PATHS``).
-        out: folder of the files; by default ``figures`` in the run's.
-        device: where networks run.
-
-    Returns:
-        The files, the picture first; and the caption.
-
-    Raises:
-        ConfigError: for what cannot be drawn.
+    Options ``key=value`` are the figure's, or say where data and weights have moved (``PATHS``). Numbers that are saved
+    already are not measured again. Returns the files, the picture first, and the caption.
     """
     moved = [option for option in options if option.split("=", 1)[0] in PATHS]
     own = [option for option in options if option not in moved]

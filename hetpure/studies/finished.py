@@ -19,7 +19,6 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import UNSET, ConfigError, require
 from hetpure.evaluation.build import Row, build_rows, content_of
 from hetpure.evaluation.config import restore
-from hetpure.evaluation.content import PATHS
 from hetpure.models.precision import allow_tf32
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
@@ -41,11 +40,7 @@ class RowImages:
     attack: str  # in words
 
     def sides(self) -> dict[str, Tensor]:
-        """The images as ``natural`` and ``adversarial``.
-
-        Raises:
-            ConfigError: where the row has no attack.
-        """
+        """The images as ``natural`` and ``adversarial``; ConfigError where the row has no attack."""
         if self.adversarial is None:
             raise ConfigError("--row", "which has no attack, and this figure shows adversarial images", found=self.name)
         return {"natural": self.clean, "adversarial": self.adversarial}
@@ -59,13 +54,8 @@ class RowImages:
     def purifications(self, x: Tensor, count: int, purifier: Purifier | None = None) -> Tensor:
         """The first of the defender's purifications of the clean or adversarial images, in chunks as in the evaluation.
 
-        Args:
-            x: (n, C, H, W) in [0, 1].
-            count: how many of each image; a purifier without randomness is run once.
-            purifier: instead of the row's own.
-
-        Returns:
-            (n, count, C, H, W) in [0, 1].
+        Of x (n, C, H, W) in [0, 1] it makes (n, count, C, H, W); without randomness count is 1. Another purifier may
+        take the place of the row's own.
         """
         model = self.model if purifier is None else self.model.behind(purifier)
         draws = self.draws(count if model.purifier.stochastic else 1)
@@ -75,20 +65,9 @@ class RowImages:
 
 
 class FinishedRun:
-    """An evaluation's folder, opened again.
+    """An evaluation's folder, opened again; ``moved`` says ``key=value`` for data and weights that have moved.
 
-    Args:
-        folder: the run's.
-        moved: ``key=value`` for data and weights that have moved; keys are those of ``PATHS``.
-        device: where networks run.
-
-    Attributes:
-        saved: what the folder holds.
-        config: the run's, with what has moved.
-        rows: the resolved config of each row.
-
-    Raises:
-        ConfigError: for a folder that is no evaluation's, another key, or a device that is not available.
+    ConfigError for a folder that is no evaluation's, or a device that is not available.
     """
 
     def __init__(self, folder: Path, moved: Sequence[str] = (), device: str = "cpu") -> None:
@@ -98,14 +77,14 @@ class FinishedRun:
             reason = str(error).splitlines()[0]
             raise ConfigError("--device", f"which cannot be used: {reason}", found=device) from None
         self.saved = read_run(folder)
-        raw = {**self.saved.config, "output": str(folder)}
+        raw: dict[str, Any] = {**self.saved.config, "output": str(folder)}
         for override in moved:
             raw = with_moved(raw, override)
         try:
             self.config = restore(raw)
         except ConfigError as error:
             raise ConfigError(str(folder), f"is not an evaluation's folder: config.yaml: {error}") from None
-        self.rows = row_settings(self.config.to_dict())
+        self.rows = row_settings(self.config.to_dict())  # resolved, by name
 
     @cached_property
     def data(self) -> ImageDataModule:
@@ -123,20 +102,11 @@ class FinishedRun:
         return hashlib.blake2b(repr((self.saved.texts, methods)).encode(), digest_size=8).hexdigest()
 
     def select(
-        self,
-        names: Sequence[str],
-        suits: Callable[[Mapping[str, Any]], bool] = lambda purifier: True,
-        needs: str = "a row of the run",
+        self, names: Sequence[str], suits: Callable[[Any], bool] = lambda _: True, needs: str = "a row of the run"
     ) -> list[str]:
-        """The named rows; where none is named, all that have records and suit.
+        """The named rows; where none is named, all that have records and suit a figure by their ``purifier`` section.
 
-        Args:
-            names: of rows.
-            suits: whether a figure can show a row, by its ``purifier`` section.
-            needs: what it needs, in words.
-
-        Raises:
-            ConfigError: for a row that the run does not have or that does not suit, or where none suits.
+        ConfigError for a row that the run does not have or that does not suit, or where none suits.
         """
         suitable = [name for name, row in self.rows.items() if suits(row["purifier"])]
         for name in names:
@@ -148,21 +118,13 @@ class FinishedRun:
         return chosen
 
     def heterogeneous(self, names: Sequence[str]) -> str:
-        """The named row, or the first, with a heterogeneous purifier.
-
-        Raises:
-            ConfigError: where there is none, or several are named.
-        """
+        """The named row, or the first, with a heterogeneous purifier; ConfigError for none, or several names."""
         require(len(names) <= 1, "--row", list(names), "one row, which is all that this figure shows")
         needs = "a row with a heterogeneous purifier"
         return self.select(names, lambda purifier: purifier["name"] == "heterogeneous", needs)[0]
 
     def build(self, names: Sequence[str]) -> list[Row]:
-        """Networks, defenses and attacks of some rows, in the run's precision and with its number of threads.
-
-        Raises:
-            ConfigError: where they cannot be built, or images or weights differ from the run's.
-        """
+        """Some rows, in the run's precision and threads; ConfigError where images or weights differ from the run's."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         allow_tf32(self.config.precision)
@@ -178,20 +140,14 @@ class FinishedRun:
         return rows
 
     def images(self, names: Sequence[str], count: int | None = None) -> list[RowImages]:
-        """Finished images of some rows, the same ones of each, in the subset's order.
+        """Finished images of some rows, the same ones of each, in the subset's order, ``count`` at most.
 
-        Args:
-            names: of the rows.
-            count: how many at most; None for all.
-
-        Raises:
-            ConfigError: where no image is finished in all of them; see also ``build``.
+        ConfigError where no image is finished in all of them; see also ``build``.
         """
         require(count is None or count >= 1, "images", count, "1 or more")
         rows = self.build(names)
-        records = [
-            {r.index: r for r in row.store.read() if r.failure is None and r.protocol == "one-shot"} for row in rows
-        ]
+        stored = [[r for r in row.store.read() if r.failure is None and r.protocol == "one-shot"] for row in rows]
+        records = [{record.index: record for record in of_row} for of_row in stored]
         index = [i for i in self.data.indices if all(i in finished for finished in records)][:count]
         if not index:
             raise ConfigError(str(self.saved.path), f"has no image that is finished in {', '.join(names)}")
@@ -213,14 +169,8 @@ def attacks_of(compared: Sequence[RowImages]) -> str:
 
 
 def with_moved(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """A saved config with one path changed: its own, and those of rows that had the same or whose file is gone.
-
-    Args:
-        raw: the config; it is not changed.
-        override: ``key=value`` with a key of ``PATHS``.
-    """
+    """A copy of a saved config with one path changed: its own, and those of rows that had it or whose file is gone."""
     key = override.split("=", 1)[0]
-    require(key in PATHS, "moved", key, ", ".join(PATHS))
     change, old, rows = parse_overrides([override]), _value(raw, key), dict(raw["rows"])
     for name, row in rows.items():
         own = _value(row, key)

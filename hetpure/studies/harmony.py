@@ -34,15 +34,10 @@ KINDS = {
 
 
 def seam_ratio(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean difference of neighbours across the mask's border over that of neighbours beside it.
+    """Mean difference of neighbours in x (N, C, H, W) across the border of a mask (N, 1, H, W) over that beside it.
 
-    Args:
-        x: (N, C, H, W) in [0, 1].
-        mask: (N, 1, H, W) of zeros and ones.
-
-    Returns:
-        (N,); NaN where the mask has no border. Beside the border are pairs on one side of it, both at most one pixel
-        away from a pixel that the border touches.
+    (N,), NaN where the mask has no border. Beside the border are pairs on one side of it, both at most one pixel away
+    from a pixel that the border touches.
     """
 
     def pairs(y: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -17,12 +17,7 @@ from hetpure.studies.finished import FinishedRun, attacks_of
 
 
 def compare_values(original: Tensor, purified: Tensor, bins: int) -> dict[str, Any]:
-    """How purified images differ from the originals, value by value.
-
-    Args:
-        original: (n, C, H, W) in [0, 1].
-        purified: (n, draws, C, H, W) in [0, 1].
-        bins: of the histogram's sides.
+    """How purified images (n, draws, C, H, W) in [0, 1] differ from the originals (n, C, H, W), value by value.
 
     Returns:
         ``counts`` (bins, bins) of pairs of values, the original's along the first axis; ``rmse`` in grey levels, mean

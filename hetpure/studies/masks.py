@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hetpure.config import to_dict
+from hetpure.config.registry import errors_within
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.errors import ConfigError, require
@@ -53,15 +54,10 @@ class Masks(RunFigure):
         share = all_masks.mean(dim=(1, 2, 3))
         mean, low, high = (float(of) for of in (share.mean(), share.min(), share.max()))
         classes = {name: row.model.classifier(panels[name]).argmax(1) for name in classified}
-        numbers = {
-            "row": row.name,
-            "label": [run.class_names[int(k)] for k in row.label[shown]],
-            "classified_as": {name: [run.class_names[int(k)] for k in of] for name, of in classes.items()},
-            "masked_share": panels["mask"].mean(dim=(1, 2, 3)).tolist(),
-            "masked_share_of_all": {"mean": mean, "min": low, "max": high},
-            "n": self.images,
-            "of": total,
-        }
+        numbers = {"row": row.name, "label": [run.class_names[int(k)] for k in row.label[shown]]}
+        numbers["classified_as"] = {name: [run.class_names[int(k)] for k in of] for name, of in classes.items()}
+        numbers["masked_share"] = panels["mask"].mean(dim=(1, 2, 3)).tolist()
+        numbers |= {"masked_share_of_all": {"mean": mean, "min": low, "max": high}, "n": self.images, "of": total}
         caption = (
             f"Attention map, attention mask ({selection_of(settings)}), heterogeneous noise (t_large = "
             f"{settings['t_large']} inside, t_small = {settings['t_small']} outside) and purified image, row "
@@ -91,11 +87,7 @@ class Masks(RunFigure):
 
 @torch.no_grad()
 def draw_mask_sheet(config: RunSettings) -> None:
-    """Draws masks of a complete config's data, classifier and ``purifier`` section to ``masks.png`` in its output.
-
-    Raises:
-        ConfigError: for data, a classifier or mask settings that cannot be used.
-    """
+    """Draws masks of a complete config's data, classifier and ``purifier`` section to ``masks.png`` in its output."""
     data = ImageDataModule(**to_dict(config.data)).prepare()
     classifier = build_classifier(**to_dict(config.classifier))
     classifier.check_classes(data.image_shape, data.num_classes)
@@ -103,11 +95,9 @@ def draw_mask_sheet(config: RunSettings) -> None:
     require(config.pictures >= 1, "pictures", config.pictures, "1 or more")
     items = [item(data.test_source, index) for index in data.indices[: config.pictures]]
     names = data.class_names or [str(k) for k in range(data.num_classes)]
-    labels, each = [], []
-    for one in items:
-        x = one["image"][None]
-        labels.append(f"{names[one['label']]}\nseen as {names[int(classifier(x).argmax())]}")
-        each.append(mask_panels(mask, x))
+    seen = [names[int(classifier(one["image"][None]).argmax())] for one in items]
+    labels = [f"{names[one['label']]}\nseen as {name}" for one, name in zip(items, seen, strict=True)]
+    each = [mask_panels(mask, one["image"][None]) for one in items]
     panels = {name: torch.cat([of_image[name] for of_image in each]) for name in each[0]}
     blocks = ", ".join(map(str, mask.blocks))
     caption = f"{config.classifier['name']}: blocks {blocks}; mask: {selection_of(to_dict(config.purifier))}"
@@ -124,32 +114,19 @@ def draw_mask_sheet(config: RunSettings) -> None:
 
 
 def build_mask(classifier: Classifier, purifier: Mapping[str, Any]) -> AttentionMask:
-    """The mask that a completed ``purifier`` section describes.
-
-    Raises:
-        ConfigError: where the purifier has no mask, or for settings that cannot be used.
-    """
+    """The mask that a completed ``purifier`` section describes; ConfigError where it has none or cannot be used."""
     keys = set(inspect.signature(AttentionMask).parameters) - {"classifier"}
     if not keys <= purifier.keys():
         raise ConfigError("purifier.name", "which has no mask", found=purifier["name"], accepted="heterogeneous")
-    try:
+    with errors_within("purifier"):
         return AttentionMask(classifier, **{key: purifier[key] for key in keys})
-    except ConfigError as error:
-        raise error.within("purifier") from None
-    except ValueError as error:
-        raise ConfigError(f"purifier.{error}") from None
 
 
 def mask_panels(mask: AttentionMask, x: Tensor) -> dict[str, Tensor]:
-    """What a mask is made of.
+    """What the mask of images x (B, C, H, W) in [0, 1] is made of, by heading.
 
-    Args:
-        mask: Algorithm 2.
-        x: (B, C, H, W) in [0, 1].
-
-    Returns:
-        By heading, in order: the image; the attention map; where there are several blocks, each block's own; the mask,
-        (B, 1, H, W); and the image with what is outside the mask shaded.
+    In order: the image; the attention map; where there are several blocks, each block's own; the mask, (B, 1, H, W);
+    and the image with what is outside the mask shaded.
     """
     attention = mask.attention(x)
     panels = {"image": x, "attention map": attention}

@@ -20,16 +20,9 @@ def to_bytes(x: Tensor) -> np.ndarray:
 def image_grid(
     drawing: SubFigure, columns: Mapping[str, np.ndarray], labels: Sequence[str], maps: Sequence[str] = ()
 ) -> np.ndarray:
-    """Draws one image a line, without ticks.
+    """Draws 8-bit images (n, C, H, W) by heading, one image of each a line, with the n labels; one channel is grey.
 
-    Args:
-        drawing: what to draw into.
-        columns: 8-bit images (n, C, H, W) by heading; with one channel they are grey.
-        labels: of the n lines.
-        maps: headings of columns (n, 1, H, W) that are drawn in the colours of maps instead.
-
-    Returns:
-        The axes, (n, columns).
+    ``maps`` names columns that are drawn in the colours of maps instead. Returns the axes, (n, columns).
     """
     grid = drawing.subplots(len(labels), len(columns), squeeze=False)
     for (heading, images), line in zip(columns.items(), grid.T, strict=True):

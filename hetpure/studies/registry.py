@@ -2,41 +2,27 @@
 
 import ast
 import difflib
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hetpure.config.registry import parse_source, resolve
 from hetpure.errors import ConfigError
 
 if TYPE_CHECKING:
     from hetpure.studies.figure import RunFigure
-
-FIGURES = {
-    "harmony": "hetpure.studies.harmony:Harmony",
-    "trajectories": "hetpure.studies.trajectories:Trajectories",
-    "masks": "hetpure.studies.masks:Masks",
-    "joint": "hetpure.studies.joint:Joint",
-    "ablation": "hetpure.studies.ablation:Ablation",
-    "cost": "hetpure.studies.cost:Cost",
-    "features": "hetpure.studies.features:Features",
-}
-"""``module:Class`` of each figure; see ``RunFigure``."""
 
 NUMBERS = {
     "harmony": "3", "trajectories": "4", "masks": "5", "joint": "6", "ablation": "7", "cost": "8", "features": "9",
 }  # fmt: skip
 """The numbers of the paper's figures, which are accepted for their names."""
 
+FIGURES = {name: f"hetpure.studies.{name}:{name.capitalize()}" for name in NUMBERS}
+"""``module:Class`` of each figure; see ``RunFigure``."""
+
 
 def find_figure(name: str) -> tuple[str, str]:
-    """Name and ``module:Class`` of a figure, from its name, its number in the paper, or a ``module:Class`` itself.
-
-    Raises:
-        ConfigError: for another name; names the closest.
-    """
+    """Name and ``module:Class`` of a figure, from its name, its number in the paper, or a ``module:Class`` itself."""
     for known, target in FIGURES.items():
-        if name in (known, NUMBERS.get(known)):
+        if name in (known, NUMBERS[known]):
             return known, target
     if ":" in name:
         return name.partition(":")[2], name
@@ -45,14 +31,9 @@ def find_figure(name: str) -> tuple[str, str]:
 
 
 def load_figure(target: str) -> type["RunFigure"]:
-    """Imports a figure's class.
-
-    Raises:
-        ConfigError: where that fails.
-    """
-    module, _, name = target.partition(":")
+    """Imports a figure's class; ConfigError where that fails."""
     try:
-        return getattr(import_module(module), name)
+        return resolve(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError("FIGURE", f"which cannot be imported ({error})", found=target) from None
 
@@ -60,9 +41,6 @@ def load_figure(target: str) -> type["RunFigure"]:
 def describe_figure(target: str) -> tuple[str, list[str]]:
     """First line of a figure's docstring, and its options, from its source: importing it takes seconds."""
     module, _, name = target.partition(":")
-    spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
-    body = ast.parse(Path(spec.origin).read_text()).body
-    (cls,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
+    (cls,) = (node for node in parse_source(module) if isinstance(node, ast.ClassDef) and node.name == name)
     options = [ast.unparse(node.target) for node in cls.body if isinstance(node, ast.AnnAssign)]
     return (ast.get_docstring(cls) or "").partition("\n")[0], options

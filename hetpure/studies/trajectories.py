@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hetpure.data.items import item
+from hetpure.defense.hooks import after_calls
 from hetpure.errors import ConfigError, require
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import Denoiser
@@ -35,13 +36,7 @@ BACKGROUND_LOOKS = ((style.SKY, "o"), (style.ORANGE, "^"), (style.GREY, "v"), (s
 
 @torch.no_grad()
 def trajectory(row: RowImages, x: Tensor, position: int, count: int) -> tuple[list[int], Tensor]:
-    """The way of one image through a row's purifier.
-
-    Args:
-        row: the row, whose purifier has a denoiser.
-        x: its clean or adversarial images, (n, C, H, W) in [0, 1].
-        position: of the image among them.
-        count: how many purifications.
+    """The way of one of a row's images x (n, C, H, W) in [0, 1] through its purifier, which has a denoiser.
 
     Returns:
         The timestep of each network call; and (count, calls + 2, C, H, W) in [0, 1]: the image, what each call takes it
@@ -57,12 +52,9 @@ def trajectory(row: RowImages, x: Tensor, position: int, count: int) -> tuple[li
         timesteps.append(t)
         points.append(to_unit(denoiser.schedule.predict_x0(x_t, t, noise)))
 
-    hook = denoiser.register_forward_hook(record)
-    try:
+    with after_calls([denoiser], record):
         draws = row.draws(count).rows(slice(position * count, (position + 1) * count))
         purified = row.model.purifier(points[0], draws)
-    finally:
-        hook.remove()
     return timesteps, torch.stack([*points, purified], dim=1)
 
 
@@ -144,19 +136,13 @@ class Trajectories(RunFigure):
         points = compute_features(model.classifier, x, [last], model.chunk_size)[0].mean(dim=(2, 3)).cpu().numpy()
         tsne = TSNE(perplexity=min(PERPLEXITY, (len(points) - 1) / 3), init="pca", random_state=0)
         split = iter(np.split(tsne.fit_transform(points).round(3), np.cumsum([len(part) for part in parts])[:-1]))
-        placed = {name: next(split).tolist() for name in background}
+        layout = {"index": int(compared[0].index[position]), "label": names[label]}
+        layout |= {"seen_as": [names[k] for k in wrong], "timesteps": timesteps}
+        layout["background"] = {name: next(split).tolist() for name in background}
         trajectories = {row.name: {} for row in compared}
         for (name, side), path in paths.items():
             trajectories[name][side] = next(split).reshape(*path.shape[:2], 2).tolist()
-        return {
-            "index": int(compared[0].index[position]),
-            "label": names[label],
-            "seen_as": [names[k] for k in wrong],
-            "timesteps": timesteps,
-            "background": placed,
-            "trajectories": trajectories,
-            "ends": ends,
-        }
+        return {**layout, "trajectories": trajectories, "ends": ends}
 
 
 def _draw_layout(axes: Any, layout: Mapping[str, Any], name: str) -> None:

@@ -10,15 +10,13 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from torch import Tensor
 
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.evaluation.run import evaluation_trainer
 from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
-from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.runs.records import Record, RecordStore
-from tests.evaluation import jobs, kills
+from tests.evaluation import jobs, kills, slow_evaluate
 
 ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 20}}}
 OVERRIDES = (
@@ -63,14 +61,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slow_calls() -> None:
-    """Every network call takes 50 ms more."""
-    real = DiffusersDenoiser.forward
-
-    def slow(self: DiffusersDenoiser, x: Tensor, t: int) -> Tensor:
-        time.sleep(0.05)
-        return real(self, x, t)
-
-    DiffusersDenoiser.forward = slow
+    """Every denoiser call takes 50 ms more."""
+    slow_evaluate.pause_in_calls(0.05)
 
 
 def failing_calls() -> None:
@@ -129,7 +121,7 @@ def test_more_processes_than_samples(tmp_path: Path, undisturbed: Path, samples:
 def test_the_others_do_the_samples_of_a_process_that_is_gone(
     tmp_path: Path, undisturbed: Path, change: Callable[[], None], code: int
 ) -> None:
-    first, second = both(tmp_path / "run", "data.subset=8", "hang_minutes=0.2", second=change)
+    first, second = both(tmp_path / "run", "data.subset=8", "hang_minutes=0.08", second=change)
     assert second.join() == code, second.printed
     if change is hanging_calls:
         assert "error: process 2 of 2 has hung: no network call" in second.printed
@@ -143,7 +135,7 @@ def test_the_others_do_the_samples_of_a_process_that_is_gone(
 @pytest.mark.parametrize("target", ["first", "second"])
 def test_sigterm_to_one_process_stops_both_within_seconds(tmp_path: Path, target: str) -> None:
     """Of two that the command has started."""
-    first = kills.start(tmp_path / "run", "data.subset=60", *kills.TWO)
+    first = kills.start(tmp_path / "run", "data.subset=30", *kills.TWO)
     until(lambda: kills.second_of(tmp_path / "run", first.pid) or first.poll() is not None, 300.0)
     assert kills.wait(first, tmp_path / "run", 1), first.communicate()
     second = kills.second_of(tmp_path / "run", first.pid)

@@ -133,7 +133,7 @@ class Elements(HTMLParser):
 
 def test_pictures_come_back_as_they_are_shown(tmp_path: Path) -> None:
     panels = {"clean": torch.rand(3, 5, 7), "block a/b": torch.rand(1, 5, 7)}
-    keep_pictures([PictureRow(panels, "", 12), PictureRow(panels, "no index")], 2.5, tmp_path)
+    keep_pictures([PictureRow(panels, "", 12)], 2.5, tmp_path)
     found = pixels.load_pictures(tmp_path / "pictures.npz")
     assert found.amplification == 2.5 and list(found.panels) == [12] and list(found.panels[12]) == list(panels)
     for name, panel in panels.items():

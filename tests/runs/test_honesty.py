@@ -220,8 +220,8 @@ def test_a_purifier_without_derivative_has_its_variants() -> None:
     config = config_of("honesty.images=4", "attack.gradient=bpda")
     config = complete({**to_dict(config), "purifier": purifier})
     (row,) = build_rows(config, ImageDataModule("digits", subset=4).prepare())
-    assert row.variants["random_noise"].settings["gradient"]["name"] == "bpda"
-    assert row.variants["transfer"].settings["gradient"]["name"] == "surrogate"
+    assert row.variants["random_noise"].conditions.gradients == "BPDA"
+    assert row.variants["transfer"].conditions.gradients == "surrogate: name none"
     surrogate = variants_of("attack.process.grid_size=10")["random_noise"]
     assert surrogate["gradient"]["name"] == "surrogate" and surrogate["process"] == {"grid_size": 10}
 
