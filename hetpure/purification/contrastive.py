@@ -30,7 +30,8 @@ class ContrastivePurifier(SamplingPurifier):
         negatives: K.
         patches: patches to shuffle along each side of the image.
         temperature: of the loss.
-        tau_plus, beta: see ``info_nce``.
+        tau_plus: see ``info_nce``.
+        beta: see ``info_nce``.
     """
 
     def __init__(

@@ -88,7 +88,9 @@ class DiffPureODE(_ContinuousPurifier):
     """Diffuses to t, then follows dx = -beta(t) / 2 [x + s(x, t)] dt from t to 0: only the first noise is random.
 
     Args:
-        denoiser, t, grid_size: see ``DiffPureSDE``.
+        denoiser: see ``DiffPureSDE``.
+        t: see ``DiffPureSDE``.
+        grid_size: see ``DiffPureSDE``.
         solver: ``euler`` (the released code), or ``heun``: two network calls a step, but one in the last, at whose end
             no noise is left to predict (as in Karras et al. 2022).
     """

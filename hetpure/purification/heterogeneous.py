@@ -159,7 +159,13 @@ class HeterogeneousPurifier(Purifier):
         resampling: stage 1's cure for seams: ``single`` (``single_resampling``, one more network call a step),
             ``fused`` (``fused_resampling``), ``repaint`` (RePaint's U-fold loop that ``single`` replaces) or ``none``.
         U: resampling length, in timesteps (``repaint``: number of repetitions).
-        classifier, blocks, normalization, p, root, selection, tau, top_fraction: see ``AttentionMask``.
+        blocks: see ``AttentionMask``.
+        normalization: see ``AttentionMask``.
+        p: see ``AttentionMask``.
+        root: see ``AttentionMask``.
+        selection: see ``AttentionMask``.
+        tau: see ``AttentionMask``.
+        top_fraction: see ``AttentionMask``.
     """
 
     PRESETS: ClassVar[dict[str, dict]] = {
