@@ -2,7 +2,7 @@
 
 * The menu is made from the index, ``docs/README.md``, so that no second list of pages has to be kept.
 * Each room of the package gets a page of its docstrings.
-* Files outside ``docs/`` that a page links to become pages, so that the same link works in the repository and in the site.
+* Files outside ``docs/`` that a page links to become pages: the same link works in the repository and in the site.
 * The search works without a server: its index is also written as a script.
 """
 
@@ -10,7 +10,6 @@ import ast
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
@@ -26,7 +25,7 @@ API = "api"
 """Folder of the site for pages of docstrings."""
 ROOMS = (
     "attacks", "purification", "defense", "models", "data", "evaluation", "runs", "reports", "planning", "studies",
-    "training", "config",
+    "verification", "training", "config",
 )  # fmt: skip
 """Packages whose modules are documented. ``cli`` is not imported by users."""
 MODULES = ("schedule", "noise", "errors")
@@ -107,7 +106,9 @@ def _api_page(title: str, name: str) -> str:
     package = ROOT / "hetpure"
     if name == "hetpure":
         lines = [f"# {title}", "", _docstring(package / "__init__.py"), ""]
-        names = sorted(_exported(package / "__init__.py"), key=lambda name: (name[0].isupper(), name))  # functions first
+        names = sorted(
+            _exported(package / "__init__.py"), key=lambda name: (name[0].isupper(), name)
+        )  # functions first
         return "\n".join([*lines, *(f"::: hetpure.{exported}\n" for exported in names)])
     if name in MODULES:
         return f"# {title}\n\n::: hetpure.{name}\n    options: {{show_root_heading: false}}\n"

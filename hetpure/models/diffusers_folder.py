@@ -1,5 +1,6 @@
 """diffusers folders, of a UNet2DModel or of a pipeline around one, and the same from the Hugging Face hub."""
 
+import copy
 import inspect
 import json
 from pathlib import Path
@@ -60,7 +61,8 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
 
 def save_diffusers(unet: UNet2DModel, schedule: Schedule, folder: str | Path) -> None:
     """Writes a network as a diffusers folder, with a config of its schedule."""
-    unet.save_pretrained(folder)
+    # Denoisers keep their weights channels last, and older releases of safetensors refuse to save that.
+    copy.deepcopy(unet).to(memory_format=torch.contiguous_format).save_pretrained(folder)  # pyright: ignore[reportCallIssue]
     DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)
 
 

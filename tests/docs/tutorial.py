@@ -5,8 +5,8 @@
 * A block whose first line is a comment with a file's name is saved as that file.
 * ``text`` blocks are outputs that are shown, and are not compared.
 
-A comment ``<!-- tests: key=value .. -->`` adds keys to each ``hetpure evaluate`` that follows, so that it is small; ``<!-- not run -->``
-before a block leaves it out.
+A comment ``<!-- tests: key=value .. -->`` adds keys to each ``hetpure evaluate`` that follows, so that it is small;
+``<!-- not run -->`` before a block leaves it out.
 """
 
 import contextlib
