@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 UV := 'uv>=0.13,<0.14'
 
-.PHONY: demo test test-lowest lint lock clean
+.PHONY: demo docs test test-lowest lint lock clean
 
 demo: .venv/installed
 	$(BIN)/python evaluate.py --config demo.yaml
@@ -16,6 +16,10 @@ test: .venv/installed
 # The same tests with the oldest direct dependencies that pyproject.toml admits (docs/versions.md). Python 3.11.
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python $(PYTEST)
+
+# The documentation as a site: site/index.html. A broken link, a missing page or a docstring that does not fit its function fails.
+docs: .venv/installed
+	$(BIN)/python -m mkdocs build --quiet --strict
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -44,4 +48,4 @@ lock: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest runs site .pytest_cache .ruff_cache

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw share right against calls, as .png and .pdf")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = to_dict(complete(read_config("demo.yaml", [f"data.subset={options.images}"])))
+    config = to_dict(complete(read_config("digits.yaml", [f"data.subset={options.images}"])))
     x, label, sample = load_subset(ImageDataModule(**config["data"]).prepare())
     classifier, denoiser = build_classifier(**config["classifier"]), build_denoiser(**config["denoiser"])
     purifier = heterogeneous(denoiser, classifier, options.grid_size)

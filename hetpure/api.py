@@ -17,7 +17,7 @@ from hetpure.attacks.base import Attack
 from hetpure.attacks.registry import ATTACKS
 from hetpure.config import DataConfig
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.data.sources import Source
+from hetpure.data.source import Source
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError, require
 from hetpure.evaluation.build import Loaded, settings_key
@@ -82,7 +82,7 @@ def evaluate(
 
     Args:
         defense: the defense process, or several by the names of their rows. ``ensemble_size``, ``ensemble_mode``,
-            ``chunk_size`` and ``seed`` are its own; of several, the last two must agree.
+            ``chunk_size`` (64 where it has none) and ``seed`` are its own; of several, the last two must agree.
         attack: such as ``PGD("Linf", eps=8 / 255, steps=20)``; None measures standard accuracy alone.
         data: (images, labels), float32 (N, C, H, W) in [0, 1] and int64 (N,); or a dataset of (image, label); or an
             ``ImageDataModule``, whose test split it is. A sample's noise is keyed to its position.

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 BAD_INPUT = 2
 STOPPED = 3
+FAILED_CLAIM = 4
 INTERRUPTED = 130
 
 UNSET: Any = object()

@@ -16,13 +16,7 @@ CLEAN = -1
 
 @dataclass(frozen=True)
 class Schedule:
-    """Variance-preserving schedule with linear betas (Ho et al. 2020).
-
-    Args:
-        beta_start: beta at t = 0.
-        beta_end: beta at t = T - 1.
-        T: number of training timesteps.
-    """
+    """Variance-preserving schedule (Ho et al. 2020): T timesteps with linear betas."""
 
     beta_start: float = 1e-4
     beta_end: float = 2e-2
@@ -68,18 +62,9 @@ class Schedule:
     def ddim_step(
         self, x: Tensor, eps: Tensor, t: int, s: int, eta: float = 0.0, noise: Tensor | None = None
     ) -> Tensor:
-        """One step from x(t) to x(s), s < t, given the predicted noise (eq. 11; Song et al. 2021, eq. 12).
+        """One step from x(t) to x(s), s < t, given the predicted noise eps (eq. 11; Song et al. 2021, eq. 12).
 
-        Args:
-            x: x(t), (B, C, H, W).
-            eps: predicted noise, like x.
-            t: timestep of x.
-            s: target timestep, ``CLEAN`` for x(0).
-            eta: 0 for DDIM, 1 for DDPM.
-            noise: standard normal, like x; required if the step adds noise (``sigma`` above 0).
-
-        Raises:
-            ValueError: if s is not below t, or required noise is missing.
+        s is ``CLEAN`` for x(0). The noise, standard normal like x, is required where ``sigma`` is above 0.
         """
         if s >= t:
             raise ValueError(f"cannot denoise from timestep {t} to timestep {s}, which is not cleaner")

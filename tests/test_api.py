@@ -31,13 +31,13 @@ QUIET: dict[str, Any] = {"threads": 1, "pictures": 0, "wandb": {"mode": "disable
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    section = read_config("demo.yaml", [])["classifier"]
+    section = read_config("digits.yaml", [])["classifier"]
     return build_classifier(section["name"], section["weights"], arguments=section["arguments"])
 
 
 @pytest.fixture(scope="module")
 def denoiser() -> Denoiser:
-    return build_denoiser(read_config("demo.yaml", [])["denoiser"]["path"])
+    return build_denoiser(read_config("digits.yaml", [])["denoiser"]["path"])
 
 
 @pytest.fixture

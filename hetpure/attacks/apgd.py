@@ -1,32 +1,24 @@
 """Auto-PGD (Croce & Hein 2020, Algorithm 1) with EOT: momentum, and a step size that follows each image's progress."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hetpure.attacks.base import IterativeAttack
-from hetpure.attacks.losses import LOSSES, Loss, TargetedDLR
+from hetpure.attacks.losses import Loss, TargetedDLR, find_loss
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
 from hetpure.errors import require
-
-APGDLoss = Literal["ce", "margin", "dlr", "dlr_targeted"]
 
 MOMENTUM = 0.75
 """alpha of the paper's update: the share of the new step; the rest is the previous one."""
 
 
-@dataclass(frozen=True)
-class Climb:
-    """The outcome of one run for its images (N, C, H, W).
+class Climb(NamedTuple):
+    """The outcome of one run for its images (N, C, H, W): the iterates of the highest mean loss, and that loss (N,).
 
-    Attributes:
-        highest: the iterates of the highest mean loss.
-        loss: that loss, (N,).
-        weakest: the iterates that the smallest share of EOT draws got right; of equals, the last.
-        correct: that share, (N,).
+    The weakest are the iterates that the smallest share of EOT draws got right (of equals, the last), with that share.
     """
 
     highest: Tensor
@@ -48,17 +40,12 @@ class APGD(IterativeAttack):
     process without randomness this is the published attack, iterate by iterate.
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
+        norm, eps, evaluations: see ``IterativeAttack``.
         steps: iterations of a run; each asks for one gradient, and the starting point for one more.
         loss: ``ce``, ``margin``, ``dlr``, or ``dlr_targeted``: a run for each of the likeliest wrong classes.
         restarts: number of runs (for each target).
         targets: of ``dlr_targeted``, at most; the likeliest wrong classes by mean logits on the clean image.
         rho: share of the steps that must raise the loss.
-        evaluations: how often a candidate is tried out; see ``Search``.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -66,19 +53,18 @@ class APGD(IterativeAttack):
         norm: NormName = "Linf",
         eps: float = 8 / 255,
         steps: int = 100,
-        loss: APGDLoss = "ce",
+        loss: str = "ce",
         restarts: int = 1,
         targets: int = 9,
         rho: float = 0.75,
         evaluations: int = 20,
     ) -> None:
         super().__init__(norm, eps, steps, evaluations)
-        require(loss in (*LOSSES, "dlr_targeted"), "loss", loss, ", ".join((*LOSSES, "dlr_targeted")))
         require(restarts >= 1, "restarts", restarts, "1 or more")
         require(targets >= 1, "targets", targets, "1 or more")
         require(0.0 <= rho <= 1.0, "rho", rho, "0 to 1")
         self.loss, self.restarts, self.targets, self.rho = loss, restarts, targets, rho
-        self.classes = TargetedDLR.classes if loss == "dlr_targeted" else LOSSES[loss].classes
+        self.classes = TargetedDLR.classes if loss == "dlr_targeted" else find_loss(loss, "dlr_targeted").classes
         self.runs = restarts * (targets if loss == "dlr_targeted" else 1)
         self.steps = self.runs * (steps + 1)
 
@@ -136,25 +122,22 @@ class APGD(IterativeAttack):
                 best_then = best_loss
                 step = _where(halved, step / 2.0, step)
                 x_adv, gradient = _where(halved, highest, x_adv), _where(halved, best_gradient, gradient)
-                interval, since = (
-                    max(interval - max(int(0.03 * self.run_length), 1), max(int(0.06 * self.run_length), 1)),
-                    0,
-                )
+                less, least = (max(int(share * self.run_length), 1) for share in (0.03, 0.06))
+                interval, since = max(interval - less, least), 0
         return Climb(highest, best_loss, weakest, fewest)
 
     def _loss(self, search: Search, target: int) -> Loss | None:
         """The loss of a run for all of the search's images; None where there are too few classes for the target."""
         if self.loss != "dlr_targeted":
-            return LOSSES[self.loss]
+            return find_loss(self.loss)
         ranked = search.likeliest_wrong()
         return TargetedDLR(ranked[:, target]) if target < ranked.shape[1] else None
 
     def __str__(self) -> str:
         names = {"ce": "APGD-CE", "margin": "APGD-margin", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
-        parts = [f"{names[self.loss]} {self.threat}", f"{self.run_length} steps"]
-        parts += [f"{self.targets} targets"] if self.loss == "dlr_targeted" else []
-        parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
-        return ", ".join(parts)
+        targets = f"{self.targets} targets" if self.loss == "dlr_targeted" else None
+        restarts = f"{self.restarts} restarts" if self.restarts > 1 else None
+        return self.title(names.get(self.loss, f"APGD-{self.loss}"), f"{self.run_length} steps", targets, restarts)
 
 
 def _where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:

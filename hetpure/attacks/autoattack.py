@@ -24,7 +24,7 @@ from hetpure.errors import AbsentError, require
 
 Version = Literal["standard", "rand"]
 
-_FIRST_CALL = 2**20
+FIRST_CALL = 2**20
 """The published code's calls are numbered from here on: the numbers of iterations would repeat their draws."""
 
 
@@ -43,17 +43,11 @@ class AutoAttack(IterativeAttack):
     seed: the package draws random numbers in the order of calls, which would depend on the batch otherwise.
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
+        norm, eps, evaluations: see ``IterativeAttack``.
         version: ``rand`` or ``standard``.
         steps: iterations of an APGD run, and of FAB.
         targets: wrong classes that APGD-T and FAB-T aim at, at most.
         queries: of Square.
-        evaluations: how often a candidate is tried out.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
-        AbsentError: where ``standard`` needs a package that is not installed.
     """
 
     def __init__(
@@ -67,7 +61,6 @@ class AutoAttack(IterativeAttack):
         evaluations: int = 20,
     ) -> None:
         super().__init__(norm, eps, steps, evaluations)
-        require(version in ("standard", "rand"), "version", version, "standard, rand")
         require(queries >= 1, "queries", queries, "1 or more")
         self.version, self.queries, self.targets = version, queries, targets
         second = APGD(norm, eps, steps, "dlr" if version == "rand" else "dlr_targeted", 1, targets)
@@ -103,7 +96,7 @@ class AutoAttack(IterativeAttack):
         search.skip(1)
 
     def __str__(self) -> str:
-        return f"AutoAttack {self.version} {self.threat}, {self.run_length} steps"
+        return self.title(f"AutoAttack {self.version}", f"{self.run_length} steps")
 
 
 class ReferenceAutoAttack(BallAttack):
@@ -114,24 +107,17 @@ class ReferenceAutoAttack(BallAttack):
     independent of the batch. Several images in one call are faster, but their results depend on each other.
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
+        norm, eps: see ``BallAttack``.
         version: ``standard`` or ``rand``.
         together: images in one call.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
-        AbsentError: where the package is not installed.
     """
 
-    steps = 2
-    """Observed is the loss at the clean image and at the result."""
+    steps = 2  # observed is the loss at the clean image and at the result
 
     def __init__(
         self, norm: NormName = "Linf", eps: float = 8 / 255, version: Version = "standard", together: int = 1
     ) -> None:
         super().__init__(norm, eps)
-        require(version in ("standard", "rand"), "version", version, "standard, rand")
         require(together >= 1, "together", together, "1 or more")
         published("autoattack", "name")
         self.version, self.together = version, together
@@ -149,13 +135,10 @@ class ReferenceAutoAttack(BallAttack):
         return x_adv
 
     def _attacked(self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, part: Tensor) -> Tensor:
-        module = published("autoattack", "name")
-        seed = seed_of(gradient, int(sample[part[0]]))
+        options = {"norm": self.norm, "eps": self.eps, "version": self.version, "device": x.device}
+        model, seed = Model(gradient, sample[part[:1]]), seed_of(gradient, int(sample[part[0]]))
         with torch.random.fork_rng(), torch.no_grad():
-            attack = module.AutoAttack(
-                Model(gradient, sample[part[:1]]), device=x.device, eps=self.eps, norm=self.norm, seed=seed,
-                version=self.version,
-            )  # fmt: skip
+            attack = published("autoattack", "name").AutoAttack(model, seed=seed, **options)
             attack.apgd.eot_iter = gradient.eot if self.version == "rand" else 1
             images, _ = attack.run_standard_evaluation(x[part], label[part], batch_size=self.together)
         return images
@@ -167,14 +150,12 @@ class ReferenceAutoAttack(BallAttack):
 class Model:
     """A gradient source as the published package's model: images to logits, differentiable, new draws in every call.
 
-    Args:
-        gradient: the defense as the attacker sees it.
-        sample: (1,) the dataset index that keys the draws of every row.
+    The draws of every row are keyed by one sample's dataset index, (1,).
     """
 
     def __init__(self, gradient: GradientSource, sample: Tensor) -> None:
         self.gradient, self.sample = gradient, sample
-        self.calls = _FIRST_CALL
+        self.calls = FIRST_CALL
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images x (N, C, H, W)."""
@@ -188,15 +169,7 @@ def seed_of(gradient: GradientSource, sample: int) -> int:
 
 
 def published(module: str, key: str) -> Any:
-    """A module of the optional package.
-
-    Args:
-        module: its name in the package.
-        key: the argument that needs it.
-
-    Raises:
-        AbsentError: where it is not installed.
-    """
+    """A module of the optional package; AbsentError, with the argument that needs it, where that is not installed."""
     logging.getLogger("auto-attack").setLevel(logging.ERROR)  # it would warn of randomised defenses at every image
     try:
         return importlib.import_module(f"pyautoattack.{module}")

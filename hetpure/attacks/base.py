@@ -1,24 +1,20 @@
 """What every attack is, and what the attacks of this project have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from hetpure.arguments import KeepsArguments
 from hetpure.attacks.gradients import GradientSource
-from hetpure.attacks.norms import NORMS, NormName
+from hetpure.attacks.norms import NormName
 from hetpure.attacks.search import Observer, Search
 from hetpure.errors import require
 
 
 class Threat(NamedTuple):
-    """A threat model: adversarial images lie within a ball around the clean image.
-
-    Attributes:
-        norm: ``Linf`` or ``L2``.
-        eps: radius, in units of images in [0, 1].
-    """
+    """A threat model: adversarial images lie within eps of the clean image, for images in [0, 1]."""
 
     norm: NormName
     eps: float
@@ -40,25 +36,33 @@ class Attack(KeepsArguments, ABC):
         classes: how many classes there must be at least.
         threat: the threat model; None where none is declared.
         run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
+        uses_defense: whether the adversarial images depend on the defense.
+        content: what the images depend on beside the config: a version, a hash of files; part of the run's content.
     """
 
     steps: int
     classes: int = 2
     threat: Threat | None = None
     run_length: int | None = None
+    uses_defense: bool = True
+    content: str | None = None
+
+    def check_images(self, indices: Sequence[int], clean: Callable[[int], Tensor]) -> None:
+        """Called before a run with the dataset indices of its samples, and with their clean images (C, H, W) by index.
+
+        Raises:
+            ConfigError: where the attack cannot be made on these samples.
+        """
+        return
 
     @abstractmethod
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        """Adversarial images (B, C, H, W) in [0, 1], within the attack's ball around x.
+        """Adversarial images (B, C, H, W) in [0, 1], within the attack's ball around the clean images x.
 
-        Args:
-            gradient: the defense as the attacker sees it.
-            x: clean images (B, C, H, W) in [0, 1].
-            label: (B,) true classes.
-            sample: (B,) dataset indices, which key the attacker's draws.
-            observe: called after every iteration with its number and its gradient, of all B images.
+        Labels are true classes (B,), samples are dataset indices (B,), which key the attacker's draws. ``observe`` is
+        called after every iteration with its number and its gradient, of all B images.
         """
 
     @abstractmethod
@@ -87,7 +91,6 @@ class BallAttack(Attack):
     """
 
     def __init__(self, norm: NormName, eps: float) -> None:
-        require(norm in NORMS, "norm", norm, ", ".join(NORMS))
         require(eps >= 0.0, "eps", eps, "0 or more")
         self.norm, self.eps, self.threat = norm, eps, Threat(norm, eps)
 
@@ -96,14 +99,17 @@ class BallAttack(Attack):
 
 
 class IterativeAttack(BallAttack):
-    """A ``BallAttack`` that keeps a ``Search``; its arguments are ``steps``, ``evaluations`` and perhaps ``step_size``.
+    """A ``BallAttack`` that keeps a ``Search``.
+
+    Subclasses have these arguments in common:
 
     Args:
-        norm: see ``BallAttack``.
-        eps: see ``BallAttack``.
+        norm, eps: see ``BallAttack``.
         steps: iterations of a run.
         evaluations: how often a candidate is tried out; see ``Search``.
         step_size: length of a step, where it is an argument.
+        loss: what is maximised, where it is an argument.
+        restarts: number of runs, where it is an argument.
     """
 
     run_length: int  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -126,6 +132,10 @@ class IterativeAttack(BallAttack):
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
         return self.attack(Search(gradient, x, label, sample, self.evaluations, observe))
+
+    def title(self, name: str, *details: str | None) -> str:
+        """The attack's name, its threat model, and the details that there are."""
+        return ", ".join([f"{name} {self.threat}", *filter(None, details)])
 
     def more_steps(self, factor: int) -> dict[str, Any]:
         return {"steps": factor * self.run_length}

@@ -21,15 +21,9 @@ from hetpure.noise import attack_draws
 
 
 class RecordedGradient(GradientWrapper):
-    """The same gradients, remembering a trace of each sample, and the first gradient that is not finite.
+    """The same gradients, remembering each sample's trace and what first was not finite, by the sample's index.
 
-    Args:
-        source: the gradients.
-        process: what they go through, to say where values stopped being finite; None says less.
-
-    Attributes:
-        traces: by the sample's index.
-        failures: what was not finite, likewise.
+    ``process`` is what the gradients go through, to say where values stopped being finite; None says less.
     """
 
     def __init__(self, source: GradientSource, process: PurifiedClassifier | None = None) -> None:
@@ -54,10 +48,8 @@ class RecordedGradient(GradientWrapper):
         return gradient
 
     def _explain(self, x: Tensor, gradient: Gradient, i: int, sample: Tensor, iteration: int) -> str:
-        where = None
-        if self.process is not None:
-            draws = attack_draws(self.seed, sample, iteration, self.eot)
-            where = first_not_finite(self.process, x, draws)
+        draws = attack_draws(self.seed, sample, iteration, self.eot)
+        where = None if self.process is None else first_not_finite(self.process, x, draws)
         if where is None:
             part = "the gradient" if math.isfinite(float(gradient.loss[i])) else "the loss"
             where = f"{part}, {'NaN' if gradient.value[i].isnan().any() or gradient.loss[i].isnan() else 'infinite'}"
@@ -67,12 +59,8 @@ class RecordedGradient(GradientWrapper):
 class AdversarialAttack(Callback):
     """Attacks each test batch: adds ``AttackedImages`` to it, under the key ``ATTACKED``.
 
-    Args:
-        attack: the attack.
-        gradient: gradients through the attack process, which is moved to the module's device.
-        observe: called after every iteration; see ``Attack``.
-        processes: the attack process, whose chunks are halved where memory runs out.
-        notify: called with a line of text each time they are.
+    ``gradient`` goes through the attack process, which is moved to the module's device. ``processes`` is that process,
+    whose chunks are halved where memory runs out; ``notify`` gets a line of text each time.
     """
 
     def __init__(

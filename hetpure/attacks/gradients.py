@@ -18,13 +18,7 @@ from hetpure.noise import Draws, attack_draws, selection_draws
 
 @dataclass(frozen=True)
 class Gradient:
-    """What an attack learns in one iteration.
-
-    Attributes:
-        value: mean gradient of the loss, (B, C, H, W).
-        loss: mean loss of each image, (B,).
-        correct: share of the image's draws that are still classified right, (B,).
-    """
+    """What an attack learns in one iteration: mean gradient (B, C, H, W), mean loss and share of right draws (B,)."""
 
     value: Tensor
     loss: Tensor
@@ -33,11 +27,9 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the attacker finds when it tries its images out, without gradients.
+    """What the attacker finds when it tries its images out, without gradients: the share of right evaluations, (B,).
 
-    Attributes:
-        correct: share of the evaluations that are right, (B,).
-        margin: mean of max_{k != y} z_k - z_y, (B,): tells images with equal shares apart.
+    The mean margin max_{k != y} z_k - z_y, (B,), tells images with equal shares apart.
     """
 
     correct: Tensor
@@ -53,18 +45,17 @@ class GradientSource(Protocol):
         stochastic: whether two evaluations of one image can differ.
     """
 
-    @property
-    def seed(self) -> int: ...
+    seed: int
+    eot: int
+    stochastic: bool
 
     @property
-    def eot(self) -> int: ...
-
-    @property
-    def stochastic(self) -> bool: ...
+    def num_classes(self) -> int:
+        """K, of the logits."""
+        ...
 
     def to(self, device: torch.device) -> None:
         """Brings the attack process to a device."""
-        ...
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         """Gradient of the loss at images x (B, C, H, W) in [0, 1] with their labels and dataset indices (B,)."""
@@ -78,27 +69,24 @@ class GradientSource(Protocol):
         """Mean logits (B, K) over the same draws as ``evaluate``'s."""
         ...
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        """Logits (B, K) of one draw an image, differentiable: the defense as code from elsewhere wants it.
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
+        """Mean logits (B, K) of some draws an image, differentiable: the defense as code from elsewhere wants it.
 
-        Args:
-            x: images (B, C, H, W) in [0, 1].
-            sample: (B,) what keys the draws.
-            call: number of the call: other calls, other draws.
+        The draws are keyed by the sample and the number of the call; ``count`` of them are averaged.
         """
         ...
 
 
 class GradientWrapper:
-    """Base class of a gradient source around another: everything is the other's unless a subclass overrides it.
-
-    Args:
-        source: the gradient source to wrap.
-    """
+    """Base class of a gradient source around another: everything is the other's unless a subclass overrides it."""
 
     def __init__(self, source: GradientSource) -> None:
         self.source = source
         self.seed, self.eot, self.stochastic = source.seed, source.eot, source.stochastic
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
 
     def to(self, device: torch.device) -> None:
         self.source.to(device)
@@ -112,8 +100,8 @@ class GradientWrapper:
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return self.source.scores(x, sample, count)
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        return self.source.logits(x, sample, call)
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
+        return self.source.logits(x, sample, call, count)
 
 
 class ExactGradient:
@@ -128,11 +116,7 @@ class ExactGradient:
         eot: draws per image and iteration; one where the purifier is not stochastic.
         seed: of the attacker's draws.
 
-    Raises:
-        ConfigError: for eot below 1.
-
     Attributes:
-        description: the mode in a few words, for tables.
         purifications: of an image, that one gradient goes through.
     """
 
@@ -143,6 +127,10 @@ class ExactGradient:
         self.process, self.seed = process, seed
         self.stochastic = process.purifier.stochastic
         self.eot = self.purifications = eot if self.stochastic else 1
+
+    @property
+    def num_classes(self) -> int:
+        return self.process.num_classes
 
     def to(self, device: torch.device) -> None:
         self.process.to(device)
@@ -175,11 +163,13 @@ class ExactGradient:
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return mean_over_draws(self._selection_logits(x, sample, count), len(x))
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
-        draws = attack_draws(self.seed, sample, call, 1)
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
+        draws = attack_draws(self.seed, sample, call, count)
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(count)
         # As many rows as there are: whoever asks here decides the shape, and gets the same numbers for the same shape.
-        parts = torch.arange(len(x), device=x.device).split(self.process.chunk_size)
-        return torch.cat([self.see(x[part], draws.rows(part), self._prepared(x[part])) for part in parts])
+        parts = torch.arange(len(draws), device=x.device).split(self.process.chunk_size)
+        logits = [self.see(x[owner[p]], draws.rows(p), self._prepared(x[owner[p]])) for p in parts]
+        return mean_over_draws(torch.cat(logits), len(x)) if count > 1 else torch.cat(logits)
 
     def __str__(self) -> str:
         """The mode in a few words, for tables."""

@@ -1,23 +1,19 @@
 """Losses that attacks maximise: of logits, one value an image, larger where the classifier is more wrong."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LossName = Literal["ce", "margin", "dlr"]
+from hetpure.config.plugins import FORMS, entry_points, is_target, load
+from hetpure.errors import ConfigError, require
 
 _TINY = 1e-12
 
 
 class Loss(ABC):
-    """A loss of logits.
-
-    Attributes:
-        classes: how many classes it needs at least.
-    """
+    """A loss of logits, which needs at least so many ``classes``."""
 
     classes: int = 2
 
@@ -61,11 +57,7 @@ class DLR(Loss):
 
 
 class TargetedDLR(Loss):
-    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for a target class t an image (Croce & Hein 2020, eq. 7).
-
-    Args:
-        target: (B,) the classes that the images are to be taken for.
-    """
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for a target class t an image (Croce & Hein 2020, eq. 7)."""
 
     classes = 4
 
@@ -84,6 +76,31 @@ class TargetedDLR(Loss):
 
 LOSSES: dict[str, Loss] = {"ce": CrossEntropy(), "margin": Margin(), "dlr": DLR()}
 """Losses that need no target, by name."""
+
+
+GROUP = "hetpure.losses"
+"""Of the entry points by which installed packages offer losses."""
+
+
+def find_loss(name: str, *others: str) -> Loss:
+    """The loss of a name: of ``LOSSES``, of an installed package, or a ``Loss`` class of the user's.
+
+    Args:
+        name: such as ``ce``, or ``FILE.py:Class``, which is built without arguments.
+        *others: what else is accepted, for messages.
+
+    Raises:
+        ConfigError: about ``loss``.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    offered = entry_points(GROUP)
+    if name not in offered and not is_target(name):
+        raise ConfigError("loss", found=name, accepted=f"{', '.join((*LOSSES, *others, *offered))}, or {FORMS}")
+    loss = load(offered.get(name, name), "loss")
+    is_loss = isinstance(loss, type) and issubclass(loss, Loss)
+    require(is_loss, "loss", name, "a subclass of hetpure.attacks.losses.Loss")
+    return loss()
 
 
 def best_other(logits: Tensor, label: Tensor) -> Tensor:

@@ -46,24 +46,14 @@ class MaskAwareGradient(ExactGradient):
     """Exact but for the mask, which is relaxed so that the attacker can move it; see ``MaskAwarePurifier``.
 
     Args:
-        process: the attack process; its purifier is heterogeneous.
-        eot: draws per image and iteration.
-        seed: of the attacker's draws.
+        process, eot, seed: see ``ExactGradient``.
         temperature: width of the sigmoid around the mask's threshold, in units of the attention map (0 to 1).
         forward: ``soft`` lets the relaxed mask purify too; ``hard`` purifies with the defense's mask and takes the
             relaxed one's gradient (straight through).
-
-    Raises:
-        ConfigError: for a purifier without a mask, or settings that ``MaskAwarePurifier`` rejects.
     """
 
     def __init__(
-        self,
-        process: PurifiedClassifier,
-        eot: int,
-        seed: int,
-        temperature: float = 0.1,
-        forward: Relaxation = "hard",
+        self, process: PurifiedClassifier, eot: int, seed: int, temperature: float = 0.1, forward: Relaxation = "hard"
     ) -> None:
         if not isinstance(process.purifier, HeterogeneousPurifier):
             problem = "which needs a purifier with a mask: purifier.name heterogeneous"
@@ -78,12 +68,8 @@ class KnownDrawsGradient(ExactGradient):
     What is differentiated is the defense's one prediction: the loss of Algorithm 3's joined scores over its S
     purifications, with the numbers that ``PurifiedClassifier.forward`` draws for that sample. For ``vote``, which has
     no gradient, the mean of probabilities stands in. Valid against predictions with those draws alone, not against
-    resubmissions with others.
-
-    Args:
-        process: the defense process itself, with its ensemble and its seed.
-        eot: not used: nothing is random.
-        seed: of the attacker's own draws (random starts).
+    resubmissions with others. ``process`` is the defense itself, with its ensemble and its seed; ``eot`` is not used,
+    since nothing is random; ``seed`` keys the attacker's random starts.
     """
 
     description = "deterministic: the defender's draws are known"
@@ -119,7 +105,7 @@ class KnownDrawsGradient(ExactGradient):
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return self._joined(self._purified_logits(x, sample))
 
-    def logits(self, x: Tensor, sample: Tensor, call: int) -> Tensor:
+    def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
         draws = self._draws(sample)
         owner = torch.arange(len(x), device=x.device).repeat_interleave(len(draws) // len(x))
         prepared = self._prepared(x)

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from hetpure.attacks.base import IterativeAttack
-from hetpure.attacks.losses import LOSSES, LossName
+from hetpure.attacks.losses import find_loss
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
 from hetpure.errors import require
@@ -21,17 +21,10 @@ class MomentumPGD(IterativeAttack):
     from then on (``Search``).
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
-        steps: iterations.
+        norm, eps, steps, loss, evaluations: see ``IterativeAttack``.
         step_size: length of the first step, in units of eps.
         momentum: share of the old mean that is kept, in [0, 1).
-        loss: what is maximised: ``ce``, ``margin`` or ``dlr``.
         checks: how often the images are tried out, the last time at the end.
-        evaluations: how often each image is tried out at a check.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -41,19 +34,18 @@ class MomentumPGD(IterativeAttack):
         steps: int = 200,
         step_size: float = 0.25,
         momentum: float = 0.9,
-        loss: LossName = "ce",
+        loss: str = "ce",
         checks: int = 4,
         evaluations: int = 20,
     ) -> None:
         super().__init__(norm, eps, steps, evaluations, step_size)
-        require(loss in LOSSES, "loss", loss, ", ".join(LOSSES))
         require(0.0 <= momentum < 1.0, "momentum", momentum, "from 0 to below 1")
         require(1 <= checks <= steps, "checks", checks, f"1 to steps, which is {steps}", "steps")
         self.step_size, self.momentum, self.loss, self.checks = step_size, momentum, loss, checks
-        self.classes = LOSSES[loss].classes
+        self.classes = find_loss(loss).classes
 
     def attack(self, search: Search) -> Tensor:
-        norm, loss, x = NORMS[self.norm], LOSSES[self.loss], search.x
+        norm, loss, x = NORMS[self.norm], find_loss(self.loss), search.x
         check_after = {self.steps * (check + 1) // self.checks for check in range(self.checks)}
         rows, x_adv, mean = search.all, x, x.new_zeros(x.shape)
         for step in range(self.steps):
@@ -72,6 +64,4 @@ class MomentumPGD(IterativeAttack):
         return search.image
 
     def __str__(self) -> str:
-        parts = [f"momentum PGD {self.threat}", f"{self.steps} steps"]
-        parts += [self.loss] if self.loss != "ce" else []
-        return ", ".join(parts)
+        return self.title("momentum PGD", f"{self.steps} steps", self.loss if self.loss != "ce" else None)

@@ -41,7 +41,7 @@ class Linf(Norm):
         return gradient.sign()
 
     def noise(self, draws: Draws, x: Tensor) -> Tensor:
-        """See ``Norm``: uniform in the cube, its largest value brought to 1."""
+        # Uniform in the cube, its largest value brought to 1.
         cube = 2.0 * draws.uniform("start", 0, x.shape[1:], x.dtype) - 1.0
         return cube / self.size(cube).view(-1, *[1] * (x.ndim - 1))
 
@@ -63,12 +63,10 @@ class L2(Norm):
         return scaled / self._length(scaled)
 
     def noise(self, draws: Draws, x: Tensor) -> Tensor:
-        """See ``Norm``: uniform on the sphere."""
         return self.direction(draws.normal("start", 0, x.shape[1:], x.dtype))
 
     def project(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-        """See ``Norm``. Clamping to [0, 1] only shortens what is left: x lies in that box too."""
-        delta = x_adv - x
+        delta = x_adv - x  # clamping to [0, 1] only shortens what is left: x lies in that box too
         return (x + delta * (eps / self._length(delta)).clamp_max(1.0)).clamp(0.0, 1.0)
 
     def _length(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from hetpure.attacks.base import IterativeAttack
-from hetpure.attacks.losses import LOSSES, LossName
+from hetpure.attacks.losses import find_loss
 from hetpure.attacks.norms import NORMS, NormName
 from hetpure.attacks.search import Search
 from hetpure.errors import require
@@ -17,17 +17,8 @@ class PGD(IterativeAttack):
     that are broken.
 
     Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: radius of the ball, in units of images in [0, 1].
-        steps: iterations of a run.
-        step_size: length of one step in the norm.
-        loss: what is maximised: ``ce``, ``margin`` or ``dlr``.
+        norm, eps, steps, step_size, loss, restarts, evaluations: see ``IterativeAttack``.
         random_start: whether the first run starts at a random point too, not at the clean image.
-        restarts: number of runs.
-        evaluations: how often a run's result is tried out, where there are several.
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
     """
 
     def __init__(
@@ -36,16 +27,15 @@ class PGD(IterativeAttack):
         eps: float = 8 / 255,
         steps: int = 200,
         step_size: float = 0.007,
-        loss: LossName = "ce",
+        loss: str = "ce",
         random_start: bool = False,
         restarts: int = 1,
         evaluations: int = 20,
     ) -> None:
         super().__init__(norm, eps, steps, evaluations, step_size)
-        require(loss in LOSSES, "loss", loss, ", ".join(LOSSES))
         require(restarts >= 1, "restarts", restarts, "1 or more")
         self.step_size, self.loss, self.random_start, self.restarts = step_size, loss, random_start, restarts
-        self.classes = LOSSES[loss].classes
+        self.classes = find_loss(loss).classes
         self.steps = steps * restarts
 
     def attack(self, search: Search) -> Tensor:
@@ -61,7 +51,7 @@ class PGD(IterativeAttack):
         return search.image
 
     def _run(self, search: Search, rows: Tensor, random_start: bool) -> Tensor:
-        norm, loss = NORMS[self.norm], LOSSES[self.loss]
+        norm, loss = NORMS[self.norm], find_loss(self.loss)
         x = search.x[rows]
         x_adv = search.start(rows, norm, self.eps) if random_start else x
         for _ in range(self.run_length):
@@ -70,8 +60,6 @@ class PGD(IterativeAttack):
         return x_adv
 
     def __str__(self) -> str:
-        parts = [f"PGD {self.threat}", f"{self.run_length} steps of {self.step_size:g}"]
-        parts += [self.loss] if self.loss != "ce" else []
-        parts += ["random start"] if self.random_start else []
-        parts += [f"{self.restarts} restarts"] if self.restarts > 1 else []
-        return ", ".join(parts)
+        loss, start = self.loss if self.loss != "ce" else None, "random start" if self.random_start else None
+        restarts = f"{self.restarts} restarts" if self.restarts > 1 else None
+        return self.title("PGD", f"{self.run_length} steps of {self.step_size:g}", loss, start, restarts)

@@ -9,15 +9,7 @@ from hetpure.noise import Draws
 
 
 class RandomNoise(BallAttack):
-    """A random direction, eps long: random signs (Linf) or a random point of the sphere (L2). Asks for no gradient.
-
-    Args:
-        norm: the threat model, ``Linf`` or ``L2``.
-        eps: length, in units of images in [0, 1].
-
-    Raises:
-        ConfigError: names the argument that cannot be used.
-    """
+    """A random direction, eps long: random signs (Linf) or a random point of the sphere (L2). Asks for no gradient."""
 
     steps = 0
 

@@ -5,19 +5,57 @@ Nothing is imported before it is used, so that a misspelt name or key is found a
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from hetpure.config.registry import Registry, check_keys, errors_within
+from hetpure.config.registry import Registry, check_defined, check_keys, errors_within
 from hetpure.config.schema import SECTION, signature_schema, structure, to_dict
-from hetpure.errors import ConfigError, require
+from hetpure.errors import AbsentError, ConfigError, require
 
 if TYPE_CHECKING:
     from hetpure.attacks.base import Attack
     from hetpure.attacks.gradients import ExactGradient
     from hetpure.defense.classifier import PurifiedClassifier
 
-ATTACKS: Registry[Attack] = Registry(
+LIBRARIES = {"torchattacks": "torchattacks", "foolbox": "foolbox.attacks", "art": "art.attacks.evasion"}
+"""Other libraries' module of attack classes, by the prefix of ``attack.name`` (``torchattacks:EOTPGD``)."""
+
+
+class _Attacks(Registry["Attack"]):
+    """This project's attacks, and those of ``LIBRARIES``."""
+
+    def __getitem__(self, name: str) -> type[Attack]:
+        if not _is_foreign(name):
+            return super().__getitem__(name)
+        from hetpure.attacks.foreign import foreign_class
+
+        return foreign_class(name)
+
+    def target(self, name: str) -> str:
+        return "hetpure.attacks.foreign:ForeignAttack" if _is_foreign(name) else super().target(name)
+
+    def outside(self, name: str) -> list[str]:
+        return [] if _is_foreign(name) else super().outside(name)
+
+    def name_of(self, thing: object) -> str:
+        return getattr(thing, "foreign_name", None) or super().name_of(thing)
+
+    def check_name(self, name: Any, section: str, *others: str) -> str:
+        if not _is_foreign(name):
+            return super().check_name(name, section, *others)
+        prefix, _, attribute = name.partition(":")
+        if importlib.util.find_spec(prefix) is None:
+            raise AbsentError(f"{section}.name", f"needs {prefix}: pip install 'hetpure[{prefix}]'", found=name)
+        check_defined(f"{LIBRARIES[prefix]}:{attribute}", f"{section}.name")
+        return name
+
+
+def _is_foreign(name: Any) -> bool:
+    return isinstance(name, str) and name.partition(":")[0] in LIBRARIES and ":" in name
+
+
+ATTACKS: Registry[Attack] = _Attacks(
     {
         "pgd": "hetpure.attacks.pgd:PGD",
         "apgd": "hetpure.attacks.apgd:APGD",
@@ -25,7 +63,10 @@ ATTACKS: Registry[Attack] = Registry(
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
-    }
+        "saved": "hetpure.attacks.saved:SavedImages",
+    },
+    base="hetpure.attacks.base:Attack",
+    group="hetpure.attacks",
 )
 
 GRADIENTS: Registry[ExactGradient] = Registry(
@@ -36,7 +77,9 @@ GRADIENTS: Registry[ExactGradient] = Registry(
         "deterministic": "hetpure.attacks.modes:KnownDrawsGradient",
         "blind": "hetpure.attacks.modes:BlindGradient",
         "mask_aware": "hetpure.attacks.modes:MaskAwareGradient",
-    }
+    },
+    base="hetpure.attacks.gradients:ExactGradient",
+    group="hetpure.gradients",
 )
 """Gradient modes by name. ``surrogate`` is the exact gradient of a coarser process."""
 
@@ -61,29 +104,30 @@ COMMON: dict[str, tuple[Any, Any]] = {
 denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
 (a surrogate)."""
 
-_SUPPLIED = ("process", "eot", "seed")
+SUPPLIED = ("process", "eot", "seed")
 
 
 def check_attack_keys(settings: Mapping[str, Any]) -> None:
     """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither."""
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name != "none":
-        check_keys(settings, ATTACKS.targets[name], "attack", COMMON)
+        check_keys(settings, ATTACKS.target(name), "attack", COMMON)
         gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
-        target = GRADIENTS.targets[GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient")]
-        check_keys(gradient, target, "attack.gradient", ("name",), _SUPPLIED)
+        target = GRADIENTS.target(GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient"))
+        check_keys(gradient, target, "attack.gradient", ("name",), SUPPLIED)
 
 
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checks an ``attack`` section and fills in defaults; ``none`` attacks nothing and keeps only its name.
 
-    Raises:
-        ConfigError: for an unknown attack or key, a wrong type, or a value that the attack rejects.
+    Raises ConfigError for an unknown attack or key, a wrong type, or a value that the attack rejects.
     """
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
     if name == "none":
         return {"name": "none"}
-    schema = signature_schema(ATTACKS[name], (), **{**COMMON, "name": (str, name)})
+    with errors_within("attack"):
+        cls = ATTACKS[name]
+    schema = signature_schema(cls, (), **{**COMMON, "name": (str, name)})
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
@@ -94,12 +138,8 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
 def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, Any]:
     """Checks ``attack.gradient``, a mode's name or a section with ``name``, and fills in the mode's defaults.
 
-    Args:
-        settings: from the config; None is ``surrogate`` where the process is changed, else ``exact``.
-        process: the completed ``attack.process``.
-
-    Raises:
-        ConfigError: for an unknown mode or key, a wrong type, or a mode that does not go with the process.
+    None is ``surrogate`` where the attack process is changed, else ``exact``. Raises ConfigError for an unknown mode or
+    key, a wrong type, or a mode that does not go with the process.
     """
     settings = _gradient_section(settings, process)
     name = GRADIENTS.check_name(settings.get("name", "exact"), "attack.gradient")
@@ -108,17 +148,13 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
         raise ConfigError("attack.process", found=dict(process), accepted=accepted)
     if name == "surrogate" and not process:
         raise ConfigError("attack.process", "is empty, and gradient surrogate needs changes to the purifier")
-    return to_dict(
-        structure(signature_schema(GRADIENTS[name], _SUPPLIED, name=(str, name)), settings, "attack.gradient")
-    )
+    with errors_within("attack.gradient"):
+        cls = GRADIENTS[name]
+    return to_dict(structure(signature_schema(cls, SUPPLIED, name=(str, name)), settings, "attack.gradient"))
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:
-    """The attack of completed settings; None for ``none``.
-
-    Raises:
-        ConfigError: for values that the attack rejects.
-    """
+    """The attack of completed settings; None for ``none``. ConfigError for values that the attack rejects."""
     if settings["name"] == "none":
         return None
     with errors_within("attack"):
@@ -126,11 +162,7 @@ def build_attack(settings: Mapping[str, Any]) -> Attack | None:
 
 
 def build_gradient(settings: Mapping[str, Any], process: PurifiedClassifier, eot: int, seed: int) -> ExactGradient:
-    """The gradient source of completed ``attack.gradient`` settings.
-
-    Raises:
-        ConfigError: for values that the mode rejects.
-    """
+    """The gradient source of completed ``attack.gradient`` settings; ConfigError for values that the mode rejects."""
     name = settings["name"]
     if not process.purifier.differentiable and name not in WITHOUT_DERIVATIVE:
         problem = "whose gradient through this purifier is zero everywhere"

@@ -23,13 +23,8 @@ class Search:
     evaluations are wrong. A process that is not stochastic is evaluated once. This share is never reported, because it
     is a minimum over candidates; the defender's own evaluation of the returned image is.
 
-    Args:
-        gradient: the defense as the attacker sees it.
-        x: clean images (B, C, H, W) in [0, 1].
-        label: (B,) true classes.
-        sample: (B,) dataset indices.
-        evaluations: how often each candidate is tried.
-        observe: called after every iteration with a gradient for all B samples, the last one of those left out.
+    The arguments are those of ``Attack``; ``observe`` gets a gradient for all B samples, the last one of those left
+    out.
     """
 
     def __init__(

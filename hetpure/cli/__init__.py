@@ -1,7 +1,7 @@
 """The ``hetpure`` command: one module a subcommand, imported when it is asked for.
 
-A subcommand's module has a docstring (its help), ``add_arguments(parser)`` and ``run(options)``. Both import nothing
-heavy at the top: help and mistakes in names are answered before torch is imported.
+A subcommand's module has a docstring (its help), ``add_arguments(parser)`` and ``run(options)``, which may return an
+exit code. Both import nothing heavy at the top: help and mistakes in names are answered before torch is imported.
 """
 
 import argparse
@@ -28,11 +28,15 @@ COMMANDS = {
     "train-classifier": "train a classifier",
     "purify": "clean pictures, with the classifier's opinion before and after",
     "report": "write a run's tables and page again, or plot accuracy over a key",
+    "verify": "check the claims of a run that somebody hands in",
+    "leaderboard": "write a static site that compares runs",
     "figures": "draw the paper's figures from a run",
     "masks": "draw a sheet of attention masks",
     "aggregate": "mean and standard deviation over runs with different seeds",
     "convert": "convert another project's checkpoint",
     "workspace": "lay out a Weights & Biases workspace",
+    "plugins": "list purifiers, attacks and formats with their keys, also those of installed packages",
+    "check": "check a purifier of your own",
     "configs": "list the configs that are included",
 }
 
@@ -63,7 +67,8 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
     """Runs a subcommand of ``COMMANDS``, with ``sys.argv`` by default; help calls it ``prog``.
 
     Returns:
-        Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 130 after Ctrl-C.
+        Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 4 for a claim that does
+        not hold (``verify``), 130 after Ctrl-C.
     """
     command = importlib.import_module(f"hetpure.cli.{name.replace('-', '_')}")
     formatter = argparse.RawDescriptionHelpFormatter
@@ -76,7 +81,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
         logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     try:
-        command.run(options)
+        return command.run(options) or 0
     except (ConfigError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, ConfigError) else STOPPED

@@ -4,13 +4,12 @@ import ast
 import difflib
 import functools
 import importlib
-import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from hetpure.config.plugins import FORMS, entry_points, is_target, load, parse_source, source_file, target_of
 from hetpure.config.schema import unknown_key
 from hetpure.errors import ConfigError
 
@@ -21,17 +20,29 @@ Kind = TypeVar("Kind")
 class Registry(Mapping[str, type[Kind]], Generic[Kind]):
     """Classes by name. Looking one up imports its module; nothing else does.
 
+    A name may also be an entry point of an installed package, or code from outside, ``FILE.py:Class`` or
+    ``package.module:Class``. Iteration gives the names of this package alone.
+
     Attributes:
         targets: ``package.module:Class`` by name.
+        base: ``package.module:Class`` of which code from outside must give a subclass.
+        group: of the entry points of installed packages.
     """
 
     targets: dict[str, str]
+    base: str
+    group: str
 
     def __getitem__(self, name: str) -> type[Kind]:
-        return resolve(self.targets[name])
+        if name in self.targets:
+            return resolve(self.targets[name])
+        found, base = load(self.target(name)), resolve(self.base)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise ConfigError("name", f"{name} is no subclass of {self.base.replace(':', '.')}")
+        return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self.targets
+        return name in self.targets or is_target(name) or name in entry_points(self.group)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.targets)
@@ -39,19 +50,56 @@ class Registry(Mapping[str, type[Kind]], Generic[Kind]):
     def __len__(self) -> int:
         return len(self.targets)
 
+    def target(self, name: str) -> str:
+        """``package.module:Class`` or ``FILE.py:Class`` of a name."""
+        return self.targets.get(name) or (name if is_target(name) else entry_points(self.group)[name])
+
+    def outside(self, name: str) -> list[str]:
+        """The target of a name that is not of this package: one, or none."""
+        return [] if name in self.targets else [self.target(name)]
+
     def name_of(self, thing: object) -> str:
-        """The name of an object's class; ``package.module:Class`` where it has none."""
-        target = f"{type(thing).__module__}:{type(thing).__qualname__}"
+        """The name of an object's class; its target where it has none."""
+        target = target_of(type(thing))
         return next((name for name, known in self.targets.items() if known == target), target)
 
     def check_name(self, name: Any, section: str, *others: str) -> str:
-        """The ``name`` of a config's section; ConfigError unless it is the registry's or one of the others."""
+        """The ``name`` of a config's section; nothing is imported.
+
+        Raises:
+            ConfigError: unless it is the registry's, one of the others, or what a source defines.
+        """
         accepted = [*self.targets, *others]
         if isinstance(name, str) and name in accepted:
             return name
+        if is_target(name):
+            check_defined(name, f"{section}.name")
+            return name
+        accepted += (offered := entry_points(self.group))
+        if isinstance(name, str) and name in offered:
+            return name
         close = difflib.get_close_matches(str(name), accepted, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{section}.name", found=name, accepted=", ".join(accepted) + hint)
+        raise ConfigError(f"{section}.name", found=name, accepted=f"{', '.join(accepted)}, or {FORMS}{hint}")
+
+
+def check_defined(target: str, key: str) -> None:
+    """Refuses code whose file is not there, or does not define its name; silent where the source does not tell."""
+    module, _, name = target.rpartition(":")
+    if module.endswith(".py") and source_file(module) is None:
+        raise ConfigError(key, "there is no such file", found=target)
+    names: set[str] = set()
+    for node in ast.walk(ast.Module(parse_source(module), [])):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    if names and not names & {name, "*"}:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(key, f"{module} defines no {name}{hint}")
 
 
 def resolve(target: str) -> Any:
@@ -69,6 +117,8 @@ def errors_within(section: str) -> Iterator[None]:
         raise error.within(section) from None
     except ValueError as error:
         raise ConfigError(section, " ".join(str(error).split())) from None
+    except Exception as error:  # a user's class may raise anything
+        raise ConfigError(section, " ".join(f"{type(error).__name__}: {error}".split())[:300]) from error
 
 
 def check_keys(
@@ -93,21 +143,15 @@ def check_keys(
             raise unknown_key(str(key), accepted, section)
 
 
-def parse_source(module: str) -> list[ast.stmt]:
-    """The statements of a module, which is not imported; none where its source cannot be read."""
-    package, *inner = module.split(".")
-    try:
-        spec = importlib.util.find_spec(package)
-        file = Path(spec.origin or "").parent.joinpath(*inner) if spec else Path()
-        return ast.parse(file.with_suffix(".py").read_text(encoding="utf-8")).body
-    except (OSError, SyntaxError, ValueError):
-        return []
+def constructor_arguments(target: str) -> tuple[str, ...] | None:
+    """The arguments of a class or function, read from its module's source; None where the source does not tell."""
+    read = _read_arguments.__wrapped__ if ".py:" in target else _read_arguments  # a user's file may change
+    return read(target)
 
 
 @functools.cache
-def constructor_arguments(target: str) -> tuple[str, ...] | None:
-    """The arguments of a class or function, read from its module's source; None where the source does not tell."""
-    module, _, name = target.partition(":")
+def _read_arguments(target: str) -> tuple[str, ...] | None:
+    module, _, name = target.rpartition(":")
     body = parse_source(module)
     definitions = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     imports = [node for node in body if isinstance(node, ast.ImportFrom)]

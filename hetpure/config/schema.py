@@ -78,6 +78,16 @@ def to_yaml(settings: Any) -> str:
     return yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
+def parse_fraction(value: Any, key: str = "") -> Any:
+    """A fraction such as ``8/255`` as a number; any other value as it is."""
+    if not (isinstance(value, str) and (fraction := _FRACTION.fullmatch(value))):
+        return value
+    try:
+        return float(fraction[1]) / float(fraction[2])
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(key, found=value, accepted="a number; a fraction is written as 8/255") from None
+
+
 def dotted(*parts: object) -> str:
     """A dotted key, without the parts that are empty."""
     return ".".join(str(part) for part in parts if part not in ("", None))
@@ -114,10 +124,7 @@ def _checked(schema: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]
             raise ConfigError(key, found=value, accepted="a list")
         if sections and dataclasses.is_dataclass(sections[0]) and isinstance(value, Mapping):
             value = _checked(typing.cast(type, sections[0]), value, key)
-        elif isinstance(value, str) and float in kinds and (fraction := _FRACTION.fullmatch(value)):
-            try:
-                value = float(fraction[1]) / float(fraction[2])
-            except (ValueError, ZeroDivisionError):
-                raise ConfigError(key, found=value, accepted="a number; a fraction is written as 8/255") from None
+        elif float in kinds:
+            value = parse_fraction(value, key)
         result[name] = value
     return result

@@ -1,8 +1,8 @@
 """The one datamodule: any source, the fixed subset, each process's share, reproducible training order."""
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningDataModule
@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from hetpure.data.items import AugmentedItems, Items
 from hetpure.data.sampling import BatchStream
-from hetpure.data.sources import Source, in_memory, open_source
-from hetpure.data.subset import shard, subset_indices
+from hetpure.data.source import Source
+from hetpure.data.sources import in_memory, open_source
+from hetpure.data.subset import part_of_draw, subset_indices
 from hetpure.errors import ConfigError, require
 
 MEMORY_LIMIT = 2**30  # decoded training data above this many bytes stays on disk
@@ -27,7 +28,8 @@ class ImageDataModule(LightningDataModule):
     given ``use_distributed_sampler=False``.
 
     Args:
-        name: ``digits``; ``hfds/HUB_ID`` (``hfds/HUB_ID:CONFIG``); ``torch/NAME``; ``folder``. See ``open_source``.
+        name: ``digits``; ``cifar10_jpeg``; ``hfds/HUB_ID`` (``hfds/HUB_ID:CONFIG``); ``torch/NAME``; ``folder`` or
+            ``folder/own_classes``. See ``open_source``.
         root: folder of the data.
         train_split: split to train on.
         test_split: split to test and validate on.
@@ -40,7 +42,6 @@ class ImageDataModule(LightningDataModule):
         crop_padding: random crops of training images padded by this; 0 for none.
         image_size: resize the shorter side and cut the centre square; None for images as they are.
         seed: of the training order and augmentation.
-        exclude: positions of test samples to leave out (those that have a result already).
 
     Attributes:
         image_shape: (C, H, W).
@@ -68,7 +69,6 @@ class ImageDataModule(LightningDataModule):
         crop_padding: int = 0,
         image_size: int | None = None,
         seed: int = 0,
-        exclude: Collection[int] = (),
     ):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples are no error
@@ -77,7 +77,6 @@ class ImageDataModule(LightningDataModule):
         self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
         self.batch_size, self.workers = batch_size, workers
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
-        self.exclude = frozenset(exclude)
         minima = dict.fromkeys(("batch_size", "image_size", "subset"), 1)
         minima |= dict.fromkeys(("workers", "crop_padding", "subset_seed", "subset_skip"), 0)
         for key, least in minima.items():
@@ -107,35 +106,28 @@ class ImageDataModule(LightningDataModule):
         if stage not in (None, "fit") or self._train is not None:
             return
         train = self._open("train_split")
-        if train.num_classes != self.num_classes or train.image_shape[0] != self.image_shape[0]:
-            raise ConfigError(
-                "data.train_split",
-                f"has {train.num_classes} classes of {train.image_shape[0]}-channel images, but data.test_split has "
-                f"{self.num_classes} of {self.image_shape[0]}",
-            )
+        found, wanted = ((source.num_classes, source.image_shape[0]) for source in (train, self.test_source))
+        if found != wanted:
+            problem = f"has {found[0]} classes of {found[1]}-channel images, but data.test_split has {wanted[0]}"
+            raise ConfigError("data.train_split", f"{problem} of {wanted[1]}")
         small = len(train) * math.prod(train.image_shape) <= MEMORY_LIMIT
         self._train = in_memory(train) if small else train
 
     @property
     def test_source(self) -> Source:
         """The test split."""
-        self.prepare()
-        assert self._test is not None
-        return self._test
+        return cast(Source, self.prepare()._test)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
         return self.test_source.image_shape
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
         return self.test_source.num_classes
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes, where known."""
         return self.test_source.class_names
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -144,24 +136,21 @@ class ImageDataModule(LightningDataModule):
         assert self._train is not None
         trainer, (rank, world) = self.trainer, self._process()
         accumulate = trainer.accumulate_grad_batches if trainer else 1
-        stream = BatchStream(
-            len(self._train),
-            self.batch_size,
-            trainer.max_steps * accumulate if trainer and trainer.max_steps > 0 else None,
+        length = trainer.max_steps * accumulate if trainer and trainer.max_steps > 0 else None
+
+        def start() -> int:
             # The optimiser's step alone says where a resumed run continues, however its last one was cut off.
-            start=lambda: trainer.global_step * accumulate if trainer else 0,
-            seed=self.seed,
-            rank=rank,
-            world=world,
-        )
+            return trainer.global_step * accumulate if trainer else 0
+
+        stream = BatchStream(len(self._train), self.batch_size, length, start, self.seed, rank, world)
         samples = AugmentedItems(self._train, self.seed, self.flip, self.crop_padding)
         pin = torch.cuda.is_available()
         return DataLoader(samples, batch_sampler=stream, num_workers=self.workers, pin_memory=pin)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """This process's share of the test subset, or ``samples``."""
-        share = shard(self.prepare().indices, *self._process(), exclude=self.exclude)
-        samples = share if self.samples is None else self.samples
+        """This process's share of the test subset (shares differ in length by at most one), or ``samples``."""
+        rank, world = self._process()
+        samples = self.prepare().indices[rank::world] if self.samples is None else self.samples
         return DataLoader(Items(self.test_source, samples), batch_size=self.batch_size, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -173,7 +162,10 @@ class ImageDataModule(LightningDataModule):
 
     def _use(self, test: Source) -> None:
         try:
-            self.indices = subset_indices(len(test), self.subset, self.subset_seed, self.subset_skip)
+            if test.drawn is None:
+                self.indices = subset_indices(len(test), self.subset, self.subset_seed, self.subset_skip)
+            else:
+                self.indices = part_of_draw(test.drawn, self.subset, self.subset_seed, self.subset_skip)
         except ConfigError as error:
             raise error.within("data") from None
         self._test = test

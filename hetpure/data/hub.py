@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetsError
 
-from hetpure.data.sources import Files
+from hetpure.data.source import Files
+from hetpure.data.sources import one_line
 from hetpure.errors import AbsentError, ConfigError
 
 
@@ -42,9 +43,9 @@ def open_hub(identifier: str, root: str | None, split: str) -> Files:
         raise
     except ValueError as error:
         key = "split" if re.search(r"(Unknown|Bad) split", str(error)) else key
-        raise ConfigError(key, f"{path}: {_one_line(error)}") from None
+        raise ConfigError(key, f"{path}: {one_line(error)}") from None
     except (OSError, DatasetsError) as error:  # not on the hub, no connection, no data files
-        raise AbsentError(key, f"{path}: {_one_line(error)}") from None
+        raise AbsentError(key, f"{path}: {one_line(error)}") from None
     image_key, label_key = _columns(dataset.features)
     dataset = dataset.cast_column(image_key, datasets.Image(decode=False))
 
@@ -70,7 +71,3 @@ def _columns(features: Any) -> tuple[str, str]:
     if len(images) != 1 or not labels:
         raise ConfigError("name", f"needs one image column and a label column, but has {', '.join(features)}")
     return images[0], labels[0]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from hetpure.data.sources import Source
+from hetpure.data.source import Source
 
 
 def item(source: Source, index: int) -> dict[str, Any]:

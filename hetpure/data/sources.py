@@ -1,71 +1,40 @@
-"""Where images come from: timm's dataset factory, SVHN's files, and the digits inside scikit-learn."""
+"""Where images come from: timm's dataset factory, torchvision's downloads, SVHN's files, and embedded images."""
 
+import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import numpy as np
 from PIL import Image
-from torch import Tensor, tensor, uint8, zeros
+from torch import Tensor, uint8, zeros
 from tqdm import tqdm
 
+from hetpure.data.embedded import cifar10_jpeg, digits
+from hetpure.data.source import Files, Source
 from hetpure.errors import AbsentError, ConfigError, require
 
-NAMES = "digits, hfds/HUB_ID, torch/TORCHVISION_NAME or folder"
+NAMES = "cifar10_jpeg, digits, hfds/HUB_ID, torch/TORCHVISION_NAME, folder or folder/own_classes"
 TORCH_NAMES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "svhn", "stl10", "imagenet")
+ONLY_BY_HAND = ("imagenet",)
+"""What torchvision does not download."""
 
-
-@dataclass(frozen=True)
-class Source:
-    """One split of a dataset, with random access to its decoded images.
-
-    Args:
-        image: position in the split -> (C, H, W) uint8.
-        labels: class of each position.
-        image_shape: (C, H, W) of every image.
-        num_classes: number of classes.
-        class_names: their names, where known.
-        scale: the value that means 1.0 (255, but 16 for the digits).
-    """
-
-    image: Callable[[int], Tensor]
-    labels: list[int]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    class_names: list[str] | None = None
-    scale: float = 255.0
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-class Files(NamedTuple):
-    """One split as it is stored.
-
-    Attributes:
-        load: position in the split -> image, or the bytes of its file.
-        labels: class of each position.
-        class_names: names of the classes, where known.
-        mode: RGB, or L for one channel.
-    """
-
-    load: Callable[[int], Image.Image | bytes]
-    labels: list[int]
-    class_names: list[str] | None = None
-    mode: str = "RGB"
+DOWNLOADS = "~/.cache/hetpure"
 
 
 def open_source(name: str, root: str | None = None, split: str = "test", image_size: int | None = None) -> Source:
     """Opens one split; decodes one image to learn the shape, no more.
 
     Args:
-        name: ``digits``; ``hfds/HUB_ID`` or ``hfds/HUB_ID:CONFIG``; ``torch/NAME``; ``folder``.
-        root: folder of the data; for ``torch/svhn`` the one that holds ``train_32x32.mat`` and ``test_32x32.mat``. For
-            ``hfds`` a local copy in hub layout (then HUB_ID only names it) or, where it is none, the cache to
+        name: ``digits`` or ``cifar10_jpeg``, which are embedded; ``hfds/HUB_ID`` or ``hfds/HUB_ID:CONFIG``;
+            ``torch/NAME``; ``folder``, of SPLIT/CLASS/IMAGE, where classes called by WordNet numbers of ImageNet's 1000
+            classes have the labels of these; ``folder/own_classes``, which counts the classes that are there.
+        root: folder of the data. For ``torch``, where torchvision's files are or are downloaded to, by default
+            ``~/.cache/hetpure``; ``torch/svhn`` takes any ``train_32x32.mat`` and ``test_32x32.mat`` there. For
+            ``hfds``, a local copy in hub layout (then HUB_ID only names it) or, where it is none, the cache to
             download to.
         split: name of the split.
         image_size: resize the shorter side to this and cut the centre square; None leaves images as they are.
@@ -73,24 +42,26 @@ def open_source(name: str, root: str | None = None, split: str = "test", image_s
     Raises:
         ConfigError: for an unknown name or split, or data that is not available.
     """
+    if name == "digits":
+        return digits(split)
+    if name == "cifar10_jpeg":
+        require(root is None, "root", root, f"null: {name} comes with the package; data.name=folder, .. read a folder")
+        return _decoded(cifar10_jpeg(split), image_size)
     kind, _, rest = name.partition("/")
-    if kind == "digits" and not rest:
-        return _digits(split)
     if kind == "hfds":
         from hetpure.data.hub import open_hub
 
         return _decoded(open_hub(rest, root, split), image_size)
-    if kind == "folder" and not rest:
-        return _decoded(_image_folder(_folder(name, root), split), image_size)
+    if name in ("folder", "folder/own_classes"):
+        return _decoded(_image_folder(_folder(name, root), split, map_imagenet=name == "folder"), image_size)
     require(kind == "torch", "name", name, NAMES)
     require(rest in TORCH_NAMES, "name", name, ", ".join(f"torch/{known}" for known in TORCH_NAMES))
-    if rest != "svhn":
-        return _decoded(_torchvision(rest, _folder(name, root), split), image_size)
-    from hetpure.data.svhn import open_svhn
-
-    images, labels = open_svhn(_folder(name, root), split)
-    digits = [str(digit) for digit in range(10)]
-    return _decoded(Files(lambda index: Image.fromarray(images[index]), labels, digits), image_size)
+    if rest in ONLY_BY_HAND:
+        return _decoded(_torchvision(rest, _folder(name, root), split, download=False), image_size)
+    folder = Path(root or DOWNLOADS).expanduser()
+    if rest == "svhn":
+        return _decoded(_svhn(folder, split), image_size)
+    return _decoded(_torchvision(rest, folder, split, download=True), image_size)
 
 
 def in_memory(source: Source) -> Source:
@@ -101,34 +72,17 @@ def in_memory(source: Source) -> Source:
     return replace(source, image=images.__getitem__)
 
 
-def _digits(split: str) -> Source:
-    """Scikit-learn's 8x8 handwritten digits, a fixed stratified split: 1,297 to train on, 500 to test on."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+def _svhn(root: Path, split: str) -> Files:
+    from hetpure.data.svhn import open_svhn, svhn_file
 
-    data: Any = load_digits()
-    parts = train_test_split(np.arange(len(data.target)), test_size=500, random_state=0, stratify=data.target)
-    splits: dict[str, Any] = dict(zip(("train", "test"), parts, strict=True))
-    require(split in splits, "split", split, f"{', '.join(splits)} of digits")
-    images = tensor(data.images[splits[split]], dtype=uint8)[:, None]
-    labels = data.target[splits[split]].tolist()
-    return Source(images.__getitem__, labels, (1, 8, 8), 10, [str(d) for d in range(10)], scale=16.0)
+    if not svhn_file(root, split).is_file():
+        _open_torchvision("svhn", root, split, download=True)
+    images, labels = open_svhn(root, split)
+    return Files(lambda index: Image.fromarray(images[index]), labels, [str(digit) for digit in range(10)])
 
 
-def _torchvision(name: str, root: Path, split: str) -> Files:
-    from timm.data.dataset_factory import create_dataset
-    from torchvision import datasets
-
-    try:
-        dataset: Any = (
-            datasets.STL10(str(root), split)  # which timm's factory does not know
-            if name == "stl10"
-            else create_dataset(f"torch/{name}", str(root), split)
-        )
-    except ValueError as error:
-        raise ConfigError("split", f"is no split of torch/{name}: {_one_line(error)}", found=split) from None
-    except (RuntimeError, OSError) as error:
-        raise AbsentError("root", f"torch/{name} is not in {root}: {_one_line(error)}") from None
+def _torchvision(name: str, root: Path, split: str, download: bool) -> Files:
+    dataset = _open_torchvision(name, root, split, download)
     targets = getattr(dataset, "targets", None)
     labels = [int(label) for label in (dataset.labels if targets is None else targets)]
     names = getattr(dataset, "classes", None)
@@ -136,13 +90,42 @@ def _torchvision(name: str, root: Path, split: str) -> Files:
     return Files(lambda index: dataset[index][0], labels, names, "L" if dataset[0][0].mode == "L" else "RGB")
 
 
-def _image_folder(root: Path, split: str) -> Files:
+def _open_torchvision(name: str, root: Path, split: str, download: bool) -> Any:
+    """Torchvision's dataset; its files are downloaded where they are missing, by one process at a time."""
+    from filelock import FileLock
     from timm.data.dataset_factory import create_dataset
+    from torchvision import datasets
+
+    def opened(download: bool) -> Any:
+        if name in ("stl10", "svhn"):  # which timm's factory does not know
+            return {"stl10": datasets.STL10, "svhn": datasets.SVHN}[name](str(root), split, download=download)
+        return create_dataset(f"torch/{name}", str(root), split, download=download)
+
+    try:
+        with contextlib.suppress(RuntimeError, FileNotFoundError):
+            return opened(download=False)
+        if not download:
+            return opened(download=False)
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            return opened(download=True)
+    except ValueError as error:
+        raise ConfigError("split", f"is no split of torch/{name}: {one_line(error)}", found=split) from None
+    except (RuntimeError, OSError) as error:
+        problem = f"torch/{name} is not in {root}" + (" and cannot be downloaded" if download else "")
+        raise AbsentError("root", f"{problem}: {one_line(error)}") from None
+
+
+def _image_folder(root: Path, split: str, map_imagenet: bool) -> Files:
+    from timm.data.dataset_factory import create_dataset
+    from timm.data.imagenet_info import ImageNetInfo
 
     splits = sorted(p.name for p in root.iterdir() if p.is_dir())
     require(split in splits, "split", split, f"{', '.join(splits) or 'none'}, the subfolders of {root}")
     # A split may lack some classes; numbering all splits' classes together keeps labels alike between splits.
     names = sorted({p.name for s in splits for p in (root / s).iterdir() if p.is_dir()})
+    if map_imagenet and names and set(names) <= set(of_imagenet := ImageNetInfo().label_names()):
+        names = of_imagenet  # in the order of ImageNet's class numbers
     class_map = {name: index for index, name in enumerate(names)}
     dataset: Any = create_dataset("", str(root / split), search_split=False, class_map=class_map)
     reader = dataset.reader
@@ -164,17 +147,20 @@ def _decoded(files: Files, image_size: int | None) -> Source:
             image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
         return transforms.functional.pil_to_tensor(image)
 
-    channels, height, width = decode(0).shape
+    first = files.drawn[0] if files.drawn else 0
+    channels, height, width = decode(first).shape
 
     def image(index: int) -> Tensor:
         decoded = decode(index)
         if decoded.shape != (channels, height, width):
-            problem = f"image {index} is {decoded.shape[1]}x{decoded.shape[2]}, but image 0 is {height}x{width}"
+            problem = f"image {index} is {decoded.shape[1]}x{decoded.shape[2]}, but image {first} is {height}x{width}"
             raise ConfigError("data.image_size", f"{problem}; set a size to which all are resized")
         return decoded
 
     names, labels = _readable(files.class_names), files.labels
-    return Source(image, labels, (channels, height, width), len(names) if names else max(labels) + 1, names)
+    return Source(
+        image, labels, (channels, height, width), len(names) if names else max(labels) + 1, names, drawn=files.drawn
+    )
 
 
 def _readable(names: Sequence[str] | None) -> list[str] | None:
@@ -196,5 +182,6 @@ def _folder(name: str, root: str | None) -> Path:
     return path
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An exception's message without line breaks."""
     return " ".join(str(error).split())

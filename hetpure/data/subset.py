@@ -1,6 +1,6 @@
-"""Which samples a run sees: the paper's fixed random subset, and each process's share of it."""
+"""Which samples a run sees: the paper's fixed random subset."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,10 +33,18 @@ def subset_indices(total: int, size: int | None, seed: int = 0, skip: int = 0) -
     return np.random.RandomState(seed).choice(total, skip + size, replace=False)[skip:].tolist()
 
 
-def shard(indices: Sequence[int], rank: int, world: int, exclude: Collection[int] = ()) -> list[int]:
-    """One process's share: entries rank, rank + world, .. of what is left without ``exclude``.
+def part_of_draw(drawn: Sequence[int], size: int | None, seed: int = 0, skip: int = 0) -> list[int]:
+    """``subset_indices`` of a split of which only the beginning of the draw with seed 0 is there.
 
-    Shares differ in length by at most one: nothing is padded, no sample comes twice, none is lost. Every process must
-    be given the same ``exclude``.
+    Args:
+        drawn: that beginning; taken whole where ``size`` is None.
+        size: number of samples.
+        seed: must be 0.
+        skip: draws to pass over first.
+
+    Raises:
+        ConfigError: as ``subset_indices``, and about ``subset_seed``.
     """
-    return [index for index in indices if index not in exclude][rank::world]
+    require(seed == 0, "subset_seed", seed, "0: the images that come with the package are of that draw", "subset")
+    subset_indices(len(drawn), size, skip=skip)  # for its errors
+    return list(drawn)[skip : None if size is None else skip + size]

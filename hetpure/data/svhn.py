@@ -10,6 +10,16 @@ from hetpure.errors import AbsentError, ConfigError, require
 SPLITS = ("train", "test", "extra")
 
 
+def svhn_file(root: Path, split: str) -> Path:
+    """The file of a split.
+
+    Raises:
+        ConfigError: for an unknown split.
+    """
+    require(split in SPLITS, "split", split, f"{', '.join(SPLITS)} of torch/svhn")
+    return root / f"{split}_32x32.mat"
+
+
 def open_svhn(root: Path, split: str) -> tuple[np.ndarray, list[int]]:
     """One split, from ``root/SPLIT_32x32.mat``.
 
@@ -26,8 +36,7 @@ def open_svhn(root: Path, split: str) -> tuple[np.ndarray, list[int]]:
     Raises:
         ConfigError: for an unknown split, a missing, cut or malformed file; one line that names it.
     """
-    require(split in SPLITS, "split", split, f"{', '.join(SPLITS)} of torch/svhn")
-    path = root / f"{split}_32x32.mat"
+    path = svhn_file(root, split)
     if not path.is_file():
         raise AbsentError("root", f"{root} holds no {path.name}, the {split} split of torch/svhn")
     try:

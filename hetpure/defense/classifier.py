@@ -18,6 +18,9 @@ from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
 from hetpure.runs.records import Side
 
+LARGEST_CHUNK = 64
+"""Rows in one network call at most, where no ``chunk_size`` is given."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -52,12 +55,16 @@ class PurifiedClassifier(lightning.LightningModule):
         num_classes: K.
         ensemble_size: S; a purifier that is not stochastic needs one run and gets one.
         ensemble_mode: see ``ensemble_scores``; by default as the purifier's preset has it.
-        chunk_size: rows (images times draws) in one network call; see ``chunk_indices``.
+        chunk_size: rows (images times draws) in one network call, always that many; see ``chunk_indices``. None: as
+            many as there are, 64 at most, without padding. That is faster where rows are few, but results are then
+            bit-identical only for equal batches. An evaluation always has a fixed size.
         seed: of the defender's draws.
         resubmissions: N of the best-of-N protocol; see ``build_protocols``.
         votes: V of the majority-vote protocol, likewise.
 
     Attributes:
+        chunk_size: rows in one network call; at most, where ``pads`` is False.
+        pads: whether every network call has ``chunk_size`` rows.
         protocols: what ``test_step`` judges by, one-shot first.
         notify: called with a line of text when a batch starts again with smaller chunks.
 
@@ -72,7 +79,7 @@ class PurifiedClassifier(lightning.LightningModule):
         num_classes: int,
         ensemble_size: int = 20,
         ensemble_mode: EnsembleMode | None = None,
-        chunk_size: int = 64,
+        chunk_size: int | None = None,
         seed: int = 0,
         resubmissions: int = 1,
         votes: int = 0,
@@ -80,25 +87,30 @@ class PurifiedClassifier(lightning.LightningModule):
         super().__init__()
         mode = cast(EnsembleMode, ensemble_mode or purifier.ensemble_mode)
         require(ensemble_size >= 1, "ensemble_size", ensemble_size, "1 or more")
-        require(chunk_size >= 1, "chunk_size", chunk_size, "1 or more")
+        require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, "1 or more")
         require(mode in get_args(EnsembleMode), "ensemble_mode", mode, ", ".join(get_args(EnsembleMode)))
         self.classifier, self.purifier = classifier, purifier
         self.num_classes = num_classes
         self.ensemble_size = ensemble_size if purifier.stochastic else 1
         self.ensemble_mode: EnsembleMode = mode
-        self.chunk_size, self.seed = chunk_size, seed
+        self.pads, self.chunk_size = chunk_size is not None, chunk_size or LARGEST_CHUNK
+        self.seed = seed
         self.protocols = build_protocols(self.ensemble_size, mode, resubmissions, votes)
         self.notify: Callable[[str], None] = print
 
     def behind(self, purifier: Purifier) -> "PurifiedClassifier":
         """The same classifier, ensemble, chunks and seed behind another purifier."""
         own = (self.num_classes, self.ensemble_size, self.ensemble_mode, self.chunk_size, self.seed)
-        return PurifiedClassifier(self.classifier, purifier, *own)
+        copy = PurifiedClassifier(self.classifier, purifier, *own)
+        copy.pads = self.pads
+        return copy
 
     def forward(self, x: Tensor, sample: Tensor | None = None) -> Tensor:
         """Class scores (B, K) of images x (B, C, H, W) in [0, 1]: Algorithm 3.
 
-        ``sample``, (B,) int64, is each image's index in its dataset, which keys its noise; 0..B-1 by default.
+        ``sample``, (B,) int64, is each image's index in its dataset, which keys its noise; 0..B-1 by default. Equal
+        images and samples give equal scores: two calls draw the same noise. So code that calls a model repeatedly to
+        average over its randomness (EOT) averages one draw here; hand it ``hetpure.FreshDraws(defense)`` instead.
         """
         if sample is None:
             sample = torch.arange(len(x), device=x.device)
@@ -117,7 +129,7 @@ class PurifiedClassifier(lightning.LightningModule):
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """The purifier's per-image work on x (B, C, H, W), in chunks, without gradients."""
         with torch.no_grad():
-            chunks = chunk_indices(len(x), self.chunk_size, x.device)
+            chunks = self._chunk_indices(len(x), x.device)
             parts = [[p[:real] for p in self.purifier.prepare(x[rows])] for rows, real in chunks]
         return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
@@ -125,9 +137,14 @@ class PurifiedClassifier(lightning.LightningModule):
         """The rows of draws (a multiple of B) over images x (B, C, H, W), with what is prepared, in equal chunks."""
         prepared = self.prepare(x)
         owner = torch.arange(len(x), device=x.device).repeat_interleave(len(draws) // len(x))
-        for rows, real in chunk_indices(len(draws), self.chunk_size, x.device):
+        for rows, real in self._chunk_indices(len(draws), x.device):
             image = owner[rows]
             yield Chunk(image, x[image], draws.rows(rows), tuple(p[image] for p in prepared), real)
+
+    def _chunk_indices(self, count: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
+        if self.pads:
+            return chunk_indices(count, self.chunk_size, device)
+        return ((rows, len(rows)) for rows in torch.arange(count, device=device).split(self.chunk_size))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> BatchScores:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Scores of a batch's clean images and, where an attack's callback left any, of its adversarial ones.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from hetpure.attacks.registry import build_attack, build_gradient
 from hetpure.config.registry import errors_within
 from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
+from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings
-from hetpure.evaluation.content import data_content, network_content
+from hetpure.evaluation.content import code_content, data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -43,7 +44,7 @@ class Row:
     store: RecordStore  # where its records go
     conditions: Conditions  # that it is measured under, for the table
     variants: "dict[str, Row]" = field(default_factory=dict)  # under other attacks, for the honesty checks
-    content: dict[str, str] = field(default_factory=dict)  # hashes of its networks
+    content: dict[str, Any] = field(default_factory=dict)  # hashes of its networks, and of code from outside
 
     @property
     def protocols(self) -> Sequence[Protocol]:
@@ -123,6 +124,12 @@ class _Builder:
             raise ConfigError(key, problem, found=getattr(config, key), accepted="precision float32, compile false")
         networks = {"classifier": row.model.classifier, "denoiser": self._denoiser(settings), "purifier": network}
         row.content.update({key: self._hash(network) for key, network in networks.items() if network is not None})
+        own_network = (settings.purifier.get("network") or {}).get("name")
+        named = settings.classifier["name"], settings.denoiser.format, own_network
+        if row.attack is not None and row.attack.content is not None:
+            row.content["attack"] = row.attack.content
+        if code := code_content(settings.purifier, settings.attack, *named):
+            row.content["code"] = code
         if config.honesty.images and row.attack is not None:
             folder, shape = row.store.folder / "honesty", self.data.image_shape
             changed = variants(settings, row.attack, config.honesty.factor, shape, purifier.stochastic)
@@ -143,24 +150,30 @@ class _Builder:
         model = PurifiedClassifier(classifier, purifier, *numbers)
         store = RecordStore(output / name, [protocol.name for protocol in model.protocols])
         attack = build_attack(attack_settings)
+        conditions = Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls)
         if attack is None:
-            return Row(name, model, None, None, store, Conditions(ensemble=model.ensemble_size))
+            return Row(name, model, None, None, store, conditions)
         if attack.classes > data.num_classes:
             raise ConfigError(
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
             )
+        with errors_within("attack"):
+            attack.check_images(data.indices, lambda index: item(data.test_source, index)["image"])
         process = surrogate_settings(settings.purifier, attack_settings["process"])
         seen = Recomputed(guarded) if guarded is not None and attack_settings["recompute"] else guarded
         surrogate = build_purifier(process, classifier, seen, "attack.process", network)
         behind = model.behind(self._tried(surrogate, "attack.process"))
         with errors_within("attack.gradient"):
-            gradient = build_gradient(attack_settings["gradient"], behind, attack_settings["eot"], config.seed)
+            # A mode that every purifier accepts, for an attack that asks for no gradient.
+            mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
+            gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
+        if not attack.uses_defense:
+            return Row(name, model, attack, gradient, store, Conditions(str(attack), "-", 1, model.ensemble_size))
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
-        return Row(
-            name, model, attack, gradient, store, Conditions(str(attack), view, gradient.eot, model.ensemble_size)
-        )
+        conditions = replace(conditions, attack=str(attack), gradients=view, eot=gradient.eot)
+        return Row(name, model, attack, gradient, store, conditions)
 
     def _classifier(self, settings: RowSettings) -> Classifier:
         known, key = self.loaded.classifiers, settings_key(settings.classifier)

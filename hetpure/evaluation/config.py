@@ -25,7 +25,7 @@ from hetpure.purification.registry import (
     default_ensemble_mode,
     surrogate_settings,
 )
-from hetpure.runs.names import check_row_name
+from hetpure.runs.names import check_row_name, default_row_name
 
 TRAINER: dict[str, Any] = {
     "logger": False,
@@ -181,7 +181,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     combinations = combination_rows(grid, config.rows)
     changes = {name: _row_change(name, change) for name, change in {**config.rows, **combinations}.items()}
     base = {key: raw[key] for key in SECTIONS if key in raw}
-    purifier = str(config.purifier.get("name", DEFAULT))
+    purifier = default_row_name(str(config.purifier.get("name", DEFAULT)))
     if config.table.columns and not changes and not config.table.lines:
         changes = {purifier: {}}
     cells, table = expand(base, changes, config.table)
@@ -230,7 +230,7 @@ def restore(saved: Mapping[str, Any]) -> RunSettings:
     own = {name: change or {} for name, change in config.rows.items()}
     rows = {name: structure(RowSettings, {**plain(whole), **own[name]}, f"rows.{name}") for name in own}
     if not rows and not config.table.lines:
-        rows = {str(config.purifier["name"]): RowSettings(**whole)}
+        rows = {default_row_name(str(config.purifier["name"])): RowSettings(**whole)}
     return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
 
 

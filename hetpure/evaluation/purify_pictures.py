@@ -336,7 +336,7 @@ def draw_sheet(results: Sequence[Cleaned], names: Sequence[str]) -> Image.Image:
     differences = [r.pixels.astype(np.float32) - r.picture.pixels for r in results]
     largest = max(float(np.abs(difference).max()) for difference in differences)
     amplification = 127.5 / max(largest, 1.0)
-    with mpl.rc_context({**style.SETTINGS, "image.interpolation": "auto"}), warnings.catch_warnings():
+    with mpl.rc_context({**style.SETTINGS, "image.interpolation": "antialiased"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about letters that the font lacks
         figure = Figure(figsize=(6.2, 2.05 * len(results) + 0.3), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)

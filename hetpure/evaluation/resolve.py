@@ -62,17 +62,14 @@ def resolve_rows(
     config = restore_auto_settings(config)  # also of rows that are not built now
     absent: dict[str, list[str]] = {name: [] for name in config.rows if only is not None and name not in only}
     selected = config.without_rows(absent)
-    missing = missing_files(selected) if given is None else {}
+    if is_table and given is None:
+        absent |= {name: [str(error) for error in errors] for name, errors in missing_files(selected).items()}
+    elif given is None:
+        check_files(selected)
     if is_table:
-        absent |= {name: [str(error) for error in errors] for name, errors in missing.items()}
         selected = config.without_rows(absent)
         if not selected.rows:
             return Resolved(config, data, [], absent)
-    elif missing:
-        errors = [config.in_row(name, error) for name, errors in missing.items() for error in errors]
-        first, *others = {str(error): error for error in errors}.values()  # rows share files: each is named once
-        first.problem = "; and ".join([first.problem, *map(str, others)])
-        raise first
     try:
         data.prepare()
     except AbsentError as error:
@@ -105,6 +102,15 @@ def restore_auto_settings(config: RunSettings) -> RunSettings:
             chosen[name] = attack["recompute"]
     size = saved.get("chunk_size")
     return config.decide(size if config.chunk_size == "auto" and isinstance(size, int) else None, chosen)
+
+
+def check_files(config: RunSettings) -> None:
+    """Raises AbsentError, with all names, where weights of any row are not here."""
+    errors = [config.in_row(name, error) for name, errors in missing_files(config).items() for error in errors]
+    if errors:
+        first, *others = {str(error): error for error in errors}.values()  # rows share files: each is named once
+        first.problem = "; and ".join([first.problem, *map(str, others)])
+        raise first
 
 
 def missing_files(config: RunSettings) -> dict[str, list[AbsentError]]:

@@ -24,11 +24,12 @@ def variants(
     pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more iterations and
     with steps that can reach it. ``random_noise`` has the attack's norm and eps and asks for no gradient. ``transfer``
     attacks the undefended classifier. Left out are variants that the attack does not declare, ``more_eot`` of a defense
-    without randomness, and ``transfer`` where nothing purifies.
+    without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense.
     """
     settings, threat = row.attack, attack.threat
+    asked = stochastic and attack.uses_defense
     more_steps = attack.more_steps(factor)
-    changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if stochastic else {}}
+    changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if asked else {}}
     if threat is not None:
         changes["larger_eps"] = attack.with_eps(factor * threat.eps)
         huge = attack.reaching(huge_eps(threat, image_shape))
@@ -38,7 +39,7 @@ def variants(
         # How the attacker sees the defense stays: a purifier without derivative accepts no other gradient.
         seen = {key: settings[key] for key in ("gradient", "process")}
         sections["random_noise"] = {"name": "random_noise", "norm": threat.norm, "eps": threat.eps, **seen}
-    if row.purifier["name"] != "none":
+    if row.purifier["name"] != "none" and attack.uses_defense:
         # The attacker's own view of the defense's process does not apply to a bare classifier.
         view = {key: value for key, value in settings.items() if key != "gradient"}
         sections["transfer"] = {**view, "process": {"name": "none"}}

@@ -17,18 +17,11 @@ DEFAULT_STAGES = 4
 
 
 def default_blocks(classifier: Classifier) -> list[Block]:
-    """The blocks that are used where none are named.
-
-    Raises:
-        ConfigError: for a network without timm's feature interface, whose blocks must be named.
-    """
+    """The blocks that are used where none are named: ConfigError for a network without timm's feature interface."""
     stages = len(_feature_info(classifier.network))
     if not stages:
-        raise ConfigError(
-            "blocks",
-            f"must be named for {type(classifier.network).__name__}, which has no timm feature interface",
-            accepted=f"its modules {_some_modules(classifier.network)}",
-        )
+        problem = f"must be named for {type(classifier.network).__name__}, which has no timm feature interface"
+        raise ConfigError("blocks", problem, accepted=f"its modules {_some_modules(classifier.network)}")
     return list(range(max(stages - DEFAULT_STAGES, 0), stages))
 
 
@@ -47,12 +40,7 @@ def check_blocks(classifier: Classifier, blocks: Sequence[Block]) -> None:
 
 
 def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
-    """Activations of the named blocks for images x.
-
-    Args:
-        classifier: whose blocks.
-        x: (B, C, H, W) in [0, 1].
-        blocks: timm stage indices, or module names.
+    """Activations of blocks, timm stage indices or module names, for images x (B, C, H, W) in [0, 1].
 
     Returns:
         One (B, C_m, H_m, W_m) tensor a block; transformer tokens are laid out on their grid, prefix tokens left out.
@@ -94,11 +82,8 @@ def _outputs(classifier: Classifier, z: Tensor, names: Sequence[str]) -> dict[st
 def _as_map(output: Any, name: str, aspect: float | None, declared: str) -> Tensor:
     """A module's output as (B, C, H, W).
 
-    Args:
-        output: the output.
-        name: of the module, for messages.
-        aspect: height by width of the network's input; None for a stage, whose layout is the declared one.
-        declared: ``NCHW``, or ``NHWC`` for a network that says so (timm's Swin and its relatives).
+    ``aspect`` is height by width of the network's input, or None for a stage, whose layout is the one that the network
+    ``declared``: ``NCHW``, or ``NHWC`` (timm's Swin and its relatives).
     """
     if isinstance(output, tuple | list):
         output = output[0]

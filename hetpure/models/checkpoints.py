@@ -1,7 +1,7 @@
 """Reading other projects' checkpoints without running anything in them, and fitting what they hold to a network."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,7 @@ class CheckpointError(ValueError):
 
 
 def existing_path(path: str, key: str, source: str | None = None) -> Path:
-    """Resolves a path from a config.
-
-    Args:
-        path: the path.
-        key: its config key.
-        source: where the file comes from: an address, or the command that makes it.
+    """Resolves the path under a config key; ``source`` is an address, or the command that makes the file.
 
     Raises:
         AbsentError: where there is no such file or folder.
@@ -42,10 +37,7 @@ def existing_path(path: str, key: str, source: str | None = None) -> Path:
 def reading(path: str | Path, key: str, content: str) -> Iterator[None]:
     """Turns any error that reading a checkpoint, or fitting it to its network, raises into a ConfigError.
 
-    Args:
-        path: the file.
-        key: its config key.
-        content: what the file should hold, for the message.
+    Its message says that the file, under this config key, holds no such ``content``.
     """
     try:
         yield
@@ -111,9 +103,8 @@ def sampling_weights(content: Any, buffers: Collection[str] = ()) -> State:
     if len(names) != len(shadow) or any(
         not isinstance(s, Tensor) or weights[n].shape != s.shape for n, s in zip(names, shadow, strict=True)
     ):
-        raise CheckpointError(
-            f"the {len(shadow)} tensors of ema.shadow_params do not fit the model's {len(names)} parameters"
-        )
+        tensors = f"the {len(shadow)} tensors of ema.shadow_params"
+        raise CheckpointError(f"{tensors} do not fit the model's {len(names)} parameters")
     return {**weights, **dict(zip(names, shadow, strict=True))}
 
 
@@ -124,23 +115,17 @@ def as_state(content: Any) -> State:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
-    """A name rewritten by the first rule (a regular expression and its replacement) that matches its beginning."""
+def rename(name: str, rules: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+    """A name rewritten by each rule in turn, a regular expression and its replacement."""
     for pattern, replacement in rules:
-        new, count = re.subn(f"^{pattern}", replacement, name)
-        if count:
-            return new
+        name = re.sub(pattern, replacement, name)
     return name
 
 
 def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state dict whose names and shapes must all match, in the network's precision.
 
-    The weights of a 1x1 convolution may be those of a linear layer.
-
-    Args:
-        network: on the meta device, or with weights.
-        state: its weights.
+    The network may be on the meta device; the weights of a 1x1 convolution may be those of a linear layer.
 
     Raises:
         CheckpointError: where names or shapes differ.
@@ -158,12 +143,9 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         "missing": sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")),
         "unexpected": sorted(state.keys() - own.keys()),
     }
-    parts = [
-        f"{kind} {', '.join(names[:3])}{' ..' if len(names) > 3 else ''}"
-        for kind, names in differences.items()
-        if names
-    ]
-    if parts:
+    differences = {kind: names for kind, names in differences.items() if names}
+    if differences:
+        parts = (f"{kind} {', '.join(names[:3])}{' ..' * (len(names) > 3)}" for kind, names in differences.items())
         raise CheckpointError(f"does not fit the network: {'; '.join(parts)}")
     # Copies, laid out alike: kernels round differently where a tensor is a view, or a file's bytes are not aligned.
     network.load_state_dict(

@@ -1,13 +1,12 @@
 """What the CIFAR-sized networks share: a 3x3 stem, three resolutions, pooling and a linear layer, as timm models."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.models._builder import build_model_with_cfg
+from timm.models._registry import register_model
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-
-Network = TypeVar("Network", bound="CifarNetwork")
 
 
 class CifarNetwork(nn.Module):
@@ -63,23 +62,19 @@ class CifarNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def create(cls: type[Network], variant: str, pretrained: bool, **kwargs: Any) -> Network:
-    """What a registered function calls: timm's builder, with the network's four features."""
+def register(cls: type[CifarNetwork], variant: str, **defaults: Any) -> None:
+    """Registers a network with timm, as a model of the module of its class, which has its ``default_cfgs``."""
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "hook", "no_rewrite": False}
-    return build_model_with_cfg(cls, variant, pretrained, feature_cfg=features, **kwargs)
+
+    def create(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+        return build_model_with_cfg(cls, variant, pretrained, feature_cfg=features, **{**defaults, **kwargs})
+
+    create.__name__, create.__module__ = variant, cls.__module__
+    register_model(create)
 
 
 def default_cfg(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
     """The pretrained_cfg, as timm calls it, of a network for 32x32 images of ten classes."""
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "pool_size": (8, 8),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": mean,
-        "std": std,
-        "first_conv": "conv1",
-        "classifier": "fc",
-    }
+    sizes = {"num_classes": 10, "input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0}
+    ends = {"first_conv": "conv1", "classifier": "fc"}
+    return {"url": "", "interpolation": "bilinear", "mean": mean, "std": std, **sizes, **ends}

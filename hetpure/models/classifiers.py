@@ -59,8 +59,7 @@ class Classifier(nn.Module):
         require(image_size is None or image_size >= 1, "image_size", image_size, "1 or more")
         require(0.0 < crop_pct <= 1.0, "crop_pct", crop_pct, "above 0 and up to 1")
         require(interpolation in ("bilinear", "bicubic"), "interpolation", interpolation, "bilinear, bicubic")
-        self.network = network
-        self.image_size, self.crop_pct = image_size, crop_pct
+        self.network, self.image_size, self.crop_pct = network, image_size, crop_pct
         self.interpolation: Interpolation = interpolation
         self.mean: Tensor
         self.std: Tensor
@@ -117,10 +116,8 @@ class Classifier(nn.Module):
             with torch.no_grad():
                 shape = tuple(self.eval()(torch.zeros(1, *image_shape)).shape)
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            images = f"{'x'.join(map(str, image_shape))} images"
-            raise ConfigError(
-                "classifier.name", f"the network does not take the data's {images}: {one_line(error, 200)}"
-            ) from None
+            problem = f"the network does not take the data's {'x'.join(map(str, image_shape))} images"
+            raise ConfigError("classifier.name", f"{problem}: {one_line(error, 200)}") from None
         if shape != (1, num_classes):
             raise ConfigError("classifier", f"gives {shape[-1]} class scores, but the data have {num_classes} classes")
 
@@ -148,9 +145,9 @@ def build_classifier(
         mean: normalisation; timm's own for a timm model, else 0.
         std: normalisation; timm's own for a timm model, else 1.
         image_size: side of the square that the network sees; None leaves images as they are.
+        source: where ``weights`` come from, for the message where they are missing.
         crop_pct: see ``Classifier``; by default a timm model's own at its own size, else 1.
         interpolation: see ``Classifier``; by default a timm model's own, else bilinear.
-        source: where ``weights`` come from, for the message where they are missing.
 
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
@@ -199,19 +196,17 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
 def with_preprocessing(
     network: nn.Module, channels: int = 3, image_size: int | None = None, **given: Any
 ) -> Classifier:
-    """A network behind its preprocessing: what is given, else what a timm model states, else none.
+    """A network behind its preprocessing: what is ``given``, else what a timm model states, else none.
 
-    Args:
-        network: the network.
-        channels: of its images.
-        image_size: see ``Classifier``.
-        **given: ``mean``, ``std``, ``crop_pct`` and ``interpolation``, see ``Classifier``; None is not given.
+    It may be the ``mean``, ``std``, ``crop_pct`` and ``interpolation`` of ``Classifier``; None is not given.
     """
     stated = getattr(network, "pretrained_cfg", None) or {}
     mean, std = stated.get("mean", ()), stated.get("std", ())
+    if not len(mean) == len(std) == channels:
+        mean, std = (0.0,), (1.0,)
     settings: dict[str, Any] = {
-        "mean": mean if len(mean) == len(std) == channels else (0.0,),
-        "std": std if len(mean) == len(std) == channels else (1.0,),
+        "mean": mean,
+        "std": std,
         "crop_pct": _stated_crop(stated, image_size),
         "interpolation": "bicubic" if stated.get("interpolation") == "bicubic" else "bilinear",
     }

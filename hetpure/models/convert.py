@@ -9,12 +9,7 @@ from hetpure.models.diffusers_folder import save_diffusers
 
 
 def convert(source: str, target: Path, format: str) -> str:
-    """Reads a checkpoint and writes its conversion.
-
-    Args:
-        source: the checkpoint.
-        target: file (``.safetensors``) or folder to write; must not exist.
-        format: of the source, one of ``FORMATS``.
+    """Reads a checkpoint in one of ``FORMATS``, writes it to a new file (``.safetensors``) or folder, the ``target``.
 
     Returns:
         The format that loads the target.

@@ -8,29 +8,27 @@ with sines first, one attention head, downsampling padded on the right and below
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hetpure.models.checkpoints import State, load_exactly, read_file, rename, sampling_weights
+from hetpure.models.checkpoints import load_exactly, read_file, rename, sampling_weights
 from hetpure.models.denoisers import DiffusersDenoiser
 
 ATTENTION_SIZE = 16
 """Side of the feature maps with attention, in all of that project's configs; tells the image size from the weights."""
 
-_LAYERS = [
-    (r"(.*)\.norm\.(\w+)$", r"\1.group_norm.\2"),
-    (r"(.*)\.([qkv])\.(\w+)$", r"\1.to_\2.\3"),
-    (r"(.*)\.proj_out\.(\w+)$", r"\1.to_out.0.\2"),
-    (r"(.*)\.temb_proj\.", r"\1.time_emb_proj."),
-    (r"(.*)\.nin_shortcut\.", r"\1.conv_shortcut."),
-    (r"temb\.dense\.0\.", "time_embedding.linear_1."),
-    (r"temb\.dense\.1\.", "time_embedding.linear_2."),
-    (r"norm_out\.", "conv_norm_out."),
-]
-_BLOCKS = [
-    (r"mid\.block_1\.", "mid_block.resnets.0."),
-    (r"mid\.block_2\.", "mid_block.resnets.1."),
-    (r"mid\.attn_1\.", "mid_block.attentions.0."),
-    (r"(down|up)\.(\d+)\.block\.", r"\1_blocks.\2.resnets."),
-    (r"(down|up)\.(\d+)\.attn\.", r"\1_blocks.\2.attentions."),
-    (r"(down|up)\.(\d+)\.(down|up)sample\.", r"\1_blocks.\2.\3samplers.0."),
+_NAMES = [
+    (r"^temb\.dense\.0\.", "time_embedding.linear_1."),
+    (r"^temb\.dense\.1\.", "time_embedding.linear_2."),
+    (r"^norm_out\.", "conv_norm_out."),
+    (r"^mid\.block_1\.", "mid_block.resnets.0."),
+    (r"^mid\.block_2\.", "mid_block.resnets.1."),
+    (r"^mid\.attn_1\.", "mid_block.attentions.0."),
+    (r"^(down|up)\.(\d+)\.block\.", r"\1_blocks.\2.resnets."),
+    (r"^(down|up)\.(\d+)\.attn\.", r"\1_blocks.\2.attentions."),
+    (r"^(down|up)\.(\d+)\.(down|up)sample\.", r"\1_blocks.\2.\3samplers.0."),
+    (r"\.temb_proj\.", ".time_emb_proj."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.norm\.", ".group_norm."),
+    (r"\.([qkv])\.", r".to_\1."),
+    (r"\.proj_out\.", ".to_out.0."),
 ]
 
 
@@ -38,9 +36,6 @@ def load_ddpm(path: str) -> DiffusersDenoiser:
     """Loads such a checkpoint: a state dict, or the list that its training saves, whose moving average is then taken.
 
     The number of levels, widths, blocks and attention are read off the weights.
-
-    Args:
-        path: the ``.pth``, ``.ckpt`` or ``.safetensors`` file.
 
     Raises:
         CheckpointError: see ``Format``.
@@ -65,16 +60,7 @@ def load_ddpm(path: str) -> DiffusersDenoiser:
             norm_eps=1e-6,
             attention_head_dim=None,
         )
-    load_exactly(unet, _to_diffusers(state, levels))
+    # That project numbers the levels of the way up from the full resolution, diffusers in order of computation.
+    reverse = (r"^up\.(\d+)\.", lambda up: f"up.{levels - 1 - int(up[1])}.")
+    load_exactly(unet, {rename(name, [reverse, *_NAMES]): value for name, value in state.items()})
     return DiffusersDenoiser(unet)
-
-
-def _to_diffusers(state: State, levels: int) -> State:
-    renamed = {}
-    for name, value in state.items():
-        if name.startswith("up."):
-            # That project numbers the levels of the way up from the full resolution, diffusers in order of computation.
-            _, level, rest = name.split(".", 2)
-            name = f"up.{levels - 1 - int(level)}.{rest}"
-        renamed[rename(rename(name, _LAYERS), _BLOCKS)] = value
-    return renamed

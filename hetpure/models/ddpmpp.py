@@ -7,9 +7,10 @@ a level), but its blocks can: this file only puts them together. ``edm.py`` and 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -20,11 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from hetpure.models.checkpoints import CheckpointError, load_exactly, one_line
+from hetpure.models.checkpoints import CheckpointError, State, load_exactly, one_line
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
 
 SQRT2 = math.sqrt(2.0)
 FORMAT = "hetpure DDPM++ 1"
+
+ATTENTION_SIZE = 16
+"""Side of the feature maps with attention in score_sde's CIFAR-10 configs; tells the image size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,52 +56,34 @@ def _groups(channels: int) -> int:
     return min(channels // 4, 32)
 
 
-def _residual(before: int, after: int, embedding: int, up: bool = False, down: bool = False) -> ResnetBlock2D:
-    return ResnetBlock2D(
-        in_channels=before,
-        out_channels=after,
-        temb_channels=embedding,
-        groups=_groups(before),
-        groups_out=_groups(after),
-        eps=1e-6,
-        output_scale_factor=SQRT2,
-        kernel="sde_vp" if up or down else None,  # pyright: ignore[reportArgumentType]
-        use_in_shortcut=True if up or down or before != after else None,
-        up=up,
-        down=down,
-    )
+def _residual(before: int, after: int, embedding: int, **resample: bool) -> ResnetBlock2D:
+    options: dict[str, Any] = {"eps": 1e-6, "output_scale_factor": SQRT2, **resample}
+    if resample or before != after:
+        options["use_in_shortcut"] = True
+    if resample:
+        options["kernel"] = "sde_vp"
+    sizes = {"in_channels": before, "out_channels": after, "temb_channels": embedding}
+    return ResnetBlock2D(**sizes, groups=_groups(before), groups_out=_groups(after), **options)
 
 
 def _attention(channels: int) -> Attention:
-    return Attention(
-        channels,
-        heads=1,
-        dim_head=channels,
-        rescale_output_factor=SQRT2,
-        eps=1e-6,
-        norm_num_groups=_groups(channels),
-        residual_connection=True,
-        bias=True,
-        upcast_softmax=True,
-        _from_deprecated_attn_block=True,
-    )
+    options: dict[str, Any] = {"eps": 1e-6, "rescale_output_factor": SQRT2, "norm_num_groups": _groups(channels)}
+    options |= dict.fromkeys(("residual_connection", "bias", "upcast_softmax", "_from_deprecated_attn_block"), True)
+    return Attention(channels, heads=1, dim_head=channels, **options)
 
 
 class Stage(nn.Module):
     """The blocks of one resolution on the way down or up; ``resample`` leads to the next resolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], attentions: int, width: int, resample: nn.Module | None) -> None:
         super().__init__()
-        self.blocks, self.attentions = nn.ModuleList(), nn.ModuleList()
-        self.resample: ResnetBlock2D | None = None
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(_attention(width) for _ in range(attentions))
+        self.resample = resample
 
 
 class DDPMpp(nn.Module):
-    """The network.
-
-    Args:
-        geometry: what it looks like.
-    """
+    """The network."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -110,35 +96,25 @@ class DDPMpp(nn.Module):
         self.conv_in = nn.Conv2d(geometry.image_channels, geometry.channels, 3, padding=1)
         skips, width = [geometry.channels], geometry.channels
 
-        self.down = nn.ModuleList()
-        for level, after in enumerate(geometry.widths):
-            stage = Stage()
-            for _ in range(geometry.blocks):
-                stage.blocks.append(_residual(width, after, embedding))
-                width = after
-                if geometry.attention[level]:
-                    stage.attentions.append(_attention(width))
-                skips.append(width)
-            if level < levels - 1:
-                stage.resample = _residual(width, width, embedding, down=True)
-                skips.append(width)
-            self.down.append(stage)
+        self.down: Any = nn.ModuleList()
+        for level, (after, attention) in enumerate(zip(geometry.widths, geometry.attention, strict=True)):
+            blocks = [_residual(before, after, embedding) for before in (width, *[after] * (geometry.blocks - 1))]
+            resample = _residual(after, after, embedding, down=True) if level < levels - 1 else None
+            self.down.append(Stage(blocks, attention * geometry.blocks, after, resample))
+            skips += [after] * (geometry.blocks + (resample is not None))
+            width = after
 
-        self.middle = nn.ModuleList(
-            [_residual(width, width, embedding), _attention(width), _residual(width, width, embedding)]
-        )
+        middle = _residual(width, width, embedding), _attention(width), _residual(width, width, embedding)
+        self.middle = nn.ModuleList(middle)
 
-        self.up = nn.ModuleList()
-        for level, after in reversed(list(enumerate(geometry.widths))):
-            stage = Stage()
+        self.up: Any = nn.ModuleList()
+        for level in reversed(range(levels)):
+            blocks = []
             for _ in range(geometry.blocks + 1):
-                stage.blocks.append(_residual(width + skips.pop(), after, embedding))
-                width = after
-            if geometry.attention[level]:
-                stage.attentions.append(_attention(width))
-            if level > 0:
-                stage.resample = _residual(width, width, embedding, up=True)
-            self.up.append(stage)
+                blocks.append(_residual(width + skips.pop(), geometry.widths[level], embedding))
+                width = geometry.widths[level]
+            resample = _residual(width, width, embedding, up=True) if level > 0 else None
+            self.up.append(Stage(blocks, int(geometry.attention[level]), width, resample))
 
         self.norm_out = nn.GroupNorm(_groups(width), width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, geometry.image_channels, 3, padding=1)
@@ -149,7 +125,7 @@ class DDPMpp(nn.Module):
         embedding = self.linear_2(silu(self.linear_1(embedding)))
         x = self.conv_in(x)
         skips = [x]
-        for stage in _stages(self.down):
+        for stage in self.down:
             for index, block in enumerate(stage.blocks):
                 x = block(x, embedding)
                 if len(stage.attentions):
@@ -160,7 +136,7 @@ class DDPMpp(nn.Module):
                 skips.append(x)
         first, attention, second = self.middle
         x = second(attention(first(x, embedding)), embedding)
-        for stage in _stages(self.up):
+        for stage in self.up:
             for block in stage.blocks:
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding)
             for attention in stage.attentions:
@@ -169,27 +145,43 @@ class DDPMpp(nn.Module):
                 x = stage.resample(x, embedding)
         return self.conv_out(silu(self.norm_out(x)))
 
-    def in_order(self) -> Iterator[str]:
+    def in_order(self) -> list[str]:
         """Names of the layers in the order of computation, which both public layouts share."""
-        yield from ("linear_1", "linear_2", "conv_in")
-        for number, stage in enumerate(_stages(self.down)):
-            for index in range(len(stage.blocks)):
-                yield f"down.{number}.blocks.{index}"
-                if len(stage.attentions):
-                    yield f"down.{number}.attentions.{index}"
-            if stage.resample is not None:
-                yield f"down.{number}.resample"
-        yield from ("middle.0", "middle.1", "middle.2")
-        for number, stage in enumerate(_stages(self.up)):
-            yield from (f"up.{number}.blocks.{index}" for index in range(len(stage.blocks)))
-            yield from (f"up.{number}.attentions.{index}" for index in range(len(stage.attentions)))
-            if stage.resample is not None:
-                yield f"up.{number}.resample"
-        yield from ("norm_out", "conv_out")
+        names = [name for name, module in self.named_modules() if isinstance(module, ResnetBlock2D | Attention)]
+        # On the way down each block has its attention layer, on the way up there is one behind all blocks.
+        blocks = sorted(names, key=lambda name: names.index(re.sub(r"(down\.\d+)\.attentions", r"\1.blocks", name)))
+        return ["linear_1", "linear_2", "conv_in", *blocks, "norm_out", "conv_out"]
 
 
-def _stages(way: nn.ModuleList) -> Iterator[Stage]:
-    return cast(Iterator[Stage], iter(way))
+def from_layers(layers: Sequence[State], image_size: int | None = None) -> DDPMpp:
+    """The network with these weights; its geometry is read off their shapes.
+
+    Args:
+        layers: the weights of each layer, in the order of computation, named as in the layer.
+        image_size: side of the images; None to tell it from the largest feature maps with attention.
+    """
+    kinds = "".join(_kind(layer) for layer in layers)
+    levels = kinds.count("d") // 2 + 1
+    firsts = [3, *(down.end() for down in re.finditer("d", kinds))][:levels]
+    attention = tuple(kinds[first + 1] == "a" for first in firsts)
+    if image_size is None and any(attention):
+        image_size = ATTENTION_SIZE << attention.index(True)
+    channels, image_channels = layers[2]["weight"].shape[:2]
+    widths = tuple(len(layers[first]["conv1.weight"]) for first in firsts)
+    blocks = (kinds.count("r") - levels - 2) // (2 * levels)  # levels * (2 * blocks + 1), and two in the middle
+    with torch.device("meta"):
+        network = DDPMpp(Geometry(image_channels, image_size, channels, widths, blocks, attention))
+    named = zip(network.in_order(), layers, strict=True)
+    load_exactly(network, {f"{name}.{key}": value for name, layer in named for key, value in layer.items()})
+    return network
+
+
+def _kind(layer: State) -> str:
+    """One letter: (a)ttention, (r)esidual, a residual layer that goes (d)own or up a level, (o)ther."""
+    if "conv1.weight" not in layer:
+        return "a" if "to_q.weight" in layer else "o"
+    after, before = layer["conv1.weight"].shape[:2]
+    return "d" if after == before and "conv_shortcut.weight" in layer else "r"
 
 
 def save_converted(denoiser: ContinuousDenoiser, file: Path) -> None:

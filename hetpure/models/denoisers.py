@@ -1,6 +1,5 @@
 """Denoisers: networks that predict the noise in an image on the VP schedule, from checkpoints of several formats."""
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hetpure.errors import ConfigError
+from hetpure.config.plugins import FORMS, entry_points, is_target, load
+from hetpure.errors import ConfigError, require
 from hetpure.models.checkpoints import existing_path, one_line, reading
 from hetpure.schedule import Schedule
 
@@ -55,29 +55,20 @@ class Denoiser(nn.Module, ABC):
         sizes = f"{square}x{square}" if square else f"sides that are multiples of {multiple}"
         fits = (height, width) == (square, square) if square else True
         if channels != self.channels or not fits or height % multiple or width % multiple:
-            raise ConfigError(
-                "denoiser",
-                f"takes {self.channels} channels and {sizes}, but the data's images are {channels}x{height}x{width}; "
-                "set data.image_size or choose another denoiser.path",
-            )
+            takes = f"takes {self.channels} channels and {sizes}, but the data's images are {channels}x{height}x{width}"
+            raise ConfigError("denoiser", f"{takes}; set data.image_size or choose another denoiser.path")
         try:
             with torch.no_grad():
                 out = self(torch.zeros(1, *shape), 0)
         except Exception as error:  # a foreign network may raise anything
             raise ConfigError("denoiser", f"cannot predict the noise of one image: {one_line(error, 200)}") from None
         if out.shape != (1, *shape) or not bool(out.isfinite().all()):
-            raise ConfigError(
-                "denoiser", f"predicts {tuple(out.shape)} for one {tuple(shape)} image, or values that are not finite"
-            )
+            predicts = f"predicts {tuple(out.shape)} for one {tuple(shape)} image"
+            raise ConfigError("denoiser", f"{predicts}, or values that are not finite")
 
 
 class DiffusersDenoiser(Denoiser):
-    """diffusers' ``UNet2DModel`` with noise ("epsilon") prediction; of a learned variance only the mean is used.
-
-    Args:
-        unet: the network.
-        schedule: that it was trained on.
-    """
+    """diffusers' ``UNet2DModel`` with noise ("epsilon") prediction; of a learned variance only the mean is used."""
 
     def __init__(self, unet: "UNet2DModel", schedule: Schedule = LINEAR_VP) -> None:
         super().__init__()
@@ -106,13 +97,7 @@ class Conditioning(NamedTuple):
 
 
 class ContinuousDenoiser(Denoiser):
-    """A DDPM++ network that was trained on continuous noise levels, evaluated at those of the schedule's timesteps.
-
-    Args:
-        network: the network.
-        conditioning: how it predicts the noise at each timestep.
-        schedule: of those timesteps.
-    """
+    """A DDPM++ network that was trained on continuous noise levels, evaluated at those of the schedule's timesteps."""
 
     def __init__(self, network: "DDPMpp", conditioning: Sequence[Conditioning], schedule: Schedule = LINEAR_VP) -> None:
         super().__init__()
@@ -131,11 +116,7 @@ class ContinuousDenoiser(Denoiser):
 
 
 class DenoiserWrapper(Denoiser):
-    """Base class of a denoiser around another: the same images, the same schedule.
-
-    Args:
-        denoiser: the denoiser to wrap.
-    """
+    """Base class of a denoiser around another: the same images, the same schedule."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -150,9 +131,6 @@ class Recomputed(DenoiserWrapper):
     Memory of a gradient through many steps is then that of one step plus one image per step. The images are copied to
     shelves, large blocks of their own. Between activations in the heap, they would keep freed memory from being reused
     (measured with 100 steps of a small UNet: 1.3 GB where 60 MB were alive).
-
-    Args:
-        denoiser: the denoiser to wrap.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -207,49 +185,52 @@ def innermost(module: nn.Module) -> list[Denoiser]:
 
 
 class Format(NamedTuple):
-    """A checkpoint format.
+    """A checkpoint format: its loader, and what such a file holds, for messages.
 
-    Attributes:
-        loader: ``module:function``, imported when it is used; takes a path and gives a Denoiser. It raises
-            CheckpointError where the file cannot be read or its weights do not fit; for another network, any exception.
-        content: what such a file holds, for messages.
+    The loader, ``module:function``, is imported when it is used; it takes a path and gives a Denoiser. It raises
+    CheckpointError where the file cannot be read or its weights do not fit; for another network, any exception.
     """
 
     loader: str
     content: str
 
 
+_GUIDED_DIFFUSION = "unconditional guided-diffusion network with --resblock_updown True"
 _SCORE_SDE = "DDPM++ network of score_sde_pytorch: NCSN++, BigGAN blocks, positional embedding, nothing progressive"
+
+GROUP = "hetpure.formats"
+"""Of the entry points by which installed packages offer formats."""
 
 FORMATS = {
     "diffusers": Format("hetpure.models.diffusers_folder:load_diffusers", "diffusers UNet2DModel"),
     "ddpm": Format("hetpure.models.ddpm:load_ddpm", "DDPM network of ermongroup/ddim's layout"),
     "edm": Format("hetpure.models.edm:load_edm", "DDPM++ network (--arch=ddpmpp)"),
-    "guided_diffusion": Format(
-        "hetpure.models.guided_diffusion:load_guided_diffusion",
-        "unconditional guided-diffusion network with --resblock_updown True",
-    ),
+    "guided_diffusion": Format("hetpure.models.guided_diffusion:load_guided_diffusion", _GUIDED_DIFFUSION),
     "score_sde": Format("hetpure.models.score_sde:load_score_sde", _SCORE_SDE),
     "score_sde_matched": Format("hetpure.models.score_sde:load_score_sde_matched", _SCORE_SDE),
 }
 
 
 def build_denoiser(path: str, format: str = "diffusers", source: str | None = None) -> Denoiser:
-    """Loads a denoiser.
+    """Loads a denoiser in one of ``FORMATS``.
 
     Args:
         path: file, folder or hub id of the checkpoint.
-        format: one of ``FORMATS``.
+        format: one of ``FORMATS``; an entry point of the group ``GROUP``; or ``FILE.py:NAME`` or
+            ``package.module:NAME``, a function that takes a path and gives a ``Denoiser``.
         source: where a checkpoint that is a file comes from, for the message where it is missing.
 
     Raises:
         ConfigError: for an unknown format, or where the checkpoint cannot be loaded.
     """
-    if format not in FORMATS:
-        raise ConfigError("denoiser.format", found=format, accepted=", ".join(FORMATS))
-    if source is not None or format != "diffusers":  # else it may be a hub id
-        resolved = str(existing_path(path, "denoiser.path", source))
-    else:
-        resolved = path
-    with reading(path, "denoiser.path", FORMATS[format].content):
-        return pkgutil.resolve_name(FORMATS[format].loader)(resolved)
+    offered = {**{name: Format(target, "checkpoint") for name, target in entry_points(GROUP).items()}, **FORMATS}
+    if format not in offered and not is_target(format):
+        raise ConfigError("denoiser.format", found=format, accepted=f"{', '.join(offered)}, or {FORMS}")
+    loader, content = offered.get(format) or Format(format, "checkpoint")
+    may_be_hub_id = source is None and format == "diffusers"
+    resolved = path if may_be_hub_id else str(existing_path(path, "denoiser.path", source))
+    load_denoiser = load(loader, "denoiser.format")
+    with reading(path, "denoiser.path", content):
+        denoiser = load_denoiser(resolved)
+    require(isinstance(denoiser, Denoiser), "denoiser.format", format, "a function that gives a hetpure.Denoiser")
+    return denoiser

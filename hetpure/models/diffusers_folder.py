@@ -1,75 +1,106 @@
 """diffusers folders, of a UNet2DModel or of a pipeline around one, and the same from the Hugging Face hub."""
 
+import copy
 import inspect
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
+from torch import Tensor
 
 from hetpure.config import resolve_path
 from hetpure.errors import AbsentError
 from hetpure.models.checkpoints import CheckpointError, one_line
-from hetpure.models.denoisers import LINEAR_VP, DiffusersDenoiser
+from hetpure.models.denoisers import LINEAR_VP, Conditioning, DiffusersDenoiser
 from hetpure.schedule import Schedule
 
-SCHEDULE = {
+OURS = {
     "beta_schedule": "linear",
     "beta_start": LINEAR_VP.beta_start,
     "beta_end": LINEAR_VP.beta_end,
     "num_train_timesteps": LINEAR_VP.T,
-}
-"""What a scheduler's config must say: a checkpoint of another schedule would denoise, but wrongly."""
-
-DEFAULTS = {
-    "prediction_type": "epsilon",
     "trained_betas": None,
     "rescale_betas_zero_snr": False,
-    "use_flow_sigmas": False,
+    "prediction_type": "epsilon",
 }
-"""What it may leave out."""
+"""The scheduler's settings of a network that is called as it is, at the timesteps of the linear VP schedule."""
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+OTHER_KINDS = ("LCMScheduler", "TCDScheduler")
+"""Schedulers with ``alphas_cumprod`` whose networks predict something else."""
+
+LARGEST_T = 100_000
+
+
+class MatchedDenoiser(DiffusersDenoiser):
+    """A ``UNet2DModel`` of another schedule or prediction, asked at the noise levels of the linear VP schedule.
+
+    Args:
+        unet: the network F.
+        conditioning: for each timestep, how F predicts the noise; its label may lie between two of F's timesteps.
+    """
+
+    def __init__(self, unet: UNet2DModel, conditioning: Sequence[Conditioning]) -> None:
+        super().__init__(unet)
+        config: Any = unet.config
+        # A learned embedding has entries for whole timesteps alone.
+        whole = config.time_embedding_type == "learned"
+        self.conditioning = [c._replace(label=float(round(c.label))) if whole else c for c in conditioning]
+        self.dtype_of_labels = torch.long if whole else torch.float32
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        scale, label, skip, out = self.conditioning[t]
+        labels = torch.full((len(x),), label, device=x.device, dtype=self.dtype_of_labels)
+        predicted: Tensor = self.unet(x if scale == 1.0 else scale * x, labels, return_dict=False)[0]
+        return (skip * x + out * predicted[:, : self.channels]).contiguous()
 
 
 def load_diffusers(path: str) -> DiffusersDenoiser:
     """Loads a diffusers folder (of a UNet2DModel, or of a pipeline with one in ``unet/``) or a hub id.
 
-    A checkpoint without a scheduler's config says nothing about its schedule; it is taken to be the linear VP one.
+    A network of another variance-preserving schedule, or one that predicts v or x(0), is asked at the matching noise
+    levels (see ``match_levels``), a consistency model likewise. A checkpoint without a scheduler's config says nothing
+    about its schedule; it is taken to be the linear VP one.
 
     Raises:
         AbsentError: where it cannot be found.
-        CheckpointError: where it cannot be read, works on latents, or its scheduler is not the linear VP schedule with
-            noise prediction.
+        CheckpointError: where it cannot be read, works on latents, or has a scheduler of another kind.
     """
     folder = resolve_path(path)
     source = str(folder) if folder.exists() else path
     if not folder.exists():
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
-            raise AbsentError(
-                "denoiser.path", f"{path}: no such folder", accepted="a diffusers folder or a hub id OWNER/NAME"
-            )
+            accepted = "a diffusers folder or a hub id OWNER/NAME"
+            raise AbsentError("denoiser.path", f"{path}: no such folder", accepted=accepted)
         folder = _fetch_configs(path)
     subfolder = "unet" if (folder / "unet" / "config.json").is_file() else None
     if not (folder / (subfolder or "") / "config.json").is_file():
         raise CheckpointError("holds no config.json; accepted: a folder that diffusers saved")
     _check_pipeline(folder)
-    _check_scheduler(folder)
+    conditioning = _conditioning(folder)
     try:
         unet: Any = UNet2DModel.from_pretrained(
             source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
     except Exception as error:  # diffusers and the hub raise dozens of types
         raise CheckpointError(f"cannot be loaded as a diffusers UNet2DModel: {one_line(error)}") from None
-    return DiffusersDenoiser(unet)
+    return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
 
 
 def save_diffusers(unet: UNet2DModel, schedule: Schedule, folder: str | Path) -> None:
     """Writes a network as a diffusers folder, with a config of its schedule."""
-    unet.save_pretrained(folder)
+    # Denoisers keep their weights channels last, and older releases of safetensors refuse to save that.
+    copy.deepcopy(unet).to(memory_format=torch.contiguous_format).save_pretrained(folder)  # pyright: ignore[reportCallIssue]
     DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)
 
 
@@ -90,23 +121,110 @@ def _check_pipeline(folder: Path) -> None:
         raise CheckpointError(f"{file.name} has a {latent.pop()}; accepted: denoisers of images, not of latents")
 
 
-def _check_scheduler(folder: Path) -> None:
-    """Refuses another schedule. What a config leaves out has the default of the scheduler's class, as in diffusers."""
+def match_levels(
+    alphas_cumprod: np.ndarray, prediction: str, levels: Sequence[float] | None = None
+) -> list[Conditioning]:
+    """How a network of another VP schedule predicts the noise at each timestep of the linear VP schedule.
+
+    Two variance-preserving schedules have the same x(t) where their abar agree. So the network is asked at the
+    timestep, interpolated in the logarithm of the signal-to-noise ratio, at which its abar is ours. Levels beyond
+    its own range are asked for at its nearest timestep.
+
+    Args:
+        alphas_cumprod: (T',) float64, the network's abar, falling.
+        prediction: ``epsilon``; ``v_prediction``, v = sqrt(abar) noise - sqrt(1 - abar) x(0) (Salimans & Ho 2022); or
+            ``sample``, x(0).
+        levels: abar of the timesteps; by default the linear VP schedule's.
+    """
+    theirs = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
+    steps = np.arange(len(theirs), dtype=np.float64)
+    result = []
+    for abar in map(LINEAR_VP.alpha_bar, range(LINEAR_VP.T)) if levels is None else levels:
+        label = float(np.interp(-math.log(abar / (1.0 - abar)), -theirs, steps))
+        signal, noise = math.sqrt(abar), math.sqrt(1.0 - abar)
+        skip, out = {
+            "epsilon": (0.0, 1.0),
+            "v_prediction": (noise, signal),
+            "sample": (1.0 / noise, -signal / noise),
+        }[prediction]
+        result.append(Conditioning(1.0, label, skip, out))
+    return result
+
+
+def match_consistency(sigma_data: float, sigma_min: float) -> list[Conditioning]:
+    """How a consistency model F predicts the noise at each timestep of the linear VP schedule (Song et al. 2023).
+
+    Of y = x(t) / sqrt(abar), at noise level sigma = sqrt((1 - abar) / abar), it predicts x(0) as c_skip y + c_out
+    F(y / sqrt(sigma^2 + s^2); 250 ln(sigma)), with c_skip = s^2 / ((sigma - sigma_min)^2 + s^2), c_out = (sigma -
+    sigma_min) s / sqrt(sigma^2 + s^2) and s = ``sigma_data``; the noise is (y - x(0)) / sigma.
+    """
+    result = []
+    for t in range(LINEAR_VP.T):
+        abar = LINEAR_VP.alpha_bar(t)
+        sigma, root = math.sqrt((1.0 - abar) / abar), math.sqrt(abar)
+        spread = math.hypot(sigma, sigma_data)
+        skip = sigma_data**2 / ((sigma - sigma_min) ** 2 + sigma_data**2)
+        out = (sigma - sigma_min) * sigma_data / spread
+        scale, label = 1.0 / (root * spread), 250.0 * math.log(sigma)
+        result.append(Conditioning(scale, label, (1.0 - skip) / (sigma * root), -out / sigma))
+    return result
+
+
+def _conditioning(folder: Path) -> list[Conditioning] | None:
+    """How the network is asked, by its scheduler's config; None for a network that predicts the noise on our schedule.
+
+    What a config leaves out has the default of the scheduler's class, as in diffusers.
+    """
     files = [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        return
+        return None
     given = _read_json(file)
     name = str(given.get("_class_name", "DDPMScheduler"))
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         raise CheckpointError(f"{file.name}: _class_name is {name!r}, which is no scheduler of diffusers")
     settings = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()} | given
-    for key, value in {**SCHEDULE, **DEFAULTS}.items():
-        if key not in settings and key in SCHEDULE:
-            raise CheckpointError(f"{file.name}: {name} has no {key}; accepted: {value!r}")
-        if settings.get(key, value) != value:
-            raise CheckpointError(f"{file.name}: {key} is {settings[key]!r}; accepted: {value!r}")
+    if name == "CMStochasticIterativeScheduler":
+        data, least = (_positive(settings, key, file) for key in ("sigma_data", "sigma_min"))
+        return match_consistency(data, least)
+    if name in OTHER_KINDS or "beta_schedule" not in settings:
+        raise CheckpointError(
+            f"{file.name}: {name} is no variance-preserving schedule of noise, v or sample prediction"
+        )
+    if settings.get("use_flow_sigmas"):
+        raise CheckpointError(f"{file.name}: use_flow_sigmas is {settings['use_flow_sigmas']!r}; accepted: false")
+    if all(settings.get(key, value) == value for key, value in OURS.items()):
+        return None
+    prediction = settings.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        accepted = ", ".join(PREDICTIONS)
+        raise CheckpointError(f"{file.name}: prediction_type is {prediction!r}; accepted: {accepted}")
+    T: Any = settings["num_train_timesteps"]
+    if type(T) is not int or not 1 < T <= LARGEST_T:
+        raise CheckpointError(f"{file.name}: num_train_timesteps is {T!r}; accepted: 2..{LARGEST_T}")
+    return match_levels(_alphas_cumprod(cls, given, file), prediction)
+
+
+def _alphas_cumprod(cls: Any, given: Mapping[str, Any], file: Path) -> np.ndarray:
+    """The abar of a scheduler, as diffusers itself computes them, within (0, 1)."""
+    try:
+        scheduler = cls.from_config(dict(given))
+        abar = scheduler.alphas_cumprod.double().numpy()
+    except Exception as error:  # a config may hold anything
+        raise CheckpointError(f"{file.name}: {cls.__name__} cannot be made: {one_line(error)}") from None
+    # Of a schedule that ends in pure noise, abar is 0 at its last timestep.
+    falls = len(abar) > 1 and np.isfinite(abar).all() and (np.diff(abar) < 0).all()
+    if not falls or abar[-1] < 0.0 or abar[0] >= 1.0:
+        raise CheckpointError(f"{file.name}: alphas_cumprod does not fall from below 1 to at least 0")
+    return np.maximum(abar, 1e-20)
+
+
+def _positive(settings: Mapping[str, Any], key: str, file: Path) -> float:
+    value = settings.get(key)
+    if not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        raise CheckpointError(f"{file.name}: {key} is {value!r}; accepted: a number above 0")
+    return float(value)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -17,20 +17,21 @@ from typing import Any
 
 import torch
 
-from hetpure.models.checkpoints import CheckpointError, State, load_exactly
-from hetpure.models.ddpmpp import DDPMpp, Geometry, load_converted
+from hetpure.models.checkpoints import CheckpointError, State
+from hetpure.models.ddpmpp import from_layers, load_converted
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
 from hetpure.models.inert_pickle import Inert, read_inert
 
-_RESIDUAL = {
+_NAMES = {
     "norm0": "norm1",
     "conv0": "conv1",
     "affine": "time_emb_proj",
     "norm1": "norm2",
     "conv1": "conv2",
     "skip": "conv_shortcut",
+    "norm2": "group_norm",
+    "proj": "to_out.0",
 }
-_ATTENTION = {"norm2": "group_norm", "proj": "to_out.0"}
 
 
 def load_edm(path: str) -> ContinuousDenoiser:
@@ -50,10 +51,8 @@ def load_edm(path: str) -> ContinuousDenoiser:
     outer = content.get("ema") if isinstance(content, dict) else content
     model = outer.children.get("model") if isinstance(outer, Inert) else None
     if not isinstance(outer, Inert) or model is None or model.class_name != "SongUNet":
-        classes = [module.class_name for module in (outer, model) if isinstance(module, Inert)]
-        raise CheckpointError(
-            f"holds {' with '.join(classes) or 'no network'}; accepted: a SongUNet in VPPrecond or EDMPrecond"
-        )
+        found = " with ".join(module.class_name for module in (outer, model) if isinstance(module, Inert))
+        raise CheckpointError(f"holds {found or 'no network'}; accepted: a SongUNet in VPPrecond or EDMPrecond")
     conditioning = precondition(outer.class_name, outer.state)
     state = model.tensors()
     if outer.state.get("label_dim") or any(name.startswith("map_label.") for name in state):
@@ -62,10 +61,8 @@ def load_edm(path: str) -> ContinuousDenoiser:
         name.endswith("resample_filter") and value.shape[-1] != 2 for name, value in state.items()
     ):
         raise CheckpointError("is an NCSN++ network; accepted: DDPM++ (--arch=ddpmpp)")
-    with torch.device("meta"):
-        network = DDPMpp(_geometry(state))
-    load_exactly(network, _to_own_names(state, network))
-    return ContinuousDenoiser(network, conditioning)
+    sizes = [int(size[1]) for name in state if (size := re.match(r"enc\.(\d+)x", name))]
+    return ContinuousDenoiser(from_layers(_layers(state), max(sizes)), conditioning)
 
 
 def precondition(name: str, settings: Mapping[str, Any]) -> list[Conditioning]:
@@ -74,10 +71,6 @@ def precondition(name: str, settings: Mapping[str, Any]) -> list[Conditioning]:
     VPPrecond: D = y - sigma F(x(t); 999 u), u the continuous time of noise level sigma, so the noise is F itself.
     EDMPrecond: D = c_skip y + c_out F(c_in y; ln(sigma) / 4), so it is sigma / (sigma^2 + s^2) y - s /
     sqrt(sigma^2 + s^2) F, with s = ``sigma_data``.
-
-    Args:
-        name: VPPrecond or EDMPrecond.
-        settings: its attributes ``beta_d``, ``beta_min``, ``M`` or ``sigma_data``.
 
     Raises:
         CheckpointError: for another name, or missing attributes.
@@ -112,39 +105,19 @@ def _edm_conditioning(abar: float, settings: Mapping[str, Any]) -> Conditioning:
 _CONDITIONING = {"VPPrecond": _vp_conditioning, "EDMPrecond": _edm_conditioning}
 
 
-def _geometry(state: State) -> Geometry:
-    sizes = sorted({int(size[1]) for name in state if (size := re.match(r"enc\.(\d+)x", name))}, reverse=True)
-    first = state[f"enc.{sizes[0]}x{sizes[0]}_conv.weight"]
-    blocks = len({name.split(".")[1] for name in state if name.startswith(f"enc.{sizes[0]}x{sizes[0]}_block")})
-    return Geometry(
-        image_channels=first.shape[1],
-        image_size=sizes[0],
-        channels=first.shape[0],
-        widths=tuple(state[f"enc.{size}x{size}_block0.conv1.weight"].shape[0] for size in sizes),
-        blocks=blocks,
-        attention=tuple(f"enc.{size}x{size}_block0.qkv.weight" in state for size in sizes),
-    )
-
-
-def _to_own_names(state: State, network: DDPMpp) -> State:
-    """Both networks have their layers in one order; in that project a block and its attention are one module."""
-    modules: dict[str, State] = {}
+def _layers(state: State) -> list[State]:
+    """The weights of each layer by diffusers' names; in that project a block and its attention are one module."""
+    layers: dict[str, State] = {}
     for name, value in state.items():
         # Constants of the resampling (which is averaging and repeating); labels of an augmentation that is not used.
         if name.endswith("resample_filter") or name.startswith("map_augment."):
             continue
-        depth = 2 if name.startswith(("enc.", "dec.")) else 1
-        module, key = ".".join(name.split(".")[:depth]), ".".join(name.split(".")[depth:])
-        if re.match(r"norm2\.|qkv\.|proj\.", key):
-            module += " attention"
-        modules.setdefault(module, {})[key] = value
-    renamed: State = {}
-    for own, module in zip(network.in_order(), modules.values(), strict=False):
-        for key, value in module.items():
-            layer, _, kind = key.rpartition(".")
-            if layer == "qkv":  # channel 3 c + j is channel c of query, key or value
-                renamed |= {f"{own}.to_{letter}.{kind}": value[j::3] for j, letter in enumerate("qkv")}
-                continue
-            names = _ATTENTION if "qkv.weight" in module else _RESIDUAL
-            renamed[f"{own}.{names.get(layer, layer)}.{kind}" if layer else f"{own}.{kind}"] = value
-    return renamed
+        *module, kind = name.split(".")
+        depth = 2 if module[0] in ("enc", "dec") else 1
+        part = ".".join(module[depth:])
+        layer = layers.setdefault(".".join(module[:depth]) + " attention" * (part in ("norm2", "qkv", "proj")), {})
+        if part == "qkv":  # channel 3 c + j is channel c of query, key or value
+            layer |= {f"to_{letter}.{kind}": value[j::3] for j, letter in enumerate("qkv")}
+        else:
+            layer[f"{_NAMES.get(part, part)}.{kind}" if part else kind] = value
+    return list(layers.values())

@@ -42,9 +42,6 @@ _ENDS = {
 def load_guided_diffusion(path: str) -> DiffusersDenoiser:
     """Loads such a state dict; the network's widths, blocks and attention are read off the weights.
 
-    Args:
-        path: the ``.pt`` file.
-
     Raises:
         CheckpointError: see ``Format``.
     """

@@ -24,12 +24,7 @@ _SCALARS = {"f8": np.float64, "f4": np.float32, "i8": np.int64, "i4": np.int32, 
 
 
 class Inert:
-    """An object of a pickle: its class's name and its attributes, without its methods.
-
-    Attributes:
-        class_name: as the file gives it.
-        state: attributes by name.
-    """
+    """An object of a pickle: its class's name and its attributes (``state``), without its methods."""
 
     class_name = ""
 
@@ -104,17 +99,12 @@ def _storage(content: bytes) -> Tensor:
         raise _RefusedError("or damage in the bytes of a tensor") from None
     if not isinstance(loaded, torch.TypedStorage):
         raise TypeError(f"a tensor's storage is a {type(loaded).__name__}")
-    flat = torch.empty(0, dtype=loaded.dtype)
-    return flat.set_(loaded._untyped_storage)  # pyright: ignore[reportArgumentType]
+    return torch.empty(0, dtype=loaded.dtype).set_(loaded._untyped_storage)  # pyright: ignore[reportArgumentType]
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     # as_strided refuses what reaches beyond the storage.
     return storage.as_strided(tuple(size), tuple(stride), offset).clone()
-
-
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
 
 
 class _DType:
@@ -141,7 +131,7 @@ def _bytes(text: str, encoding: str) -> bytes:
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _object,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("dnnlib.util", "EasyDict"): dict,

@@ -1,27 +1,20 @@
 """Networks from anywhere: an importable nn.Module by its name, and its weights from a file."""
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hetpure.config import resolve_path
+from hetpure.config.plugins import load
 from hetpure.errors import ConfigError
 from hetpure.models.checkpoints import as_state, existing_path, load_exactly, one_line, read_file, reading
 
 
 def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A network by the name of its class, trainable.
+    """A network, trainable, by the name of its class or of a function that builds it.
 
-    Args:
-        name: ``package.module:Class``, ``path/to/file.py:Class``, or a function that builds it.
-        arguments: for the constructor.
+    The name is ``package.module:Class`` or ``path/to/file.py:Class``.
 
     Raises:
         ConfigError: where it cannot be imported or built, or is no nn.Module.
@@ -32,21 +25,14 @@ def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     except ConfigError as error:
         raise error.within("arguments") from None
     except Exception as error:  # a user's class may raise anything
-        reason = f"{type(error).__name__}: {one_line(error, 200)}"
-        raise ConfigError("arguments", f"{name} cannot be built from {dict(arguments)}: {reason}") from None
+        raise ConfigError("arguments", f"{name} cannot be built from {dict(arguments)}: {_reason(error)}") from None
     if not isinstance(network, nn.Module):
         raise ConfigError("name", f"{name} gives a {type(network).__name__}", accepted="an nn.Module")
     return network
 
 
 def load_network(name: str, weights: str, arguments: Mapping[str, Any], section: str) -> nn.Module:
-    """A network with its weights, frozen and in evaluation mode.
-
-    Args:
-        name: see ``import_network``.
-        weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``).
-        arguments: for the constructor.
-        section: of the config, for messages.
+    """``import_network``, then ``load_weights``, frozen and in evaluation mode; messages name the config's ``section``.
 
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
@@ -62,14 +48,10 @@ def load_network(name: str, weights: str, arguments: Mapping[str, Any], section:
 
 
 def load_weights(network: nn.Module, path: str) -> None:
-    """Loads a state dict into a network, every name matching.
+    """Loads a ``.safetensors`` or ``torch.save`` file into a network, every name matching; no code in it is run.
 
     What wrappers put before every name is taken off: DataParallel's ``module.``, and the ``model.`` or ``0.`` of a
     network that was saved behind its normalisation. A network with a method ``from_public_layout`` renames the rest.
-
-    Args:
-        network: the network.
-        path: a ``.safetensors`` or ``torch.save`` file; no code in it is run.
 
     Raises:
         ConfigError: about ``weights``, where the file is missing or unreadable, or names or shapes differ.
@@ -89,26 +71,12 @@ def load_weights(network: nn.Module, path: str) -> None:
         load_exactly(network, state)
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, 200)}"
+
+
 def _import_builder(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.rpartition(":")
-    try:
-        if module_name.endswith(".py"):
-            path = resolve_path(module_name)
-            # A name of its own: a user's net.py must not pass for a package called net, or for another folder's net.py.
-            unique = f"hetpure_user_{hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
-            spec = importlib.util.spec_from_file_location(unique, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[unique] = module
-            spec.loader.exec_module(module)
-        else:
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(module_name)
-    except Exception as error:  # a user's file may raise anything
-        reason = f"{type(error).__name__}: {one_line(error, 200)}"
-        raise ConfigError("name", f"{name}: cannot import {module_name}: {reason}") from None
-    builder = getattr(module, attribute, None)
+    builder = load(name)
     if inspect.isfunction(builder) or (isinstance(builder, type) and issubclass(builder, nn.Module)):
         return builder
-    raise ConfigError("name", f"{name}: {module_name} has no nn.Module class or function {attribute}")
+    raise ConfigError("name", f"{name} is no nn.Module class and no function")

@@ -6,11 +6,11 @@ former's feature interface counts on four stages. The blocks, the builder and th
 
 from typing import Any
 
-from timm.models._registry import generate_default_cfgs, register_model
+from timm.models._registry import generate_default_cfgs
 from timm.models.resnet import BasicBlock, downsample_conv
 from torch import Tensor, nn
 
-from hetpure.models.cifar import CifarNetwork, create, default_cfg
+from hetpure.models.cifar import CifarNetwork, default_cfg, register
 
 __all__ = ["CifarResNet"]
 
@@ -55,20 +55,6 @@ _CFG = default_cfg(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 default_cfgs = generate_default_cfgs({"cifar_resnet8": _CFG, "cifar_resnet20": _CFG, "cifar_resnet32": _CFG})
 
-
-@register_model
-def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """One block per stage; 78 k parameters at the default widths."""
-    return create(CifarResNet, "cifar_resnet8", pretrained, **{"depth": 1, **kwargs})
-
-
-@register_model
-def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """Three blocks per stage; 0.27 M parameters at the default widths."""
-    return create(CifarResNet, "cifar_resnet20", pretrained, **{"depth": 3, **kwargs})
-
-
-@register_model
-def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """Five blocks per stage; 0.47 M parameters at the default widths."""
-    return create(CifarResNet, "cifar_resnet32", pretrained, **{"depth": 5, **kwargs})
+register(CifarResNet, "cifar_resnet8", depth=1)  # 78 k parameters at the default widths
+register(CifarResNet, "cifar_resnet20", depth=3)  # 0.27 M
+register(CifarResNet, "cifar_resnet32", depth=5)  # 0.47 M

@@ -37,9 +37,8 @@ def zoo_entry(
         utils: Any = importlib.import_module("robustbench.utils")
         models: Any = importlib.import_module("robustbench.model_zoo").model_dicts
     except ImportError as error:
-        raise AbsentError(
-            "model", f"{model} needs the package robustbench: pip install 'hetpure[robustbench]' ({error})"
-        ) from None
+        needs = f"{model} needs the package robustbench: pip install 'hetpure[robustbench]' ({error})"
+        raise AbsentError("model", needs) from None
     known = {d.value: {t.value: zoo for t, zoo in threats.items()} for d, threats in models.items()}
     for key, value, accepted in (
         ("dataset", dataset, known),

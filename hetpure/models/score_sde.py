@@ -15,15 +15,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from hetpure.models.checkpoints import State, load_exactly, read_file, sampling_weights
-from hetpure.models.ddpmpp import DDPMpp, Geometry, load_converted
+from hetpure.models.checkpoints import State, read_file, sampling_weights
+from hetpure.models.ddpmpp import from_layers, load_converted
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
-
-ATTENTION_SIZE = 16
-"""Side of the feature maps with attention, in that project's CIFAR-10 configs; tells the image size."""
 
 _RESIDUAL = {
     "GroupNorm_0": "norm1",
@@ -39,10 +33,7 @@ _ATTENTION = {"GroupNorm_0": "group_norm", "NIN_0": "to_q", "NIN_1": "to_k", "NI
 def load_score_sde(path: str) -> ContinuousDenoiser:
     """Loads such a checkpoint's moving average (its plain weights where it holds none), timesteps labelled by number.
 
-    Widths, blocks and attention are read off the weights.
-
-    Args:
-        path: the ``.pth`` file, or what ``hetpure convert`` made of it (which keeps its labels).
+    Widths, blocks and attention are read off the weights. What ``hetpure convert`` made of it keeps its labels.
 
     Raises:
         CheckpointError: see ``Format``.
@@ -74,48 +65,16 @@ def _load(path: str, labels: Iterable[float]) -> ContinuousDenoiser:
         if not numbered:
             raise ValueError(f"{name} is unknown")
         modules.setdefault(int(numbered[1]), {})[numbered[2]] = value
-    geometry = _geometry(modules)
-    with torch.device("meta"):
-        network = DDPMpp(geometry)
-    renamed: State = {}
-    for name, (_, module) in zip(network.in_order(), sorted(modules.items()), strict=False):
-        for key, value in module.items():
-            layer, _, kind = key.rpartition(".")
-            names = _ATTENTION if "NIN_3.W" in module else _RESIDUAL
-            kind, value = _nin(kind, value)
-            renamed[f"{name}.{names.get(layer, layer)}.{kind}" if layer else f"{name}.{kind}"] = value
-    load_exactly(network, renamed)
+    network = from_layers([_named(modules[number]) for number in sorted(modules)])
     return ContinuousDenoiser(network, [Conditioning(1.0, label, 0.0, 1.0) for label in labels])
 
 
-def _nin(kind: str, value: Tensor) -> tuple[str, Tensor]:
-    """That project's 1x1 layers as linear ones."""
-    return ("weight", value.T) if kind == "W" else ("bias" if kind == "b" else kind, value)
-
-
-def _geometry(modules: dict[int, State]) -> Geometry:
-    """Reads the sequence of layers: two linear ones, a convolution, then residual, resampling and attention blocks."""
-    ordered = [modules[number] for number in sorted(modules)]
-    kinds, outs = [], []
-    for module in ordered[3:]:
-        if "Conv_1.weight" in module:
-            after, before = module["Conv_0.weight"].shape[:2]
-            kinds.append("resample" if after == before and "Conv_2.weight" in module else "residual")
-            outs.append(after)
-        else:
-            kinds.append("attention" if "NIN_3.W" in module else "other")
-            outs.append(0)
-    levels = 1 + kinds.count("resample") // 2
-    widths, attention, blocks, at = [], [], 0, 0
-    # The way down ends before the middle: residual, attention, residual.
-    while len(widths) < levels:
-        widths.append(outs[at])
-        attention.append(kinds[at + 1] == "attention")
-        end = kinds.index("resample", at) if len(widths) < levels else at + blocks * (1 + attention[-1])
-        blocks = blocks or kinds[at:end].count("residual")
-        at = end + 1
-    if levels < 2 or kinds[-2:] != ["other", "other"]:
-        raise ValueError("an unknown order of layers")
-    channels, image_channels = ordered[2]["weight"].shape[:2]
-    size = ATTENTION_SIZE << attention.index(True) if any(attention) else None
-    return Geometry(image_channels, size, channels, tuple(widths), blocks, tuple(attention))
+def _named(layer: State) -> State:
+    """A layer's weights by diffusers' names, those of its 1x1 layers (NIN) transposed as linear ones have them."""
+    names = _ATTENTION if "NIN_3.W" in layer else _RESIDUAL
+    renamed: State = {}
+    for key, value in layer.items():
+        part, dot, kind = key.rpartition(".")
+        kind = {"W": "weight", "b": "bias"}.get(kind, kind)
+        renamed[f"{names.get(part, part)}{dot}{kind}"] = value.T if key.endswith(".W") else value
+    return renamed

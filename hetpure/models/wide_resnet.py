@@ -12,40 +12,29 @@ Facts: https://github.com/RobustBench/robustbench (``model_zoo/architectures``),
 https://github.com/szagoruyko/wide-residual-networks (``pytorch/resnet.py``).
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from timm.layers.create_act import get_act_layer
-from timm.models._registry import generate_default_cfgs, register_model
+from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
 from hetpure.errors import ConfigError, require
 from hetpure.models.checkpoints import rename
-from hetpure.models.cifar import CifarNetwork, create, default_cfg
+from hetpure.models.cifar import CifarNetwork, default_cfg, register
 
 __all__ = ["WideResNet"]
 
 
 def _activation(name: str) -> nn.Module:
-    layer = get_act_layer(name)
-    if layer is None:
+    if (layer := get_act_layer(name)) is None:
         raise ConfigError("act_layer", found=name, accepted="timm's activations")
     return layer()
 
 
 class Block(nn.Module):
-    """Pre-activation block of two 3x3 convolutions.
-
-    Args:
-        before: channels in.
-        width: channels out.
-        stride: of the first convolution.
-        act_layer: activation, as timm names it.
-        pad_after: pad a strided convolution on the right and below only.
-        drop_rate: dropout between the convolutions.
-    """
+    """Pre-activation block of two 3x3 convolutions, with dropout in between; see ``WideResNet``."""
 
     def __init__(
         self, before: int, width: int, stride: int, act_layer: str, pad_after: bool = False, drop_rate: float = 0.0
@@ -80,7 +69,7 @@ class WideResNet(CifarNetwork):
         width: factor on the groups' 16, 32, 64 channels.
         drop_rate: dropout inside the blocks.
         act_layer: activation, as timm names it.
-        pad_after: DeepMind's padding of strided convolutions.
+        pad_after: DeepMind's padding of strided convolutions, on the right and below only.
         **kwargs: see ``CifarNetwork``.
     """
 
@@ -122,37 +111,29 @@ class WideResNet(CifarNetwork):
 
         Some RobustBench entries hold a ``sub_block1`` that their network does not use; it is left out.
         """
-        renamed = {_own_name(name): value for name, value in state.items()}
+        renamed = {rename(name, _NAMES): value for name, value in state.items()}
         return {name: value for name, value in renamed.items() if not name.startswith("sub_block1.")}
 
 
 _NAMES = [
+    (r"^(module\.)?(model\.)?", ""),
     # RobustBench's WideResNet
-    (r"block(\d)\.layer\.(\d+)\.convShortcut\.", r"layer\1.\2.shortcut."),
-    (r"block(\d)\.layer\.(\d+)\.", r"layer\1.\2."),
-    (r"bn1\.", "bn."),
-    # DeepMind's
-    (r"init_conv\.", "conv1."),
-    (r"batchnorm\.", "bn."),
-    (r"logits\.", "fc."),
-    # szagoruyko's; weights of convolutions have no suffix in it
-    (r"conv0$", "conv1.weight"),
+    (r"^block(\d)\.layer\.(\d+)\.", r"layer\1.\2."),
+    (r"\.convShortcut\.", ".shortcut."),
+    (r"^bn1\.", "bn."),
+    # DeepMind's, its blocks first to szagoruyko's names
+    (r"^init_conv\.", "conv1."),
+    (r"^batchnorm\.", "bn."),
+    (r"^logits\.", "fc."),
+    (r"^layer\.(\d)\.block\.(\d+)\.", r"group\1.block\2."),
+    (r"\.batchnorm_(\d)\.", r".bn\1."),
+    (r"\.conv_(\d)\.", r".conv\1."),
+    # szagoruyko's, which count from 0; weights of convolutions have no suffix
+    (r"^conv0$", "conv1.weight"),
+    (r"^group(\d)\.block(\d+)\.(bn|conv)(\d)", lambda m: f"layer{int(m[1]) + 1}.{m[2]}.{m[3]}{int(m[4]) + 1}"),
+    (r"^group(\d)\.block(\d+)\.(convdim|shortcut)", lambda m: f"layer{int(m[1]) + 1}.{m[2]}.shortcut"),
+    (r"^(layer\d\.\d+\.(conv\d|shortcut))$", r"\1.weight"),
 ]
-
-
-def _own_name(name: str) -> str:
-    for prefix in ("module.", "model."):
-        name = name.removeprefix(prefix)
-    if deepmind := re.fullmatch(r"layer\.(\d)\.block\.(\d+)\.(.*)", name):
-        layer = re.sub(r"^batchnorm_", "bn_", deepmind[3])
-        layer = re.sub(r"^(bn|conv)_(\d)", lambda part: f"{part[1]}{int(part[2]) + 1}", layer)
-        return f"layer{int(deepmind[1]) + 1}.{deepmind[2]}.{layer}"
-    if szagoruyko := re.fullmatch(r"group(\d)\.block(\d+)\.(bn|conv)(\d|dim)(.*)", name):
-        group, block, kind, number, suffix = szagoruyko.groups()
-        layer = "shortcut" if number == "dim" else f"{kind}{int(number) + 1}"
-        return f"layer{int(group) + 1}.{block}.{layer}{suffix or '.weight'}"
-    return rename(name, _NAMES)
-
 
 _CFG = default_cfg(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 _DEEPMIND_CFG = default_cfg(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
@@ -162,26 +143,8 @@ default_cfgs = generate_default_cfgs(
     {"wrn28_10": _CFG, "wrn70_16": _CFG, "dm_wrn28_10": _DEEPMIND_CFG, "dm_wrn70_16": _DEEPMIND_CFG}
 )
 
-
-@register_model
-def wrn28_10(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """RobustBench's ``Standard`` network, and SVHN's; 36.5 M parameters."""
-    return create(WideResNet, "wrn28_10", pretrained, **{"depth": 28, "width": 10, **kwargs})
-
-
-@register_model
-def wrn70_16(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """The same family, deeper and wider; 267 M parameters."""
-    return create(WideResNet, "wrn70_16", pretrained, **{"depth": 70, "width": 16, **kwargs})
-
-
-@register_model
-def dm_wrn28_10(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """DeepMind's 28-10 with SiLU, as RobustBench's Gowal2020, Rebuffi2021, Gowal2021 and Pang2022 entries have it."""
-    return create(WideResNet, "dm_wrn28_10", pretrained, **{"depth": 28, "width": 10, **_DEEPMIND, **kwargs})
-
-
-@register_model
-def dm_wrn70_16(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """DeepMind's 70-16 with SiLU, of the same entries, and DiffPure's standard 70-16 for CIFAR-10."""
-    return create(WideResNet, "dm_wrn70_16", pretrained, **{"depth": 70, "width": 16, **_DEEPMIND, **kwargs})
+register(WideResNet, "wrn28_10", depth=28, width=10)  # RobustBench's Standard, and SVHN's; 36.5 M parameters
+register(WideResNet, "wrn70_16", depth=70, width=16)  # 267 M
+# RobustBench's Gowal2020, Rebuffi2021, Gowal2021 and Pang2022; the larger one also DiffPure's for CIFAR-10
+register(WideResNet, "dm_wrn28_10", depth=28, width=10, **_DEEPMIND)
+register(WideResNet, "dm_wrn70_16", depth=70, width=16, **_DEEPMIND)

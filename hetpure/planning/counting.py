@@ -59,6 +59,8 @@ def count_pieces(
 def _attack_calls(row: Row, image_shape: tuple[int, int, int], broken: bool) -> Calls:
     """What a row's attack asks for on one image, whose predictions are all wrong or all right."""
     assert row.attack is not None and row.gradient is not None
+    if not row.attack.uses_defense:
+        return Calls()
     x, zero, counter = torch.full((1, *image_shape), 0.5), torch.zeros(1, dtype=torch.long), _Counter()
     process = row.gradient.process
     counter.stochastic, counter.margins = process.purifier.stochastic, torch.zeros(process.num_classes)

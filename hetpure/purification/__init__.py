@@ -11,12 +11,6 @@ if TYPE_CHECKING:
     from hetpure.purification.none import NoPurifier
     from hetpure.purification.uniform import UniformPurifier
 
-__all__ = [
-    "AttentionMask",
-    "HeterogeneousPurifier",
-    "NoPurifier",
-    "Purifier",
-    "UniformPurifier",
-]
+__all__ = ["AttentionMask", "HeterogeneousPurifier", "NoPurifier", "Purifier", "UniformPurifier"]
 
 __getattr__, __dir__ = lazy_names(__name__, __file__)

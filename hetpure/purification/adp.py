@@ -24,7 +24,6 @@ class ScorePurifier(Purifier):
     image y on [-1, 1], s(x) = -2 eps / sqrt((1 - abar) / abar).
 
     Args:
-        denoiser: the noise predictor.
         sigma: standard deviation of the noise, for images in [0, 1].
         score_steps: number of steps; two network calls each.
         step_size: lambda.
@@ -52,10 +51,7 @@ class ScorePurifier(Purifier):
         self.step_size, self.stop = step_size, stop
         self.t = round(t * denoiser.schedule.T)
         self.abar = denoiser.schedule.alpha_bar(self.t)
-
-    @property
-    def network_calls(self) -> int:
-        return 2 * self.score_steps
+        self.network_calls = 2 * score_steps
 
     def score(self, x: Tensor) -> Tensor:
         """Gradient of the log density of images (N, C, H, W) in [0, 1] with noise of level t."""

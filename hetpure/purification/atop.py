@@ -28,6 +28,7 @@ class TrainedPurifier(NetworkPurifier):
     """
 
     NETWORK: ClassVar[str] = "a trained purifier: an image with gaps on [-1, 1] and its mask to an image"
+    network_calls = 1
 
     def __init__(self, network: nn.Module, sigma: float = 0.25, missing: float = 0.25, block: int = 32) -> None:
         super().__init__(network)
@@ -35,10 +36,6 @@ class TrainedPurifier(NetworkPurifier):
         require(0.0 <= missing < 1.0, "missing", missing, "0 or more and below 1")
         require(block >= 1, "block", block, "1 or more")
         self.sigma, self.missing, self.block = sigma, missing, block
-
-    @property
-    def network_calls(self) -> int:
-        return 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         given, mask = self._transformed(x, draws)

@@ -20,12 +20,14 @@ class Purifier(KeepsArguments, nn.Module, ABC):
     Attributes:
         stochastic: whether two draws differ; if not, one purification is enough.
         differentiable: whether the gradient is informative; if not, it is zero.
+        network_calls: in one purification.
         PRESETS: named settings of the constructor's arguments.
         ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), if the preset decides it.
     """
 
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+    network_calls: int = 0
     PRESETS: ClassVar[dict[str, dict]] = {}
     ENSEMBLE_MODES: ClassVar[dict[str, str]] = {}
 
@@ -48,13 +50,8 @@ class Purifier(KeepsArguments, nn.Module, ABC):
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """What depends only on the image and not on the draw, computed once for all draws of an image.
 
-        It carries no gradient; whatever needs one belongs in ``purify``.
-
-        Args:
-            x: (B, C, H, W) in [0, 1].
-
-        Returns:
-            Tensors with B rows, passed to ``purify`` after its draws.
+        From x (B, C, H, W) in [0, 1], tensors with B rows, passed to ``purify`` after its draws. They carry no
+        gradient; whatever needs one belongs in ``purify``.
         """
         return ()
 
@@ -71,15 +68,9 @@ class Purifier(KeepsArguments, nn.Module, ABC):
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Intermediate images of the purification of x (N, C, H, W), by heading, for pictures.
 
-        Returns:
-            (N, C, H, W) or (N, 1, H, W) tensors in [0, 1], in the order of events; the last is ``purified``.
+        They are (N, C, H, W) or (N, 1, H, W) in [0, 1], in the order of events; the last is ``purified``.
         """
         return {"purified": self(x, draws)}
-
-    @property
-    def network_calls(self) -> int:
-        """Network calls in one purification."""
-        return 0
 
 
 def is_setting(value: object) -> bool:

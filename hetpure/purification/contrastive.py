@@ -23,17 +23,15 @@ class ContrastivePurifier(SamplingPurifier):
     at x(t) and is itself differentiated, so an attacker's gradient is exact.
 
     Args:
-        denoiser: the noise predictor.
+        denoiser, t, grid_size, eta: see ``SamplingPurifier``.
         classifier: f; applied to (x(t) + 1) / 2, not clamped.
-        t: noise level, fraction of T.
-        grid_size: grid points of the whole range 0..T-1 (``timestep_grid``).
-        eta: 1 for DDPM steps, 0 for DDIM.
         scale: guidance strength. The released 500 multiplies a mean over a batch of 64. Here the loss is one image's,
             and 8 is about the same strength.
         negatives: K.
         patches: patches to shuffle along each side of the image.
         temperature: of the loss.
-        tau_plus, beta: see ``info_nce``.
+        tau_plus: see ``info_nce``.
+        beta: see ``info_nce``.
     """
 
     def __init__(
@@ -62,11 +60,7 @@ class ContrastivePurifier(SamplingPurifier):
         self.temperature, self.tau_plus, self.beta = temperature, tau_plus, beta
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
-        """See ``Purifier``: nothing, but refuses images that cannot be cut into patches.
-
-        Raises:
-            ConfigError: names ``patches``.
-        """
+        """See ``Purifier``: nothing, but a ConfigError for images that cannot be cut into patches."""
         height, width = x.shape[-2:]
         divides = height % self.patches == 0 and width % self.patches == 0
         require(divides, "patches", self.patches, f"a divisor of both sides of the {height}x{width} images")
@@ -121,14 +115,8 @@ def info_nce(
 
     p = exp(cos(anchor, positive) / T), n_k = exp(cos(anchor, negative k) / T),
     G = max((sum n_k^(1 + beta) / mean n_k^beta - tau_plus K p) / (1 - tau_plus), K exp(-1 / T)).
-
-    Args:
-        anchor: (N, D).
-        positive: (N, D).
-        negatives: (N, K, D).
-        temperature: T.
-        tau_plus: share of negatives that are in truth positives; 0 for none.
-        beta: weight of hard negatives; with 0 (and tau_plus 0) G is the plain sum over negatives.
+    Anchor and positive are (N, D), negatives (N, K, D), T is the temperature, tau_plus the share of negatives that are
+    in truth positives, beta the weight of hard negatives: with 0 (and tau_plus 0) G is the plain sum over negatives.
     """
     near = (cosine_similarity(anchor, positive, dim=-1) / temperature).exp()
     far = (cosine_similarity(anchor[:, None], negatives, dim=-1) / temperature).exp()

@@ -44,10 +44,7 @@ class _ContinuousPurifier(Purifier):
         require(steps >= 1, "grid_size", grid_size, f"{math.ceil(1.0 / t)} or more, so that [0, t] holds a step", "t")
         self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.times = [t * (steps - n) / steps for n in range(steps)] + [END]
-
-    @property
-    def network_calls(self) -> int:
-        return len(self.times) - 1
+        self.network_calls = steps
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:
         return {"uniform noise": to_unit(self.start(to_signed(x), draws)), **super().views(x, draws)}
@@ -91,20 +88,18 @@ class DiffPureODE(_ContinuousPurifier):
     """Diffuses to t, then follows dx = -beta(t) / 2 [x + s(x, t)] dt from t to 0: only the first noise is random.
 
     Args:
-        denoiser, t, grid_size: see ``DiffPureSDE``.
+        denoiser: see ``DiffPureSDE``.
+        t: see ``DiffPureSDE``.
+        grid_size: see ``DiffPureSDE``.
         solver: ``euler`` (the released code), or ``heun``: two network calls a step, but one in the last, at whose end
             no noise is left to predict (as in Karras et al. 2022).
     """
 
     def __init__(self, denoiser: Denoiser, t: float = 0.1, grid_size: int = 1000, solver: Solver = "euler") -> None:
         super().__init__(denoiser, t, grid_size)
-        require(solver in ("euler", "heun"), "solver", solver, "euler or heun")
         self.solver = solver
-
-    @property
-    def network_calls(self) -> int:
-        count = super().network_calls
-        return count if self.solver == "euler" else 2 * count - 1
+        if solver == "heun":
+            self.network_calls = 2 * self.network_calls - 1
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         x_t = self.start(to_signed(x), draws)

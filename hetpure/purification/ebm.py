@@ -35,11 +35,8 @@ class EnergyPurifier(NetworkPurifier):
         require(langevin_steps >= 1, "langevin_steps", langevin_steps, "1 or more")
         require(0.0 < step_size < math.inf, "step_size", step_size, "above 0, finite")
         require(0.0 <= noise < math.inf, "noise", noise, "0 or more, finite")
-        self.langevin_steps, self.step_size, self.noise = langevin_steps, step_size, noise
-
-    @property
-    def network_calls(self) -> int:
-        return self.langevin_steps
+        self.langevin_steps = self.network_calls = langevin_steps
+        self.step_size, self.noise = step_size, noise
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         return to_unit(self._chain(to_signed(x), draws, self.langevin_steps))
@@ -54,9 +51,7 @@ class EnergyPurifier(NetworkPurifier):
     def slope(self, x: Tensor, differentiable: bool = False) -> Tensor:
         """Gradient of U at images x (N, C, H, W) on [-1, 1]; a row is all NaN if any of its values is not finite.
 
-        Args:
-            x: the images.
-            differentiable: keep the graph, for second derivatives.
+        ``differentiable`` keeps the graph, for second derivatives.
         """
         with torch.enable_grad():
             x = x if differentiable else x.detach().requires_grad_()

@@ -23,10 +23,9 @@ class FrequencyPurifier(RoundsPurifier):
     phase before it clips, so that its delta is 0.
 
     Args:
-        denoiser: the noise predictor.
+        denoiser, eta: see ``SamplingPurifier``.
         t: each round's noise level, fraction of T; by default those of the released CIFAR-10 script.
         network_calls: each round's network calls; a ``reference`` above 0 doubles them.
-        eta: 0 for DDIM steps, 1 for DDPM.
         amplitude_cut: radius in the centred spectrum, in frequency steps.
         phase_cut: the same for phases.
         delta: largest difference of a phase from the image's, in radians.
@@ -55,10 +54,7 @@ class FrequencyPurifier(RoundsPurifier):
         require(0.0 <= reference < 1.0, "reference", reference, accepted)
         self.amplitude_cut, self.phase_cut, self.delta = amplitude_cut, phase_cut, delta
         self.reference = round(reference * self.schedule.T) - 1  # CLEAN for a reference without noise
-
-    @property
-    def network_calls(self) -> int:
-        return super().network_calls * (1 if self.reference == CLEAN else 2)
+        self.network_calls *= 1 if self.reference == CLEAN else 2
 
     def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
         """See ``SamplingPurifier``: each step starts from the corrected x(0|t), with the predicted noise unchanged."""

@@ -26,8 +26,7 @@ class GuidedPurifier(SamplingPurifier):
     The gradient of D is taken at x(t) and is itself differentiated, so an attacker's gradient is exact.
 
     Args:
-        denoiser: the noise predictor.
-        t: noise level of each round, fraction of T.
+        denoiser, t: see ``SamplingPurifier``.
         rounds: number of rounds; each starts from the result of the last one and is guided by the input itself.
         guide: D.
         scale: guidance strength. The released 60000 multiplies a mean over a batch of 100 images. Here D is a mean over
@@ -52,10 +51,8 @@ class GuidedPurifier(SamplingPurifier):
     ) -> None:
         check_level(denoiser.schedule, t)
         require(rounds >= 1, "rounds", rounds, "1 or more")
-        require(guide in ("mse", "ssim"), "guide", guide, "mse or ssim")
         require(0.0 <= scale < math.inf, "scale", scale, "0 or more, finite")
         require(0.0 < radius < math.inf, "radius", radius, "above 0, finite")
-        require(variance in ("large", "small"), "variance", variance, "large or small")
         super().__init__(denoiser, [timestep_grid(denoiser.schedule, t, grid_size=grid_size)] * rounds, eta=1.0)
         self.guide, self.variance = guide, variance
         self.strength = 3.0 * scale / (2.0 * radius)

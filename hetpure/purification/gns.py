@@ -16,10 +16,8 @@ class GradualNoisePurifier(RoundsPurifier):
     and 5 network calls at t [0.03, 0.05, 0.125] (SVHN: last 0.08, ImageNet: last 0.2).
 
     Args:
-        denoiser: the noise predictor.
-        t: each round's noise level, fraction of T.
-        network_calls: each round's network calls; a divisor of t * T.
-        eta: 1 for DDPM steps, 0 for DDIM.
+        denoiser, eta: see ``SamplingPurifier``.
+        t, network_calls: see ``RoundsPurifier``; those of CIFAR-10 by default.
     """
 
     PRESETS: ClassVar[dict[str, dict]] = {
@@ -31,11 +29,7 @@ class GradualNoisePurifier(RoundsPurifier):
     ENSEMBLE_MODES: ClassVar[dict[str, str]] = dict.fromkeys(PRESETS, "vote")
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        t: list[float] | None = None,
-        network_calls: list[int] | None = None,
-        eta: float = 1.0,
+        self, denoiser: Denoiser, t: list[float] | None = None, network_calls: list[int] | None = None, eta: float = 1.0
     ) -> None:
         default = self.PRESETS["cifar10"]
         t = default["t"] if t is None else t

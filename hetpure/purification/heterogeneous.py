@@ -80,7 +80,7 @@ def algorithm_1(
     """Algorithm 1: a step from t to s, then known and unknown composed at s, then resampling.
 
     Numbers in comments are lines of the printed algorithm, in which s is t - 1. It prints resampling in both stages;
-    the text and the released code have it in stage 1.
+    the text and the released code have it in stage 1. The result is like x0, not clamped.
 
     Args:
         sampler: denoiser, draws and eta; eta 1 is the printed DDPM step.
@@ -91,9 +91,6 @@ def algorithm_1(
         resample: resampling of x(s).
         repeats: RePaint's U: how often each step of stage 1 is taken, with x(s) noised back to t in between.
         callback: called with (timestep, x) after every step.
-
-    Returns:
-        (N, C, H, W), scaled to [-1, 1], not clamped.
     """
     # All pixels start at t_large. Outside the mask that is "known" (eq. 6): the outside does not start at x(t_small),
     # as in eq. (5), but is noised to the current timestep at every step of stage 1.
@@ -154,18 +151,21 @@ class HeterogeneousPurifier(Purifier):
     all: ``released`` (the code behind the published numbers; the defaults) and ``paper`` (the text, read sensibly).
 
     Args:
-        denoiser: the noise predictor.
-        classifier: the classifier whose attention the mask follows.
+        denoiser, grid_size, eta: see ``SamplingPurifier``; Algorithm 1 prints DDPM steps.
         t_large: the paper's t_l, fraction of T: noise inside the mask.
         t_small: the paper's t_s, fraction of T, below t_large: noise outside.
-        grid_size: grid points of the whole range 0..T-1 (500: every second timestep).
-        eta: 0 for DDIM steps, 1 for Algorithm 1's printed DDPM steps.
         end: ``t0`` stops at timestep 0's noise level (released loop), ``clean`` goes on to x(0) (Algorithm 1).
         order: ``paper`` for ``algorithm_1``, ``released`` for ``released_loop``.
         resampling: stage 1's cure for seams: ``single`` (``single_resampling``, one more network call a step),
             ``fused`` (``fused_resampling``), ``repaint`` (RePaint's U-fold loop that ``single`` replaces) or ``none``.
         U: resampling length, in timesteps (``repaint``: number of repetitions).
-        blocks, normalization, p, root, selection, tau, top_fraction: see ``AttentionMask``.
+        blocks: see ``AttentionMask``.
+        normalization: see ``AttentionMask``.
+        p: see ``AttentionMask``.
+        root: see ``AttentionMask``.
+        selection: see ``AttentionMask``.
+        tau: see ``AttentionMask``.
+        top_fraction: see ``AttentionMask``.
     """
 
     PRESETS: ClassVar[dict[str, dict]] = {
@@ -212,42 +212,28 @@ class HeterogeneousPurifier(Purifier):
         check_level(self.schedule, t_small, "t_small")
         require(t_small < t_large, "t_small", t_small, f"below t_large = {t_large}", "t_large")
         check_eta(eta)
-        require(order in ("released", "paper"), "order", order, "released or paper")
-        resamplings: dict[str, Resample] = {
-            "none": no_resampling,
-            "single": functools.partial(single_resampling, U=U),
-            "fused": functools.partial(fused_resampling, U=U),
-            "repaint": no_resampling,
-        }
-        require(resampling in resamplings, "resampling", resampling, "none, single, fused or repaint")
         grid = self.timesteps = released_grid(self.schedule, t_large, grid_size, end, "t_large")
         self.t_small = t_small * T
         require(U >= 1 and grid[0] + U < T, "U", U, f"1 or more, with t_large * T + U below T = {T}", "t_large")
         # Algorithm 1 asks where a step starts, the released code where it ends.
-        self.stage_1_steps = sum(t >= self.t_small for t in (grid[:-1] if order == "paper" else grid[1:]))
+        stage_1_steps = sum(t >= self.t_small for t in (grid[:-1] if order == "paper" else grid[1:]))
         levels = f"t_small = {t_small} and t_large = {t_large}"
         accepted = f"one that has a grid point between {levels}: without stage 1 the mask has no effect"
-        require(self.stage_1_steps > 0, "grid_size", grid_size, accepted, "t_large", "t_small")
-        self.calls_per_step = {"single": 2, "repaint": U}.get(resampling, 1)
-        self.loop = functools.partial(
-            algorithm_1 if order == "paper" else released_loop,
-            grid=grid,
-            t_small=self.t_small,
-            resample=resamplings[resampling],
-            repeats=U if resampling == "repaint" else 1,
-        )
+        require(stage_1_steps > 0, "grid_size", grid_size, accepted, "t_large", "t_small")
+        more_calls = {"single": 1, "repaint": U - 1}.get(resampling, 0)  # in each step of stage 1
+        self.network_calls = len(grid) - 1 + stage_1_steps * more_calls
+        single, fused = functools.partial(single_resampling, U=U), functools.partial(fused_resampling, U=U)
+        resamplings: dict[str, Resample] = {"single": single, "fused": fused}
+        self.resample = resamplings.get(resampling, no_resampling)
+        self.loop = algorithm_1 if order == "paper" else released_loop
+        self.repeats = U if resampling == "repaint" else 1
         self.mask = AttentionMask(classifier, blocks, normalization, p, root, selection, tau, top_fraction)
-
-    @property
-    def network_calls(self) -> int:
-        return len(self.timesteps) - 1 + self.stage_1_steps * (self.calls_per_step - 1)
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """See ``Purifier``: the attention mask M (B, 1, H, W), the same for every draw."""
         return (self.mask(x),)
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``; prepared is the mask."""
         (mask,) = prepared
         return to_unit(self.denoise(to_signed(x), mask, draws))
 
@@ -261,33 +247,24 @@ class HeterogeneousPurifier(Purifier):
 
     def denoise(self, x0: Tensor, mask: Tensor, draws: Draws, callback: Callback | None = None) -> Tensor:
         """Noises and denoises images; see ``algorithm_1``."""
-        return self.loop(Sampler(self.denoiser, draws, self.eta), x0, mask, callback=callback)
+        sampler = Sampler(self.denoiser, draws, self.eta)
+        return self.loop(sampler, x0, mask, self.timesteps, self.t_small, self.resample, self.repeats, callback)
 
 
 class MaskAwarePurifier(Purifier):
     """A heterogeneous purifier whose mask has a gradient, for attacks that move the mask.
 
     The defense's mask is an indicator without a gradient: the exact gradient of the defense treats it as a constant,
-    although the attack moves it. Here the mask is relaxed (``AttentionMask.relaxed``), so the gradient also goes
-    through the classifier's attention. It is an attack process, not a defense.
-
-    Args:
-        purifier: the purifier under attack.
-        temperature: width of the sigmoid, in units of the attention map.
-        forward: ``soft`` purifies with the relaxed mask, ``hard`` with the defense's.
+    although the attack moves it. Here the mask is relaxed (``AttentionMask.relaxed`` with the temperature and forward),
+    so the gradient also goes through the classifier's attention. It is an attack process, not a defense.
     """
 
     def __init__(self, purifier: HeterogeneousPurifier, temperature: float, forward: Relaxation) -> None:
         super().__init__()
         require(0.0 < temperature < float("inf"), "temperature", temperature, "above 0, finite")
-        require(forward in ("soft", "hard"), "forward", forward, "soft or hard")
-        self.purifier, self.temperature = purifier, temperature
+        self.purifier, self.temperature, self.network_calls = purifier, temperature, purifier.network_calls
         self.relaxation: Relaxation = forward
 
-    @property
-    def network_calls(self) -> int:
-        return self.purifier.network_calls
-
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
-        """See ``Purifier``. The mask carries a gradient, so it is computed here and not in ``prepare``."""
+        # The mask carries a gradient, so it is computed here and not in ``prepare``.
         return self.purifier.purify(x, draws, self.purifier.mask.relaxed(x, self.temperature, self.relaxation))

@@ -20,12 +20,10 @@ class LowRankIterativePurifier(RoundsPurifier):
     neighbours. H and W get ``share`` of their ranks, the channels keep theirs.
 
     Args:
-        denoiser: the noise predictor.
-        t: noise level of each loop, fraction of T.
+        denoiser, t, eta: see ``SamplingPurifier``.
         loops: L. The default t and loops add up to the 0.1 at which DiffPure noises CIFAR-10 once; the paper's own
             settings were not available.
         network_calls: each loop's network calls; a divisor of t * T.
-        eta: 1 for DDPM steps, 0 for DDIM.
         share: share of the ranks of H and W that are kept; 1 leaves the image as it is.
         sweeps: sweeps of higher-order orthogonal iteration after the truncated higher-order SVD.
     """
@@ -47,7 +45,6 @@ class LowRankIterativePurifier(RoundsPurifier):
         self.share, self.sweeps = share, sweeps
 
     def after_rounds(self, image: Tensor, draws: Draws) -> list[Tensor]:
-        """See ``SamplingPurifier``: starts from the low-rank image."""
         return super().after_rounds(self.low_rank(image), draws)
 
     def views(self, x: Tensor, draws: Draws) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hetpure.arguments import KeepsArguments
 from hetpure.errors import require
 from hetpure.models.activations import Block, block_activations, check_blocks, default_blocks
 from hetpure.models.classifiers import Classifier
@@ -21,15 +22,9 @@ Relaxation = Literal["soft", "hard"]
 
 
 def activation_strength(activation: Tensor, p: int, root: bool) -> Tensor:
-    """G_m of eq. (2): sum over channels of abs(A)^p, with or without the p-th root.
+    """G_m of eq. (2), (B, 1, H_m, W_m): the sum over channels of abs(A)^p for A_m (B, C_m, H_m, W_m).
 
-    Args:
-        activation: A_m, (B, C_m, H_m, W_m).
-        p: the exponent.
-        root: whether to take the p-th root, as in eq. (2); the released code does not.
-
-    Returns:
-        (B, 1, H_m, W_m), non-negative.
+    With the p-th root, as in eq. (2), or without, as in the released code.
     """
     strength = activation.abs().pow(p).sum(dim=1, keepdim=True)
     return strength.pow(1.0 / p) if root else strength
@@ -53,26 +48,12 @@ def attention_map(
 ) -> Tensor:
     """Maximum over blocks of the attention maps AM_m of eq. (3).
 
-    The union of thresholded maps (eq. 4) is the thresholded maximum, so one map serves both selections.
-
-    Args:
-        activations: A_m of each block, (B, C_m, H_m, W_m).
-        size: (H, W) of the image; G_m is interpolated to it bilinearly, before phi.
-        p: see ``activation_strength``.
-        root: see ``activation_strength``.
-        normalization: see ``normalize_map``.
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
+    The union of thresholded maps (eq. 4) is the thresholded maximum, so one map, (B, 1, H, W) in [0, 1], serves both
+    selections. Each block's G_m is interpolated to the image's size (H, W) bilinearly, before phi.
     """
-    maps = [
-        normalize_map(
-            functional.interpolate(activation_strength(a, p, root), size, mode="bilinear", align_corners=False),
-            normalization,
-        )
-        for a in activations
-    ]
-    return torch.stack(maps).amax(dim=0)
+    strengths = [activation_strength(activation, p, root) for activation in activations]
+    maps = [functional.interpolate(strength, size, mode="bilinear", align_corners=False) for strength in strengths]
+    return torch.stack([normalize_map(each, normalization) for each in maps]).amax(dim=0)
 
 
 def select_threshold(attention: Tensor, tau: float) -> Tensor:
@@ -92,16 +73,12 @@ def top_fraction_threshold(attention: Tensor, fraction: float) -> Tensor:
     flat = attention.flatten(1)
     count = int(flat.shape[1] * fraction)
     edge = flat.topk(min(count + 1, flat.shape[1]), dim=1).values
-    if count == 0:
-        threshold = torch.full_like(edge[:, 0], float("inf"))
-    elif count == flat.shape[1]:
-        threshold = torch.full_like(edge[:, 0], float("-inf"))
-    else:
-        threshold = (edge[:, count - 1] + edge[:, count]) / 2.0
-    return threshold.view(-1, 1, 1, 1)
+    weakest = edge[:, count - 1] if count > 0 else torch.full_like(edge[:, 0], float("inf"))
+    strongest = edge[:, count] if count < flat.shape[1] else torch.full_like(edge[:, 0], float("-inf"))
+    return ((weakest + strongest) / 2.0).view(-1, 1, 1, 1)
 
 
-class AttentionMask(nn.Module):
+class AttentionMask(KeepsArguments, nn.Module):
     """Algorithm 2 for one classifier.
 
     Args:
@@ -130,14 +107,11 @@ class AttentionMask(nn.Module):
         require(p >= 1, "p", p, "1 or more")
         require(0.0 <= tau <= 1.0, "tau", tau, "0 to 1")
         require(0.0 < top_fraction <= 1.0, "top_fraction", top_fraction, "above 0, at most 1")
-        require(normalization in ("minmax", "softmax"), "normalization", normalization, "minmax or softmax")
-        require(selection in ("threshold", "top_fraction"), "selection", selection, "threshold or top_fraction")
         self.classifier = classifier
         self.blocks = default_blocks(classifier) if blocks is None else list(blocks)
         check_blocks(classifier, self.blocks)
         self.normalization: Normalization = normalization
-        self.p, self.root = p, root
-        self.selection = selection
+        self.p, self.root, self.selection = p, root, selection
         self.tau, self.top_fraction = tau, top_fraction
 
     def attention(self, x: Tensor, blocks: Sequence[Block] | None = None) -> Tensor:
@@ -164,15 +138,10 @@ class AttentionMask(nn.Module):
             return self.select(self.attention(x))
 
     def relaxed(self, x: Tensor, temperature: float, forward: Relaxation) -> Tensor:
-        """The mask with a gradient, for attacks that move it: sigmoid((attention - threshold) / temperature).
+        """The mask with a gradient, (B, 1, H, W) in [0, 1]: sigmoid((attention - threshold) / temperature).
 
-        Args:
-            x: images (B, C, H, W) in [0, 1].
-            temperature: above 0, in units of the attention map; as it goes to 0 the sigmoid becomes the indicator.
-            forward: ``soft`` returns the sigmoid, ``hard`` the indicator with the sigmoid's gradient.
-
-        Returns:
-            (B, 1, H, W) in [0, 1].
+        For attacks that move it. As the temperature (above 0, in units of the attention map) goes to 0, the sigmoid
+        becomes the indicator. ``soft`` is the sigmoid, ``hard`` the indicator with the sigmoid's gradient.
         """
         attention = self.attention(x)
         if self.selection == "threshold":

@@ -25,11 +25,9 @@ class MimicPurifier(SamplingPurifier):
     the sign is u / sqrt(u^2 + softness^2), the derivative of a smoothed distance.
 
     Args:
-        denoiser: the noise predictor.
+        denoiser, grid_size, eta: see ``SamplingPurifier``.
         t: where generation starts, fraction of T in (0, 1]: from the input with that much noise; 1, as released: from
             noise alone.
-        grid_size: grid points of the whole range 0..T-1 (``timestep_grid``).
-        eta: 1 for DDPM steps, 0 for DDIM.
         short_range: strength of the guidance by the image itself. The released 3000 multiplies a mean over a batch of
             16 images. Here the distance is one image's, and 187.5 is the same strength.
         long_range: strength of the guidance by the enlarged image.
@@ -60,7 +58,6 @@ class MimicPurifier(SamplingPurifier):
         for name, value in (("short_range", short_range), ("long_range", long_range), ("softness", softness)):
             require(0.0 <= value < math.inf, name, value, "0 or more, finite")
         require(factor >= 1, "factor", factor, "1 or more")
-        require(upsampling in ("nearest", "bilinear"), "upsampling", upsampling, "nearest or bilinear")
         require(0.0 <= low < high, "low", low, f"0 or more and below high = {high}", "high")
         self.from_noise = t == 1.0
         self.short_range, self.long_range = short_range, long_range

@@ -13,12 +13,8 @@ from hetpure.purification.base import Purifier
 class NetworkPurifier(Purifier, ABC):
     """A purifier with a network that is no denoiser; the user supplies its class and weights.
 
-    Args:
-        network: frozen, in evaluation mode; each subclass says what it takes and returns. Rows of a batch must not
-            affect each other in it.
-
-    Attributes:
-        NETWORK: the network in a few words, for the message if it is missing.
+    It is frozen, in evaluation mode; rows of a batch must not affect each other in it. Each subclass says what it takes
+    and returns, and in ``NETWORK`` in a few words what it is, for the message if it is missing.
     """
 
     NETWORK: ClassVar[str]

@@ -1,5 +1,6 @@
 """PixelDefend (Song et al. 2018): the likeliest values within eps, under a PixelCNN that the user supplies."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -38,12 +39,7 @@ class PixelDefendPurifier(NetworkPurifier):
         require(whole, "eps", eps, "a whole number of 1/255, from 0 to 1")
         sizes = len(shape) == 3 and min(shape) >= 1
         require(sizes, "shape", shape, "three numbers of 1 or more: channels, height, width")
-        self.reach, self.shape = round(255 * eps), tuple(shape)
-
-    @property
-    def network_calls(self) -> int:
-        channels, height, width = self.shape
-        return channels * height * width
+        self.reach, self.shape, self.network_calls = round(255 * eps), tuple(shape), math.prod(shape)
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         given = (255.0 * x).round()

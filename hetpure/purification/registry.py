@@ -42,13 +42,15 @@ PURIFIERS: Registry[Purifier] = Registry(
         "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
         "ebm": "hetpure.purification.ebm:EnergyPurifier",
         "atop": "hetpure.purification.atop:TrainedPurifier",
-    }
+    },
+    base="hetpure.purification.base:Purifier",
+    group="hetpure.purifiers",
 )
 
 DEFAULT = "heterogeneous"
 """The purifier of a section without a name."""
 
-_NETWORKS = ("denoiser", "classifier", "network")
+NETWORKS = ("denoiser", "classifier", "network")
 """Constructor arguments that the program supplies."""
 
 
@@ -66,32 +68,28 @@ def check_purifier_keys(settings: Mapping[str, Any], where: str = "purifier") ->
     """Refuses an unknown purifier or key, and imports no purifier."""
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
-    check_keys(settings, PURIFIERS.targets[name], where, ("name", "preset"), ("denoiser", "classifier"))
+    check_keys(settings, PURIFIERS.target(name), where, ("name", "preset"), ("denoiser", "classifier"))
 
 
 def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> dict[str, Any]:
     """Checks a purifier's config section and fills in its preset's and its constructor's defaults.
 
-    Args:
-        settings: ``name``, optionally ``preset``, and constructor arguments; ``network``, a ``NetworkConfig``, where
-            the purifier has a network of its own.
-        where: the section's name, for messages.
-
-    Raises:
-        ConfigError: for an unknown purifier, preset or key, or a wrong type.
+    Its keys are ``name``, ``preset``, the constructor's arguments and, where the purifier has a network of its own,
+    ``network``, a ``NetworkConfig``. Raises ConfigError for an unknown purifier, preset or key, or a wrong type.
     """
     name = PURIFIERS.check_name(settings.get("name", DEFAULT), where)
     refuse_renamed(name, settings, where)
-    cls = PURIFIERS[name]
+    with errors_within(where):
+        cls = PURIFIERS[name]
     extra: dict[str, Any] = {"name": (str, name)}
     preset = settings.get("preset", next(iter(cls.PRESETS), None))
     if preset is not None and (not isinstance(preset, str) or preset not in cls.PRESETS):
         raise ConfigError(f"{where}.preset", found=preset, accepted=", ".join(cls.PRESETS) or f"none: {name} has none")
     if cls.PRESETS:
         extra["preset"] = (str, preset)
-    if _has_network(cls):
+    if "network" in _parameters(cls):
         extra["network"] = (NetworkConfig, NetworkConfig())
-    schema = signature_schema(cls, supplied=_NETWORKS, **extra)
+    schema = signature_schema(cls, supplied=NETWORKS, **extra)
     completed = to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
     if "network" in completed:
         completed["network"] = completed.pop("network")  # comes last in the saved config
@@ -120,24 +118,17 @@ def needs_denoiser(settings: Mapping[str, Any]) -> bool:
 
 
 def check_network(settings: Mapping[str, Any], where: str = "purifier") -> None:
-    """Looks for the own network of a purifier that has one, from completed settings.
-
-    Raises:
-        AbsentError: where it is not named, has no weights, or they are not there.
-    """
+    """AbsentError where completed settings do not name a purifier's own network, or its weights are not there."""
     from hetpure.models.checkpoints import existing_path
 
-    cls = PURIFIERS[settings["name"]]
-    if not _has_network(cls):
+    if (network := settings.get("network")) is None:
         return
-    network, key = settings["network"], f"{where}.network"
+    key, needed = f"{where}.network", getattr(PURIFIERS[settings["name"]], "NETWORK", "a network")
+    source = f"; it comes from {network['source']}" if network["source"] else ""
     for name in ("name", "weights"):
         if network[name] is None:
-            source = f"; it comes from {network['source']}" if network["source"] else ""
-            needed = getattr(cls, "NETWORK", "a network")
-            raise AbsentError(
-                f"{key}.{name}", f"is missing, and the {settings['name']} purifier needs {needed}{source}"
-            )
+            problem = f"is missing, and the {settings['name']} purifier needs {needed}{source}"
+            raise AbsentError(f"{key}.{name}", problem)
     existing_path(network["weights"], f"{key}.weights", network["source"])
 
 
@@ -150,8 +141,7 @@ def build_purifier(
 ) -> Purifier:
     """Builds a purifier from completed settings; its own network, if it has one, is loaded where it is not given.
 
-    Raises:
-        ConfigError: for values that the purifier rejects, or a denoiser that it needs and is not there.
+    Raises ConfigError for values that the purifier rejects, or a denoiser that it needs and is not there.
     """
     from hetpure.models.networks import load_network
 
@@ -159,17 +149,13 @@ def build_purifier(
     parameters = _parameters(cls)
     if "denoiser" in parameters and denoiser is None:
         raise ConfigError("denoiser.path", f"is missing, and the {settings['name']} purifier needs a denoiser")
-    supplied: dict[str, Any] = {"denoiser": denoiser, "classifier": classifier}
-    supplied = {name: given for name, given in supplied.items() if name in parameters}
-    if _has_network(cls):
-        if network is None:
-            check_network(settings, where)
-            own = settings["network"]
-            network = load_network(own["name"], own["weights"], own["arguments"], f"{where}.network")
-        supplied["network"] = network
-    arguments = {key: value for key, value in settings.items() if key not in ("name", "preset", "network")}
+    if "network" in parameters and network is None:
+        check_network(settings, where)
+        own = settings["network"]
+        network = load_network(own["name"], own["weights"], own["arguments"], f"{where}.network")
+    given = {**settings, "denoiser": denoiser, "classifier": classifier, "network": network}
     with errors_within(where):
-        return cls(**supplied, **arguments)
+        return cls(**{name: value for name, value in given.items() if name in parameters})
 
 
 def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
@@ -182,8 +168,8 @@ def check_values(settings: Mapping[str, Any], where: str = "purifier") -> None:
         build_purifier(settings, absent, absent, where, absent)
 
 
-class _NetworkUsedError(Exception):
-    """A constructor used a network that is not there: it has accepted its values before."""
+class _NetworkUsedError(BaseException):
+    """A constructor used a network that is not there: it has accepted its values before. No constructor catches it."""
 
 
 class _AbsentNetwork:
@@ -191,11 +177,6 @@ class _AbsentNetwork:
 
     def __getattr__(self, name: str) -> Any:
         raise _NetworkUsedError(name)
-
-
-def _has_network(cls: type[Purifier]) -> bool:
-    """Whether a purifier is built around a network of its own."""
-    return "network" in _parameters(cls)
 
 
 def _parameters(cls: type[Purifier]) -> Mapping[str, inspect.Parameter]:

@@ -48,17 +48,9 @@ def timestep_grid(
     * ``shift`` 0: x(t) is at timestep t * T, one step noisier, and the grid ends at timestep 0, whose image still has a
       little noise. Used by uniform and heterogeneous, as in the heterogeneous paper's code.
 
-    Args:
-        schedule: the denoiser's schedule.
-        t: noise level, fraction of T.
-        grid_size: points that a grid of the whole range 0..T-1 would have; the stride is T / grid_size, and n is
-            rounded down to a multiple of it.
-        network_calls: steps of this grid, instead of ``grid_size``; the stride is n / network_calls.
-        shift: see above.
-        name: the argument that t is, for messages.
-
-    Raises:
-        ConfigError: if the stride is not a whole number, or n is below one stride.
+    The stride is T / ``grid_size``, with n rounded down to a multiple of it, or n / ``network_calls``: points of a grid
+    of the whole range 0..T-1, or steps of this grid. ConfigError, with ``name`` for t, if the stride is not a whole
+    number, or n is below one stride.
     """
     n = round(t * schedule.T)
     require(n >= 1, name, t, f"{1 / schedule.T:g} or more: at least one of the schedule's {schedule.T} timesteps")
@@ -78,13 +70,7 @@ def timestep_grid(
 
 @dataclass(frozen=True)
 class Sampler:
-    """Steps along a denoiser's schedule, with keyed noise.
-
-    Args:
-        denoiser: the noise predictor.
-        draws: keys of the N rows.
-        eta: 0 for DDIM steps, 1 for DDPM.
-    """
+    """Steps along a denoiser's schedule with the keyed noise of N rows; eta is 0 for DDIM steps, 1 for DDPM."""
 
     denoiser: Denoiser
     draws: Draws
@@ -92,7 +78,6 @@ class Sampler:
 
     @property
     def schedule(self) -> Schedule:
-        """The denoiser's schedule."""
         return self.denoiser.schedule
 
     def in_round(self, number: int) -> "Sampler":
@@ -129,23 +114,26 @@ class Sampler:
 class SamplingPurifier(Purifier):
     """Rounds of diffusing to a noise level and sampling back, each from the result of the round before.
 
+    Subclasses have these arguments in common:
+
     Args:
         denoiser: the noise predictor.
-        grids: each round's timesteps, descending.
+        t: noise level, fraction of T in (0, 1).
+        grid_size: grid points of the whole range 0..T-1 (``timestep_grid``).
         eta: 0 for DDIM steps, 1 for DDPM.
+
+    Attributes:
+        NOISE_VIEW: heading of the first round's noisy image in ``views``.
+        grids: each round's timesteps, descending.
     """
 
     NOISE_VIEW: ClassVar[str] = "first noise"
-    """Heading of the first round's noisy image in ``views``."""
 
     def __init__(self, denoiser: Denoiser, grids: Sequence[list[int]], eta: float) -> None:
         super().__init__()
         check_eta(eta)
         self.denoiser, self.schedule, self.grids, self.eta = denoiser, denoiser.schedule, list(grids), eta
-
-    @property
-    def network_calls(self) -> int:
-        return sum(len(grid) - 1 for grid in self.grids)
+        self.network_calls = sum(len(grid) - 1 for grid in grids)
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         return to_unit(self.after_rounds(to_signed(x), draws)[-1])
@@ -171,23 +159,14 @@ class SamplingPurifier(Purifier):
     def make_step(self, image: Tensor, x0: Tensor, sampler: Sampler) -> Step:
         """The step of a round; guided purifiers override it to correct the predicted noise, x(0|t) or the result.
 
-        Args:
-            image: the image that is purified, (N, C, H, W), scaled to [-1, 1].
-            x0: the round's start, like image.
-            sampler: unguided steps, with the round's keys.
+        The image that is purified and the round's start x0 are (N, C, H, W), scaled to [-1, 1]. The sampler takes
+        unguided steps, with the round's keys.
         """
         return sampler.step
 
 
 class RoundsPurifier(SamplingPurifier):
-    """Rounds that each have a noise level and a number of network calls.
-
-    Args:
-        denoiser: the noise predictor.
-        t: each round's noise level, fraction of T.
-        network_calls: each round's network calls; a divisor of t * T.
-        eta: 0 for DDIM steps, 1 for DDPM.
-    """
+    """Rounds that each have a noise level t and a number of network calls, a divisor of t * T."""
 
     def __init__(self, denoiser: Denoiser, t: Sequence[float], network_calls: Sequence[int], eta: float) -> None:
         require(len(t) > 0, "t", list(t), "a noise level for each round")

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from hetpure.errors import require
 from hetpure.models.denoisers import Denoiser
 from hetpure.purification.sampling import SamplingPurifier, check_level, timestep_grid
 from hetpure.schedule import CLEAN, Schedule
@@ -11,12 +10,7 @@ End = Literal["t0", "clean"]
 
 
 def released_grid(schedule: Schedule, t: float, grid_size: int, end: End, name: str = "t") -> list[int]:
-    """The released code's timesteps: from t * T down to 0 (``t0``), or one step further to x(0) (``clean``).
-
-    Raises:
-        ConfigError: see ``timestep_grid``; or for another ``end``.
-    """
-    require(end in ("t0", "clean"), "end", end, "t0 or clean")
+    """The released code's timesteps: from t * T down to 0 (``t0``), or one step further to x(0) (``clean``)."""
     grid = timestep_grid(schedule, t, grid_size=grid_size, shift=0, name=name)
     return [*grid, CLEAN] if end == "clean" else grid
 
@@ -25,10 +19,7 @@ class UniformPurifier(SamplingPurifier):
     """Diffuses to t, then denoises along the grid.
 
     Args:
-        denoiser: the noise predictor.
-        t: noise level, fraction of T in (0, 1).
-        grid_size: grid points of the whole range 0..T-1 (``timestep_grid``).
-        eta: 0 for DDIM steps, 1 for DDPM steps.
+        denoiser, t, grid_size, eta: see ``SamplingPurifier``.
         end: ``t0`` stops at timestep 0's noise level as the released code does, ``clean`` takes one more step to x(0).
     """
 

@@ -13,6 +13,8 @@ from hetpure.runs.read import read_results, read_settings
 FREE = (*ALWAYS_FREE, "seed", "pictures", "threads", "data.batch_size", "data.root", "honesty.images")
 """Keys in which the runs may differ."""
 
+SIDES = ("standard", "robust")
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -27,10 +29,7 @@ class Spread:
 
 
 def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread | None]]:
-    """``standard`` and ``robust`` of each (method, protocol) over finished runs.
-
-    Args:
-        folders: run folders that differ only in their seed.
+    """``standard`` and ``robust`` of each (method, protocol) over finished runs that differ only in their seed.
 
     Raises:
         ConfigError: for fewer than two runs, an unfinished run, or runs that are not of one experiment.
@@ -43,21 +42,16 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
         if (other := seeds.setdefault(config["seed"], folder)) is not folder:
             raise ConfigError(str(folder), f"has the seed {config['seed']}, as {other} has")
         if changes := differences(first, config, FREE):
-            problem = f"is not the same experiment as {folders[0]} ({'; '.join(changes[:4])})"
-            raise ConfigError(str(folder), problem)
+            raise ConfigError(str(folder), f"is not the same experiment as {folders[0]} ({'; '.join(changes[:4])})")
         rows = read_results(folder).rows
         for row in rows:
             if row.images + row.failed < row.total:
-                problem = f"is not finished: {row.method} has {row.images} of {row.total} images"
-                raise ConfigError(str(folder), problem)
-        sides = [{"standard": row.standard.value, "robust": row.robust.value} for row in rows]
-        accuracies.append({(row.method, row.protocol): side for row, side in zip(rows, sides, strict=True)})
+                raise ConfigError(str(folder), f"is not finished: {row.method} has {row.images} of {row.total} images")
+        sides = [{side: getattr(row, side).value for side in SIDES} for row in rows]
+        accuracies.append({(row.method, row.protocol): values for row, values in zip(rows, sides, strict=True)})
         if list(accuracies[-1]) != list(accuracies[0]):
             raise ConfigError(str(folder), f"its table has other methods or protocols than that of {folders[0]}")
-    return {
-        name: {side: _spread([run[name][side] for run in accuracies]) for side in ("standard", "robust")}
-        for name in accuracies[0]
-    }
+    return {name: {side: _spread([run[name][side] for run in accuracies]) for side in SIDES} for name in accuracies[0]}
 
 
 def markdown(spreads: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:

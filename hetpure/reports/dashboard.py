@@ -43,9 +43,7 @@ class Dashboard:
     """
 
     def __init__(self, config: dict[str, Any], output: Path, say: Callable[[str], None] = print) -> None:
-        settings = config["wandb"]
-        self.say = say
-        self.single = len(config["rows"]) < 2
+        settings, self.say, self.single = config["wandb"], say, len(config["rows"]) < 2
         self.grid = combinations(config["grid"]) if config["grid"] else {}
         self.run: Any = None
         if (mode := wandb_mode(settings["mode"])) == "disabled":
@@ -55,9 +53,8 @@ class Dashboard:
         self.wandb, name = wandb, settings["name"] or output.name
         try:
             output.mkdir(parents=True, exist_ok=True)
-            self.run = wandb.init(
-                project=settings["project"], name=name, dir=output, config=config, settings=quiet_settings(mode)
-            )
+            quiet = quiet_settings(mode)
+            self.run = wandb.init(project=settings["project"], name=name, dir=output, config=config, settings=quiet)
         except Exception as error:
             self.give_up(error)
 
@@ -70,17 +67,14 @@ class Dashboard:
     def rows(self, rows: list[TableRow], cost: Mapping[str, float]) -> None:
         """A method's numbers, one-shot under its name and other protocols below it; network calls per image."""
         for row in rows:
-            values: dict[str, Any] = {
-                "standard_accuracy": row.standard.value,
-                "robust_accuracy": row.robust.value,
-                "seconds": row.seconds,
-                "images": row.images,
-            }
+            sides = {"standard_accuracy": row.standard, "robust_accuracy": row.robust}
+            values: dict[str, Any] = {name: accuracy.value for name, accuracy in sides.items()}
+            values |= {"seconds": row.seconds, "images": row.images}
             prefix = row.method if row.protocol == "one-shot" else f"{row.method}/{row.protocol}"
             self.run.log({f"{prefix}/{key}": value for key, value in values.items()})
             if row.protocol == "one-shot":
-                for side, accuracy in (("standard", row.standard), ("robust", row.robust)):
-                    values |= {f"{side}_accuracy_low": accuracy.low, f"{side}_accuracy_high": accuracy.high}
+                for name, accuracy in sides.items():
+                    values |= {f"{name}_low": accuracy.low, f"{name}_high": accuracy.high}
                 self._log_comparable(row.method, {**values, **cost})
 
     def _log_comparable(self, method: str, values: Mapping[str, Any]) -> None:

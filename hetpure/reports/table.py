@@ -15,25 +15,15 @@ Value = Callable[[TableRow], Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column, in every form of the table.
+    """One column, in every form of the table."""
 
-    Attributes:
-        heading: as people read it.
-        value: its value in a row; the text of the value is the cell.
-        numbers: what CSV has instead, by heading; by default the value under the column's own heading.
-        words: whether cells are words, aligned left, and not numbers.
-        wraps: whether long cells may be broken into lines.
-        by_protocol: whether the protocols of one method differ in it; other columns are shown once per method.
-        common: whether it is shown once, above the table, if all rows have the same value (page and LaTeX).
-    """
-
-    heading: str
-    value: Value
-    numbers: Mapping[str, Value] | None = None
-    words: bool = False
-    wraps: bool = False
-    by_protocol: bool = False
-    common: bool = False
+    heading: str  # as people read it
+    value: Value  # its value in a row; the text of the value is the cell
+    numbers: Mapping[str, Value] | None = None  # what CSV has instead, by heading; by default heading and value
+    words: bool = False  # whether cells are words, aligned left, and not numbers
+    wraps: bool = False  # whether long cells may be broken into lines
+    by_protocol: bool = False  # whether a method's protocols differ in it; other columns are shown once per method
+    common: bool = False  # whether it stands once, above the table, if all rows have the same value (page and LaTeX)
 
 
 def _images(row: TableRow) -> str:

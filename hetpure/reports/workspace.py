@@ -21,12 +21,7 @@ BOTH = ["standard_accuracy", "robust_accuracy"]
 
 
 def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
-    """The workspace, not yet saved.
-
-    Args:
-        entity: W&B user or team.
-        project: W&B project.
-        name: of the view.
+    """The workspace of a W&B user or team, not yet saved.
 
     Raises:
         ConfigError: if wandb-workspaces is not installed.
@@ -54,43 +49,33 @@ def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
         titles = {metric: f"{metric.replace('_', ' ')} over {label} (one point per run)" for metric in metrics}
         return [points, *(runs(titles[metric], wr.Config(SWEPT[label]), metric) for metric in metrics)]
 
-    robust, both = ("robust_accuracy",), ("robust_accuracy", "standard_accuracy")
+    both = ("robust_accuracy", "standard_accuracy")
     colors = [GradientPoint(color=c, offset=o) for c, o in (("#00224e", 0), ("#7d7c78", 50), ("#fee838", 100))]
     times = [wr.Config(SWEPT["t_large"]), wr.Config(SWEPT["t_small"])]
     columns = [ParallelCoordinatesPlotColumn(metric=metric) for metric in (*times, *map(wr.SummaryMetric, BOTH))]
     blocks = wr.BarPlot(  # lists are no numbers to plot over
         title="robust accuracy by blocks (runs)", metrics=["robust_accuracy"], groupby=wr.Config(SWEPT["blocks"])
     )
-    attack_loss = wr.LinePlot(
-        title="attacker's mean loss by iteration, all rows",
-        x="iteration",
-        metric_regex="/attack_loss$",
+    loss = wr.LinePlot(
+        title="attacker's mean loss by iteration, all rows", x="iteration", metric_regex="/attack_loss$",
         smoothing_type="none",
+    )  # fmt: skip
+    heat_map = wr.ScatterPlot(
+        title="robust accuracy over t_large x t_small (one point per run)", x=times[0], y=times[1],
+        z=wr.SummaryMetric("robust_accuracy"), gradient=colors,
+    )  # fmt: skip
+    parallel = wr.ParallelCoordinatesPlot(
+        title="t_large, t_small and both accuracies (one line per run)", columns=columns, gradient=colors
     )
+    pictures = wr.MediaBrowser(title="clean, adversarial, mask, purified", media_keys=["pictures"], gallery_axis="step")
+    one_runs_map = wr.MediaBrowser(title="heat map of one run's grid", media_keys=["sweep/figure"])
+    iterations, eot = sweep("iterations", "robust_accuracy"), sweep("EOT", "robust_accuracy")
     sections: dict[str, list[Any]] = {
         "Accuracy over tau": sweep("tau", *both),
-        "Heat map of t_large x t_small": [
-            wr.MediaBrowser(title="heat map of one run's grid", media_keys=["sweep/figure"]),
-            wr.ScatterPlot(
-                title="robust accuracy over t_large x t_small (one point per run)",
-                x=times[0],
-                y=times[1],
-                z=wr.SummaryMetric("robust_accuracy"),
-                gradient=colors,
-            ),
-            wr.ParallelCoordinatesPlot(
-                title="t_large, t_small and both accuracies (one line per run)", columns=columns, gradient=colors
-            ),
-        ],
-        "Robust accuracy over attack iterations and EOT": [
-            *sweep("iterations", *robust),
-            attack_loss,
-            *sweep("EOT", *robust),
-        ],
+        "Heat map of t_large x t_small": [one_runs_map, heat_map, parallel],
+        "Robust accuracy over attack iterations and EOT": [*iterations, loss, *eot],
         "U, S and blocks": [*sweep("U", *both), *sweep("S", *both), blocks],
-        "Pictures": [
-            wr.MediaBrowser(title="clean, adversarial, mask, purified", media_keys=["pictures"], gallery_axis="step")
-        ],
+        "Pictures": [pictures],
         "Cost": [
             runs("robust accuracy over the attack's denoiser calls per image", wr.SummaryMetric("attack_calls")),
             runs("robust accuracy over the defense's denoiser calls per image", wr.SummaryMetric("defense_calls")),
@@ -105,9 +90,8 @@ def layout(entity: str, project: str, name: str = "hetpure") -> "ws.Workspace":
         settings = ws.SectionLayoutSettings(columns=width, rows=-(-len(panels) // width))
         return ws.Section(name=title, panels=panels, is_open=True, layout_settings=settings)
 
-    return ws.Workspace(
-        entity=entity, project=project, name=name, sections=[section(*item) for item in sections.items()]
-    )
+    laid_out = [section(title, panels) for title, panels in sections.items()]
+    return ws.Workspace(entity=entity, project=project, name=name, sections=laid_out)
 
 
 def specification(workspace: "ws.Workspace") -> dict[str, Any]:

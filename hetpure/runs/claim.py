@@ -8,17 +8,7 @@ from typing import Any
 from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError
-from hetpure.runs.files import (
-    CONFIG,
-    CONTENT,
-    FORMAT_VERSION,
-    RUN,
-    format_version,
-    one_line,
-    read_config,
-    read_mapping,
-    write_whole,
-)
+from hetpure.runs import files
 
 ALWAYS_FREE = (
     "output",
@@ -48,15 +38,15 @@ def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mappin
     Raises:
         ConfigError: names the keys that differ, or says why the folder cannot be used.
     """
-    files = check_claim(folder, config, free, content)
+    contents = check_claim(folder, config, free, content)
+    run = {"format_version": files.FORMAT_VERSION, "hetpure": __version__}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        run = {"format_version": FORMAT_VERSION, "hetpure": __version__}
-        write_whole(folder / RUN, json.dumps(run, indent=2) + "\n")
-        for name, new in files.items():
-            write_whole(folder / name, to_yaml(new))
+        files.write_whole(folder / files.RUN, json.dumps(run, indent=2) + "\n")
+        for name, new in contents.items():
+            files.write_whole(folder / name, to_yaml(new))
     except OSError as error:
-        raise ConfigError("output", f"{folder} cannot be used: {one_line(error)}") from None
+        raise ConfigError("output", f"{folder} cannot be used: {files.one_line(error)}") from None
 
 
 def check_claim(
@@ -67,18 +57,28 @@ def check_claim(
     Raises:
         ConfigError: names the keys that differ.
     """
-    format_version(folder)
-    files = {CONFIG: to_dict(config), **({CONTENT: dict(content)} if content else {})}
-    evaluated = content is None or (folder / CONTENT).exists() or any(folder.glob("**/samples-*.jsonl"))
+    files.format_version(folder)
+    contents = {files.CONFIG: to_dict(config), **({files.CONTENT: dict(content)} if content else {})}
+    evaluated = content is None or (folder / files.CONTENT).exists() or any(folder.glob("**/samples-*.jsonl"))
     changes = []
-    for name, new in files.items():
+    for name, new in contents.items():
         if evaluated and (folder / name).is_file():
-            old = read_config(folder) if name == CONFIG else read_mapping(folder / name)
-            changes += differences(old, new, {*ALWAYS_FREE, *free})
+            old = files.read_config(folder) if name == files.CONFIG else files.read_mapping(folder / name)
+            compared = new if name == files.CONFIG else _hashed_before(old, new)
+            changes += differences(old, compared, {*ALWAYS_FREE, *free})
     if changes:
         problem = f"{folder} holds another config's run ({'; '.join(changes[:4])})"
         raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
-    return files
+    return contents
+
+
+def _hashed_before(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new content without what the old one does not hold: an earlier version may have hashed less."""
+    return {
+        key: _hashed_before(old[key], value) if isinstance(value, Mapping) and isinstance(old[key], Mapping) else value
+        for key, value in new.items()
+        if key in old
+    }
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str], prefix: str = "") -> list[str]:

@@ -43,11 +43,7 @@ def read_config(folder: Path, whose: str = "run's") -> dict[str, Any]:
 
 
 def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
-    """Reads a YAML or JSON file of a run folder that holds a mapping.
-
-    Args:
-        file: the file.
-        whose: what has such a file, for the error, such as ``evaluation's``.
+    """Reads a YAML or JSON file that holds a mapping; ``whose`` says for errors what has such a file: ``evaluation's``.
 
     Raises:
         ConfigError: if it is missing, cannot be read, or holds something else.
@@ -66,13 +62,13 @@ def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
     raise ConfigError(str(file.parent), f"is not {article} {whose} folder: {reason}")
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file so that at every instant it is either the old one or the new one.
+def write_whole(file: Path, content: str | bytes, part: Path | None = None) -> None:
+    """Writes a file, first as ``part`` beside it, so that at every instant it is either the old one or the new one.
 
     Raises:
         OSError: if it cannot be written; the old one stays.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    part = part or file.with_name(f"{file.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("wb") as handle:
             handle.write(content.encode() if isinstance(content, str) else content)

@@ -16,22 +16,15 @@ from hetpure.runs.names import VARIANTS
 from hetpure.runs.records import Record
 from hetpure.runs.results import Verdict
 
-LEVEL = 0.05
-"""Significance level of every test."""
-
-TOLERATED = 0.05
-"""Share of images that may be right at a huge eps: a randomised prediction is sometimes right by chance."""
-
-MARGIN = 2.0**-22
-"""Rounding error allowed per float32 value near 1."""
+LEVEL = 0.05  # significance level of every test
+TOLERATED = 0.05  # share of images that may be right at a huge eps: a random prediction is sometimes right by chance
+MARGIN = 2.0**-22  # rounding error allowed per float32 value near 1
 
 
 def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verdict:
     """The attacker's loss ends higher than it began: its last quarter against its first value, paired t-test.
 
-    Args:
-        records: of the evaluation itself.
-        run_length: iterations of the first run, for an attack with several runs whose losses cannot be compared.
+    Of an attack with several runs whose losses cannot be compared only the first run counts, of ``run_length``.
     """
     name = "loss rises"
     curves = [np.asarray(record.attack_loss[:run_length]) for record in records if record.adversarial]
@@ -52,32 +45,21 @@ def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verd
 
 
 def never_raises(name: str, change: str, base: Sequence[Record], stronger: Sequence[Record]) -> Verdict:
-    """A stronger attack leaves no more images right, beyond noise.
-
-    Args:
-        name: of the check.
-        change: what makes the attack stronger, in words.
-        base: records of the evaluation itself.
-        stronger: records of the variant.
-    """
+    """A stronger attack, changed by ``change`` in words, leaves no more images right, beyond noise."""
     pair = _paired(base, stronger)
-    if pair is None:
-        return Verdict(name, None, "no records to compare")
     details = (
         f"{pair.right_a} of {pair.count} images right, {pair.right_b} with {change} ({pair.only_a} broken only with "
         f"it, {pair.only_b} only without it, p = {pair.p_weaker:.2g} that it is weaker)"
     )
-    return Verdict(name, pair.p_weaker >= LEVEL, details)
+    return pair.verdict(name, pair.p_weaker >= LEVEL, details)
 
 
 def huge_eps(base: Sequence[Record], huge: Sequence[Record]) -> Verdict:
     """At 64/255 per pixel or more an attack can replace the image: almost nothing stays right."""
     pair = _paired(base, huge)
-    if pair is None:
-        return Verdict("huge eps", None, "no records")
     allowed = int(TOLERATED * pair.count)
     details = f"{pair.right_b} of {pair.count} images right at a huge eps (up to {allowed} allowed)"
-    return Verdict("huge eps", pair.right_b <= allowed, details)
+    return pair.verdict("huge eps", pair.right_b <= allowed, details)
 
 
 def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
@@ -86,30 +68,26 @@ def random_noise(base: Sequence[Record], noise: Sequence[Record]) -> Verdict:
     No verdict if the attack breaks more but too few images to be significant.
     """
     pair = _paired(base, noise)
-    if pair is None:
-        return Verdict("random noise", None, "no records to compare")
     broken_by_attack, broken_by_noise = pair.clean - pair.right_a, pair.clean - pair.right_b
     details = (
         f"of {pair.count} images {pair.clean} right when clean, {pair.right_b} with random noise, {pair.right_a} "
         f"attacked (sign test, p = {pair.p_weaker:.2g})"
     )
     if broken_by_attack <= 0 or 2 * broken_by_noise > broken_by_attack:
-        return Verdict("random noise", False, details)
+        return pair.verdict("random noise", False, details)
     if pair.p_weaker < LEVEL:
-        return Verdict("random noise", True, details)
-    return Verdict("random noise", None, f"{details}: too few images to tell")
+        return pair.verdict("random noise", True, details)
+    return pair.verdict("random noise", None, f"{details}: too few images to tell")
 
 
 def transfer(base: Sequence[Record], transferred: Sequence[Record]) -> Verdict:
     """Images made against the undefended classifier break no more than those made against the defense."""
     pair = _paired(base, transferred)
-    if pair is None:
-        return Verdict("transfer", None, "no records to compare")
     details = (
         f"{pair.right_a} of {pair.count} images right under the white-box attack, {pair.right_b} under the same attack "
         f"on the undefended classifier (p = {pair.p_stronger:.2g} that the latter is stronger)"
     )
-    return Verdict("transfer", pair.p_stronger >= LEVEL, details)
+    return pair.verdict("transfer", pair.p_stronger >= LEVEL, details)
 
 
 def gradients(records: Sequence[Record]) -> Verdict:
@@ -156,8 +134,7 @@ def inside(
         saved: a record's adversarial image as saved.
         clean: the clean image of an index.
     """
-    furthest, checked = 0.0, 0
-    low, high, outside = 1.0, 0.0, []
+    furthest, checked, low, high, outside = 0.0, 0, 1.0, 0.0, []
     for record in {record.index: record for record in records if record.image is not None}.values():
         image = saved(record)
         if image is None:
@@ -221,47 +198,33 @@ def check(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two attacks on the same samples, a (the evaluation's) and b; each number counts samples.
-
-    Attributes:
-        count: all of them.
-        clean: right when clean.
-        right_a: right under a.
-        right_b: right under b.
-        only_a: right under a, broken by b.
-        only_b: right under b, broken by a.
-    """
+    """Two attacks on the same samples, a (the evaluation's) and b, and probabilities if both were equally strong."""
 
     count: int
-    clean: int
-    right_a: int
+    clean: int  # right when clean
+    right_a: int  # right under a
     right_b: int
-    only_a: int
+    only_a: int  # right under a, broken by b
     only_b: int
+    p_weaker: float  # of so many samples right only under b
+    p_stronger: float  # of so many samples broken only by b
 
-    @property
-    def p_weaker(self) -> float:
-        """Probability of so many samples right only under b, if the two attacks were equally strong."""
-        return _sign_test(self.only_b, self.only_a)
+    def verdict(self, check: str, passed: bool | None, details: str) -> Verdict:
+        return Verdict(check, passed, details) if self.count else Verdict(check, None, "no records to compare")
 
-    @property
-    def p_stronger(self) -> float:
-        """Probability of so many samples broken only by b, if the two attacks were equally strong."""
-        return _sign_test(self.only_a, self.only_b)
+
+def _paired(base: Sequence[Record], other: Sequence[Record]) -> _Pair:
+    a, b = ({r.index: r for r in records if r.adversarial} for records in (base, other))
+    common = a.keys() & b.keys()
+    clean = sum(bool(a[index].right("clean")) for index in common)
+    right_a, right_b = ({index for index in common if of[index].right("adversarial")} for of in (a, b))
+    only_a, only_b = len(right_a - right_b), len(right_b - right_a)
+    p_weaker, p_stronger = _sign_test(only_b, only_a), _sign_test(only_a, only_b)
+    return _Pair(len(common), clean, len(right_a), len(right_b), only_a, only_b, p_weaker, p_stronger)
 
 
 def _sign_test(more: int, fewer: int) -> float:
     return float(binomtest(more, more + fewer, alternative="greater").pvalue) if more + fewer else 1.0
-
-
-def _paired(base: Sequence[Record], other: Sequence[Record]) -> _Pair | None:
-    a, b = ({r.index: r for r in records if r.adversarial} for records in (base, other))
-    common = a.keys() & b.keys()
-    if not common:
-        return None
-    clean = sum(bool(a[index].right("clean")) for index in common)
-    right_a, right_b = ({index for index in common if of[index].right("adversarial")} for of in (a, b))
-    return _Pair(len(common), clean, len(right_a), len(right_b), len(right_a - right_b), len(right_b - right_a))
 
 
 def _first(indices: Sequence[int]) -> str:

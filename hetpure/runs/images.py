@@ -21,30 +21,20 @@ MAPS = ("attention map", "mask")
 
 @dataclass(frozen=True)
 class Pictures:
-    """The steps of some images through attack and defense.
+    """The steps of some images through attack and defense."""
 
-    Attributes:
-        panels: by sample index, then by heading in the order of the steps: uint8 (H, W, C), C 1 or 3.
-        amplification: of the panel ``perturbation``.
-    """
-
+    # By sample index, then by heading in the order of the steps: uint8 (H, W, C), C 1 or 3.
     panels: Mapping[int, Mapping[str, np.ndarray]]
-    amplification: float
+    amplification: float  # of the panel "perturbation"
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a run.
+    """The samples of a run."""
 
-    Attributes:
-        indices: positions in the dataset split, in the order of the subset.
-        classes: names of the classes.
-        clean: small images of the first samples by index: uint8 (H, W, C).
-    """
-
-    indices: Sequence[int]
-    classes: Sequence[str]
-    clean: Mapping[int, np.ndarray]
+    indices: Sequence[int]  # positions in the dataset split, in the order of the subset
+    classes: Sequence[str]  # names
+    clean: Mapping[int, np.ndarray]  # small images of the first samples by index: uint8 (H, W, C)
 
 
 def is_map(heading: str) -> bool:

@@ -22,8 +22,10 @@ VARIANTS = {
 LABELS = {"ensemble.size": "S", "attack.eot": "EOT", "attack.steps": "iterations"}
 """The paper's and the table's names for these keys; others are called by their last part."""
 
-Values = dict[str, Any]
-"""A combination: key to value."""
+
+def default_row_name(purifier: str) -> str:
+    """The name of the only row of a config without rows: its purifier's, or the class of ``FILE.py:Class``."""
+    return purifier.rpartition(":")[2]
 
 
 def check_row_name(name: str) -> None:
@@ -39,12 +41,7 @@ def check_row_name(name: str) -> None:
 
 
 def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
-    """The names of a run's protocols, one-shot first.
-
-    Args:
-        resubmissions: N of best-of-N; 1 leaves it out.
-        votes: V of the majority vote of single purifications; 0 leaves it out.
-    """
+    """The names of a run's protocols: one-shot, best of N submissions (N > 1), majority of V purifications (V > 0)."""
     names = ["one-shot"]
     if resubmissions > 1:
         names.append(f"best of {resubmissions}")
@@ -53,8 +50,8 @@ def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:
     return names
 
 
-def combinations(grid: Mapping[str, list[Any]]) -> dict[str, Values]:
-    """All combinations of a grid's values, by the names of their rows."""
+def combinations(grid: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """All combinations of a grid's values, key to value, by the names of their rows."""
     names = labels(grid)
     every = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return {", ".join(f"{names[key]}={text(value)}" for key, value in values.items()): values for values in every}

@@ -8,57 +8,31 @@ from typing import Any, TypeVar
 
 from hetpure.config import merge
 from hetpure.errors import ConfigError
-from hetpure.runs.files import (
-    CONFIG,
-    CONTENT,
-    PICTURES,
-    RESULTS,
-    SAMPLES,
-    format_version,
-    one_line,
-    read_config,
-    read_mapping,
-)
+from hetpure.runs import files
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
-from hetpure.runs.names import check_row_name, protocol_names
+from hetpure.runs.names import check_row_name, default_row_name, protocol_names
 from hetpure.runs.records import Record, RecordStore
 from hetpure.runs.results import Conditions, Report, TableRow, parse_results, table_rows
 
 T = TypeVar("T")
 
 DEFAULTS: dict[str, Any] = {
-    "rows": {},
-    "seed": 0,
-    "protocols": {"resubmissions": 1, "votes": 0},
-    "ensemble": {"mode": None},
-    "honesty": {"images": 0},
-    "data": {"root": None},
-    "grid": {},
-    "table": {},
-}
+    "rows": {}, "seed": 0, "protocols": {"resubmissions": 1, "votes": 0}, "ensemble": {"mode": None},
+    "honesty": {"images": 0}, "data": {"root": None}, "grid": {}, "table": {},
+}  # fmt: skip
 """Keys that a reader needs and that ``config.yaml`` may leave out."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a run.
+    """One row of a run."""
 
-    Attributes:
-        name: of the row, perhaps METHOD/COLUMN.
-        settings: its resolved config.
-        store: its records on disk.
-        records: of all finished samples, under every protocol.
-        rows: its rows of the table, one for each protocol.
-        variants: records of the honesty checks, by variant.
-        pictures: the steps of some samples, if they were kept.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
+    name: str  # perhaps METHOD/COLUMN
+    settings: Mapping[str, Any]  # its resolved config
     store: RecordStore
-    records: Sequence[Record]
-    rows: Sequence[TableRow]
-    variants: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    records: Sequence[Record]  # of all finished samples, under every protocol
+    rows: Sequence[TableRow]  # of the table, one for each protocol
+    variants: Mapping[str, Sequence[Record]] = field(default_factory=dict)  # records of the honesty checks' attacks
     pictures: Pictures | None = None
 
     @property
@@ -69,25 +43,15 @@ class Method:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The content of a run folder.
-
-    Attributes:
-        path: the folder.
-        report: table, notes and honesty checks; the table is counted from the records.
-        methods: its rows, in the config's order.
-        samples: indices, class names and small clean images.
-        config: the resolved config.
-        texts: ``config.yaml`` and ``content.yaml`` as text, by name.
-        problems: one line for each file that could not be read.
-    """
+    """The content of a run folder."""
 
     path: Path
-    report: Report
-    methods: Sequence[Method]
+    report: Report  # its table is counted from the records
+    methods: Sequence[Method]  # in the config's order
     samples: Samples
-    config: Mapping[str, Any]
-    texts: Mapping[str, str]
-    problems: Sequence[str] = ()
+    config: Mapping[str, Any]  # resolved
+    texts: Mapping[str, str]  # config.yaml and content.yaml, by name
+    problems: Sequence[str] = ()  # one line for each file that could not be read
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -97,29 +61,26 @@ def read_run(folder: Path) -> RunFolder:
         ConfigError: if it is not an evaluation's folder, or has a newer format.
     """
     problems: list[str] = []
-    config = read_settings(folder)
-    results = None
-    if (folder / RESULTS).exists():
+    config, results = read_settings(folder), None
+    if (folder / files.RESULTS).exists():
         try:
             results = read_results(folder)
         except ConfigError:
-            problems.append(f"{RESULTS} is damaged; running the same command again rewrites it")
-    if not (folder / SAMPLES).exists():
-        problems.append(f"{SAMPLES} is missing, so clean images and class names are not shown")
-    samples = _optional(load_samples, folder / SAMPLES, SAMPLES, problems) or Samples([], [], {})
+            problems.append(f"{files.RESULTS} is damaged; running the same command again rewrites it")
+    if not (folder / files.SAMPLES).exists():
+        problems.append(f"{files.SAMPLES} is missing, so clean images and class names are not shown")
+    samples = _optional(load_samples, folder, files.SAMPLES, problems) or Samples([], [], {})
     report = results or Report("a run that has not written a table yet", [])
-    known = {(row.method, row.protocol): row for row in report.rows}
+    known = {row.method: row for row in report.rows if row.protocol == protocol_names()[0]}
     in_table = {row.method for row in report.rows}
     methods = []
     for name, settings in row_settings(config).items():
-        method = _method(folder, name, settings, known, len(samples.indices), problems)
+        method = _method(folder, name, settings, known.get(name), len(samples.indices), problems)
         if method.records or name in in_table or results is None:  # else a row that could not be evaluated
             methods.append(method)
     report = replace(report, rows=[row for method in methods for row in method.rows])
-    texts = {
-        name: _optional(partial(Path.read_text, encoding="utf-8"), folder / name, name, problems)
-        for name in (CONFIG, CONTENT)
-    }
+    read_text = partial(Path.read_text, encoding="utf-8")
+    texts = {name: _optional(read_text, folder, name, problems) for name in (files.CONFIG, files.CONTENT)}
     texts = {name: text for name, text in texts.items() if text is not None}
     return RunFolder(folder, report, methods, samples, config, texts, problems)
 
@@ -130,14 +91,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if it is not an evaluation's folder, or has a newer format.
     """
-    format_version(folder)
-    config = merge(DEFAULTS, read_config(folder, "evaluation's"))
+    files.format_version(folder)
+    config = merge(DEFAULTS, files.read_config(folder, "evaluation's"))
     sections = {key: config.get(key) for key in ("purifier", *DEFAULTS) if key != "seed"}
     if isinstance(config["rows"], dict):
         sections |= {f"rows.{name}": row or {} for name, row in config["rows"].items()}
     for key, section in sections.items():
         if not isinstance(section, dict):
-            problem = f"is not an evaluation's folder: {CONFIG}: {key} is not a section of keys"
+            problem = f"is not an evaluation's folder: {files.CONFIG}: {key} is not a section of keys"
             raise ConfigError(str(folder), problem)
     for name in row_settings(config):
         check_row_name(name)
@@ -149,7 +110,7 @@ def row_settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     whole = {key: value for key, value in config.items() if key != "rows"}
     rows = config["rows"]
     if not rows and not config["table"].get("lines"):
-        rows = {str(config["purifier"].get("name")): {}}
+        rows = {default_row_name(str(config["purifier"].get("name"))): {}}
     return {str(name): {**whole, **(changes or {})} for name, changes in rows.items()}  # rows change whole sections
 
 
@@ -159,46 +120,41 @@ def read_results(folder: Path) -> Report:
     Raises:
         ConfigError: if it is missing or damaged.
     """
-    format_version(folder)
-    content = read_mapping(folder / RESULTS, "finished run's")
+    files.format_version(folder)
+    content = files.read_mapping(folder / files.RESULTS, "finished run's")
     try:
         return parse_results(content)
     except KeyError as error:
-        reason = f"{RESULTS} lacks {error}"
+        reason = f"{files.RESULTS} lacks {error}"
     except (ValueError, TypeError, AttributeError) as error:
-        reason = f"{RESULTS}: {one_line(error)}"
+        reason = f"{files.RESULTS}: {files.one_line(error)}"
     raise ConfigError(str(folder), f"is not a finished run's folder: {reason}")
 
 
 def _method(
-    folder: Path,
-    name: str,
-    settings: Mapping[str, Any],
-    known: Mapping[tuple[str, str], TableRow],
-    total: int,
-    problems: list[str],
+    folder: Path, name: str, settings: Mapping[str, Any], known: TableRow | None, total: int, problems: list[str]
 ) -> Method:
     protocols = protocol_names(settings["protocols"]["resubmissions"], settings["protocols"]["votes"])
     store = RecordStore(folder / name, protocols)
     records = store.read()
     attacked = any(record.adversarial for record in records)
     conditions = Conditions("unknown", "unknown") if attacked else Conditions()  # only results.json has them
-    if row := known.get((name, protocols[0])):
-        total, conditions = row.total or total, row.conditions
+    if known is not None:
+        total, conditions = known.total or total, known.conditions
     rows = table_rows(name, records, total or len({record.index for record in records}), protocols, conditions)
     variants = {}
     if settings["honesty"]["images"]:
         variants = {path.name: RecordStore(path).read() for path in sorted((folder / name).glob("honesty/*/"))}
-    pictures = _optional(load_pictures, folder / name / PICTURES, f"{name}/{PICTURES}", problems)
+    pictures = _optional(load_pictures, folder, f"{name}/{files.PICTURES}", problems)
     return Method(name, settings, store, records, rows, variants, pictures)
 
 
-def _optional(load: Callable[[Path], T], file: Path, name: str, problems: list[str]) -> T | None:
+def _optional(load: Callable[[Path], T], folder: Path, name: str, problems: list[str]) -> T | None:
     """The content of a file; None if it is missing, and also, with a line in ``problems``, if it cannot be read."""
     try:
-        return load(file)
+        return load(folder / name)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problems.append(f"{name} cannot be read: {one_line(error)}")
+        problems.append(f"{name} cannot be read: {files.one_line(error)}")
         return None

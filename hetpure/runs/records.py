@@ -1,13 +1,16 @@
 """The records of a run: one JSON line per sample and protocol, and the adversarial images.
 
-Every process appends to a file of its own, one batch at a time. So a process that dies loses only the batch in flight,
-and a later run, with any number of processes, continues with the samples that have no line yet.
+``docs/reference/run-folder.md`` describes both. Every process appends to a file of its own, one batch at a time. So a
+process that dies loses only the batch in flight, and a later run, with any number of processes, continues with the
+samples that have no line yet.
 
 Images are kept as the float32 values that were evaluated, not rounded to 8 bits, as published attacks work on such
 values. A batch is one ``.npz`` (LZMA), which ``numpy.load`` reads; because signed steps leave few distinct values, it
 takes about 40 to 60 % of the raw bytes (L2: 85 %).
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -21,48 +24,31 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike
 
+from hetpure.runs.files import write_whole
+
 Side = Literal["clean", "adversarial"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One sample's outcome under one protocol.
+    """One sample's outcome under one protocol."""
 
-    Attributes:
-        index: position in the dataset split.
-        protocol: name of the protocol.
-        label: true class.
-        clean: class predicted for the clean image, in each of the protocol's evaluations.
-        clean_scores: class scores of each of them.
-        adversarial: like ``clean``, of the adversarial image; empty without an attack.
-        adversarial_scores: like ``clean_scores``.
-        attack_loss: the attacker's mean loss at each gradient that it computed.
-        gradient_size: largest absolute value of each of those gradients.
-        attack_correct: share of the attacker's draws at each of those gradients that were still classified right.
-        seconds: the sample's share of its batch's time for the attack and all protocols.
-        seed: of all draws; with ``index`` and a purification's number it reproduces each of them.
-        draws: purifications that the protocol used, numbered from 0.
-        chunks: rows in a network call of ``attack`` and ``defense``.
-        image: file in the row's folder that holds the adversarial image, under the name ``index``.
-        failure: why there is no result; predictions are then empty.
-    """
-
-    index: int
+    index: int  # position in the dataset split
     protocol: str
     label: int
-    clean: list[int]
-    clean_scores: list[list[float]]
-    adversarial: list[int] = field(default_factory=list)
+    clean: list[int]  # class predicted for the clean image, in each of the protocol's evaluations
+    clean_scores: list[list[float]]  # class scores of each of them
+    adversarial: list[int] = field(default_factory=list)  # like clean; empty without an attack
     adversarial_scores: list[list[float]] = field(default_factory=list)
-    attack_loss: list[float] = field(default_factory=list)
-    gradient_size: list[float] = field(default_factory=list)
-    attack_correct: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    seed: int = 0
-    draws: int = 1
-    chunks: dict[str, int] = field(default_factory=dict)
-    image: str | None = None
-    failure: str | None = None
+    attack_loss: list[float] = field(default_factory=list)  # the attacker's mean loss at each gradient
+    gradient_size: list[float] = field(default_factory=list)  # largest absolute value of each of them
+    attack_correct: list[float] = field(default_factory=list)  # share of the attacker's draws still classified right
+    seconds: float = 0.0  # the sample's share of its batch's time for the attack and all protocols
+    seed: int = 0  # of all draws; with index and a purification's number it reproduces each of them
+    draws: int = 1  # purifications that the protocol used, numbered from 0
+    chunks: dict[str, int] = field(default_factory=dict)  # rows in a network call of "attack" and "defense"
+    image: str | None = None  # file in the row's folder that holds the adversarial image, under the name of its index
+    failure: str | None = None  # why there is no result; predictions are then empty
 
     def right(self, side: Side) -> bool | None:
         """Whether every evaluation of the clean or adversarial image was right; None if there was none."""
@@ -97,16 +83,16 @@ class RecordStore:
     def append(self, records: Sequence[Record], images: Mapping[int, np.ndarray] | None = None) -> None:
         """Writes a batch: first its images, then its lines in one write, so that a line never lacks its image.
 
-        Args:
-            records: the batch's records, those of a sample one after the other.
-            images: adversarial images (C, H, W), float32, by index; the records name their file.
+        The records of a sample come one after the other and name the file of its image: (C, H, W), float32, by index.
 
         Raises:
             OSError: if the disk is full or the folder cannot be written; what was there before stays whole.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if images:
-            _write_images(self.folder / self.image_name(images), f".{self.file.stem}.part", images)
+            file = self.folder / self.image_name(images)
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, _npz(images), file.with_suffix(f".{self.file.stem}.part"))
         text = "".join(json.dumps(asdict(record)) + "\n" for record in records).encode()
         with self.file.open("ab", buffering=0) as file:
             while text:
@@ -170,30 +156,19 @@ def _lines(file: Path) -> Iterator[tuple[int, Record | object | None]]:
         end += len(line)
         content: Record | object | None = None
         if line.endswith(b"\n"):
-            try:
+            # A TypeError is of a line of another program, which must not be removed.
+            with contextlib.suppress(ValueError, TypeError):
                 content = json.loads(line)
                 content = Record(**content) if isinstance(content, dict) else content
-            except ValueError:
-                content = None
-            except TypeError:  # a line of another program, which must not be removed
-                pass
         yield end, content
 
 
-def _write_images(target: Path, part_suffix: str, images: Mapping[int, np.ndarray]) -> None:
-    target.parent.mkdir(exist_ok=True)
-    part = target.with_suffix(part_suffix)
-    try:
-        with part.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for index, image in images.items():
-                    info = zipfile.ZipInfo(f"{index}.npy")  # its date is fixed: the same images are the same bytes
-                    info.compress_type = zipfile.ZIP_LZMA
-                    with archive.open(info, "w") as member:
-                        npy.write_array(member, np.ascontiguousarray(image), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+def _npz(images: Mapping[int, np.ndarray]) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for index, image in images.items():
+            info = zipfile.ZipInfo(f"{index}.npy")  # its date is fixed: the same images are the same bytes
+            info.compress_type = zipfile.ZIP_LZMA
+            with archive.open(info, "w") as member:
+                npy.write_array(member, np.ascontiguousarray(image), allow_pickle=False)
+    return memory.getvalue()

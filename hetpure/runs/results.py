@@ -28,61 +28,37 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a row was really measured.
-
-    Attributes:
-        attack: the attack, or ``no attack``.
-        gradients: ``exact``, or what the surrogate attack process changes.
-        eot: draws per gradient; 1 for a purifier without randomness.
-        ensemble: purifications per prediction, likewise.
-    """
+    """How a row was really measured."""
 
     attack: str = "no attack"
-    gradients: str = "-"
-    eot: int = 1
-    ensemble: int = 1
+    gradients: str = "-"  # "exact", or what the surrogate attack process changes
+    eot: int = 1  # draws per gradient; 1 for a purifier without randomness
+    ensemble: int = 1  # purifications per prediction, likewise
+    network_calls: int | None = None  # of the denoiser in one purification; None where an older run does not say
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One method under one protocol.
-
-    Attributes:
-        method: name of the row.
-        images: samples with a result.
-        total: samples to evaluate.
-        standard: accuracy on clean images, through the defense.
-        robust: accuracy on adversarial images, through the defense.
-        seconds: computing time of the attack and all protocols, summed over processes.
-        conditions: how it was measured.
-        protocol: name of the protocol.
-        failed: samples without a result, which count in neither accuracy.
-    """
+    """One method under one protocol. Both accuracies are through the defense."""
 
     method: str
-    images: int
-    total: int
-    standard: Accuracy
-    robust: Accuracy
-    seconds: float
+    images: int  # samples with a result
+    total: int  # samples to evaluate
+    standard: Accuracy  # on clean images
+    robust: Accuracy  # on adversarial images
+    seconds: float  # computing time of the attack and all protocols, summed over processes
     conditions: Conditions = field(default_factory=Conditions)
     protocol: str = "one-shot"
-    failed: int = 0
+    failed: int = 0  # samples without a result, which count in neither accuracy
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one honesty check.
-
-    Attributes:
-        check: its name.
-        passed: True or False; None if it does not apply, lacks records, or cannot tell.
-        details: the numbers, in words.
-    """
+    """The outcome of one honesty check."""
 
     check: str
-    passed: bool | None
-    details: str
+    passed: bool | None  # None if it does not apply, lacks records, or cannot tell
+    details: str  # the numbers, in words
 
     def __str__(self) -> str:
         mark = {True: "ok", False: "FAILED", None: "no verdict"}[self.passed]
@@ -91,25 +67,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of a run.
+    """The results of a run."""
 
-    Attributes:
-        title: what the rows have in common.
-        rows: the table.
-        notes: what a reader must know about how the results were obtained.
-        checks: verdicts of the honesty checks by method, if they were run.
-        blind: by method, in how many images an attack saw no gradient at all, if that is half of them or more.
-        missing: by name of a row that could not be evaluated, what it lacks.
-        departures: how the run's settings differ from those of the published table that it is compared with.
-    """
-
-    title: str
+    title: str  # what the rows have in common
     rows: Sequence[TableRow]
-    notes: Sequence[str] = ()
-    checks: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
-    blind: Mapping[str, str] = field(default_factory=dict)
-    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    departures: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what a reader must know about how the results were obtained
+    checks: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)  # verdicts of the honesty checks by method
+    blind: Mapping[str, str] = field(default_factory=dict)  # see ``honesty.blind``, by method; only those that it names
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by row that could not be evaluated: its lacks
+    departures: Sequence[str] = ()  # how the settings differ from those of the published table that it is compared with
 
     @property
     def warning(self) -> str | None:
@@ -117,14 +83,9 @@ class Report:
         failed = {method: [v.check for v in verdicts if v.passed is False] for method, verdicts in self.checks.items()}
         failing = "; ".join(f"{method}: {', '.join(names)}" for method, names in failed.items() if names)
         blind = "; ".join(f"{method}: {images}" for method, images in self.blind.items())
-        parts = []
-        if failing:
-            parts.append(f"THIS REPORT FAILS ITS HONESTY CHECKS ({failing}). Do not rely on its robust accuracies.")
-        if blind:
-            parts.append(
-                f"THE ATTACK SAW NO GRADIENT ({blind}): every gradient was zero, so the robust accuracy means nothing."
-            )
-        return " ".join(parts) or None
+        fails = f"THIS REPORT FAILS ITS HONESTY CHECKS ({failing}). Do not rely on its robust accuracies."
+        zero = f"THE ATTACK SAW NO GRADIENT ({blind}): every gradient was zero, so the robust accuracy means nothing."
+        return " ".join(text for text, named in ((fails, failing), (zero, blind)) if named) or None
 
 
 def write_results(report: Report, folder: Path) -> None:
@@ -166,15 +127,9 @@ def parse_results(content: Mapping[str, Any]) -> Report:
         name: [Verdict(v["check"], v["passed"], v["details"] if "details" in v else v["said"]) for v in verdicts]
         for name, verdicts in (content.get("honesty") or {}).items()
     }
-    return Report(
-        str(content["title"]),
-        [_parse_row(row) for row in content["rows"]],
-        list(content["notes"]),
-        checks,
-        dict(content.get("blind") or {}),
-        dict(content.get("missing") or {}),
-        list(content.get("departures") or ()),
-    )
+    rows, notes = [_parse_row(row) for row in content["rows"]], list(content["notes"])
+    blind, missing = (dict(content.get(key) or {}) for key in ("blind", "missing"))
+    return Report(str(content["title"]), rows, notes, checks, blind, missing, list(content.get("departures") or ()))
 
 
 def parse_accuracy(plain: Mapping[str, Any]) -> Accuracy:

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hetpure.config import parse_overrides, structure, to_dict
-from hetpure.evaluation.content import PATHS
 from hetpure.reports.plots import style
 from hetpure.runs.files import write_whole
 from hetpure.studies.finished import FinishedRun
@@ -80,10 +79,11 @@ def make_figure(
 ) -> tuple[list[Path], str]:
     """Measures and draws a figure of a run into ``out`` (by default ``figures`` in the run's folder).
 
-    Options ``key=value`` are the figure's, or say where data and weights have moved (``PATHS``). Numbers that are saved
-    already are not measured again. Returns the files, the picture first, and the caption.
+    Options ``key=value`` are the figure's, or keys of the config: where data and weights have moved, or the code that
+    the folder names. Numbers that are saved already are not measured again. Returns the files, the picture first, and
+    the caption.
     """
-    moved = [option for option in options if option.split("=", 1)[0] in PATHS]
+    moved = [option for option in options if "." in option.split("=", 1)[0]]
     own = [option for option in options if option not in moved]
     figure_class = load_figure(target)
     completed = to_dict(structure(figure_class, parse_overrides(own)))

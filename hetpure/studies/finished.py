@@ -1,7 +1,7 @@
 """A run folder opened again, for figures: its rows, networks and finished images."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from hetpure.config import merge, parse_overrides, resolve_path, to_dict
+from hetpure.config import to_dict
+from hetpure.config.named_code import allowed_config
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import UNSET, ConfigError, require
+from hetpure.errors import ConfigError, require
 from hetpure.evaluation.build import Row, build_rows, content_of
 from hetpure.evaluation.config import restore
 from hetpure.models.precision import allow_tf32
@@ -65,9 +66,10 @@ class RowImages:
 
 
 class FinishedRun:
-    """An evaluation's folder, opened again; ``moved`` says ``key=value`` for data and weights that have moved.
+    """An evaluation's folder, opened again.
 
-    ConfigError for a folder that is no evaluation's, or a device that is not available.
+    ``moved`` says ``key=value`` for data and weights that have moved, and names the code that the folder names.
+    ConfigError for a folder that is no evaluation's, code that is not named, or a device that is not available.
     """
 
     def __init__(self, folder: Path, moved: Sequence[str] = (), device: str = "cpu") -> None:
@@ -78,8 +80,7 @@ class FinishedRun:
             raise ConfigError("--device", f"which cannot be used: {reason}", found=device) from None
         self.saved = read_run(folder)
         raw: dict[str, Any] = {**self.saved.config, "output": str(folder)}
-        for override in moved:
-            raw = with_moved(raw, override)
+        raw, _ = allowed_config(raw, moved)
         try:
             self.config = restore(raw)
         except ConfigError as error:
@@ -166,21 +167,3 @@ class FinishedRun:
 def attacks_of(compared: Sequence[RowImages]) -> str:
     """The rows' attacks in words, each once."""
     return "; ".join(dict.fromkeys(row.attack for row in compared))
-
-
-def with_moved(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """A copy of a saved config with one path changed: its own, and those of rows that had it or whose file is gone."""
-    key = override.split("=", 1)[0]
-    change, old, rows = parse_overrides([override]), _value(raw, key), dict(raw["rows"])
-    for name, row in rows.items():
-        own = _value(row, key)
-        if isinstance(own, str) and (own == old or not resolve_path(own).exists()):
-            rows[name] = merge(row, change)
-    return {**(raw if old is UNSET else merge(raw, change)), "rows": rows}
-
-
-def _value(settings: Any, key: str) -> Any:
-    """The value of a dotted key; ``UNSET`` where there is none, for null is a value."""
-    for part in key.split("."):
-        settings = settings.get(part, UNSET) if isinstance(settings, Mapping) else UNSET
-    return settings

@@ -45,11 +45,9 @@ class ClassifierTrainer(TrainingModule):
         return self.classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
         return self.classifier(x)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch."""
         self.seed_batch()
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         loss = cross_entropy(self(image).float(), batch["label"], label_smoothing=self.label_smoothing)
@@ -57,7 +55,6 @@ class ClassifierTrainer(TrainingModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Accuracy and loss."""
         logits = self(batch["image"]).float()
         self.accuracy.update(logits, batch["label"])
         self.log("val/accuracy", self.accuracy, prog_bar=True)
@@ -86,14 +83,13 @@ class ClassifierTrainer(TrainingModule):
             for key, value in self.classifier.network.state_dict().items()
         }
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        normalization = {
-            name: [round(value, 6) for value in getattr(self.classifier, name).flatten().tolist()]
-            for name in ("mean", "std")
-        }
+        pretrained: dict[str, Any] = {"input_size": list(input_size), "num_classes": self.num_classes}
+        for name in ("mean", "std"):
+            pretrained[name] = [round(value, 6) for value in getattr(self.classifier, name).flatten().tolist()]
         config = {
             "architecture": architecture,
             "num_classes": self.num_classes,
             "model_args": {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")},
-            "pretrained_cfg": {"input_size": list(input_size), "num_classes": self.num_classes, **normalization},
+            "pretrained_cfg": pretrained,
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
 from hetpure.errors import require
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine")
-EXPORT_DTYPES = ("float32", "float16")
+Config = TypeVar("Config", bound="TrainingConfig")
+
+CHOICES = {
+    "optimizer.name": ("adam", "adamw", "sgd"),
+    "optimizer.schedule": ("constant", "cosine"),
+    "export_dtype": ("float32", "float16"),
+}
 
 
 @dataclass
@@ -113,16 +117,14 @@ class TrainClassifierConfig(TrainingConfig):
 
 def complete_classifier(raw: Mapping[str, Any]) -> TrainClassifierConfig:
     """Checks a raw config of ``hetpure train-classifier`` and fills in its defaults."""
-    config = structure(TrainClassifierConfig, raw)
-    _check_values(config)
+    config = _checked(TrainClassifierConfig, raw)
     require(0.0 <= config.label_smoothing < 1.0, "label_smoothing", config.label_smoothing, "0 up to 1")
     return config
 
 
 def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
     """Checks a raw config of ``hetpure train-diffusion`` and fills in its defaults."""
-    config = structure(TrainDiffusionConfig, raw)
-    _check_values(config)
+    config = _checked(TrainDiffusionConfig, raw)
     require(0.0 <= config.ema_decay <= 1.0, "ema_decay", config.ema_decay, "0..1")
     require(0.0 < config.timesteps.focus <= 1.0, "timesteps.focus", config.timesteps.focus, "above 0 and up to 1")
     require(0.0 <= config.timesteps.share <= 1.0, "timesteps.share", config.timesteps.share, "0..1")
@@ -130,16 +132,16 @@ def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
         from hetpure.models.classifiers import build_classifier
 
         schema = signature_schema(build_classifier, ())
-        given = dict(config.figures.classifier)
-        config.figures.classifier = to_dict(structure(schema, given, "figures.classifier"))
+        config.figures.classifier = to_dict(structure(schema, config.figures.classifier, "figures.classifier"))
     return config
 
 
-def _check_values(config: TrainingConfig) -> None:
+def _checked(schema: type[Config], raw: Mapping[str, Any]) -> Config:
     """Raises ConfigError for values that no training can use."""
-    choices = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "export_dtype": EXPORT_DTYPES}
-    for key, accepted in choices.items():
+    config = structure(schema, raw)
+    for key, accepted in CHOICES.items():
         require(attrgetter(key)(config) in accepted, key, attrgetter(key)(config), ", ".join(accepted))
     least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1, "seed": 0}
     for key, bound in least.items():
         require(attrgetter(key)(config) >= bound, key, attrgetter(key)(config), f"{bound} or more")
+    return config

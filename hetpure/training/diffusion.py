@@ -10,16 +10,17 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchvision.utils import make_grid, save_image
 
 from hetpure.errors import ConfigError, require
+from hetpure.models.checkpoints import one_line
 from hetpure.models.denoisers import LINEAR_VP
 from hetpure.models.diffusers_folder import save_diffusers
 from hetpure.noise import Draws
 from hetpure.schedule import CLEAN, Schedule
 from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
-from hetpure.training.ema import averaged
 from hetpure.training.module import TrainingModule
 
 
@@ -87,7 +88,6 @@ class DiffusionTrainer(TrainingModule):
         return (uniform * T).long().clamp_(max=T - 1)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean squared error of the noise predicted in one batch."""
         self.seed_batch()
         x0 = scaled(batch["image"])
         t, noise = self.draw_timesteps(len(x0)), torch.randn_like(x0)
@@ -113,7 +113,6 @@ class DiffusionTrainer(TrainingModule):
             self.log(f"val/loss_t{low:03d}-{high:03d}", metric, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Draws the sample grid."""
         count, folder = self.samples.count, self.sample_folder
         if not count or not self.trainer.is_global_zero or self.trainer.sanity_checking:
             return
@@ -130,10 +129,9 @@ class DiffusionTrainer(TrainingModule):
         """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time."""
         config: Any = self.denoiser.config
         size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
         index = torch.arange(count, device=self.device)
         draws = Draws(self.seed, "samples", index, torch.zeros_like(index))
-        x = draws.normal("start", 0, (config.in_channels, height, width))
+        x = draws.normal("start", 0, (config.in_channels, *((size, size) if isinstance(size, int) else size)))
         stride = self.noise_schedule.T // self.samples.steps
         grid = [*range(self.noise_schedule.T - stride, -1, -stride), CLEAN]
         for t, s in pairwise(grid):
@@ -166,7 +164,7 @@ def build_unet(arguments: Mapping[str, Any]) -> UNet2DModel:
     try:
         unet: Any = UNet2DModel(**arguments)
     except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError("denoiser", f"refused by diffusers' UNet2DModel: {' '.join(str(error).split())}") from None
+        raise ConfigError("denoiser", f"refused by diffusers' UNet2DModel: {one_line(error)}") from None
     return unet.to(memory_format=torch.channels_last)
 
 
@@ -199,3 +197,17 @@ def predict(unet: nn.Module, x: Tensor, t: Tensor) -> Tensor:
 def scaled(image: Tensor) -> Tensor:
     """[0, 1] to [-1, 1]."""
     return image * 2 - 1
+
+
+def averaged(module: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the module that follows its weights; call ``update_parameters`` after each step.
+
+    The decay of update n is min(``decay``, (1 + n) / (10 + n)): the ramp lets a short run forget its first weights, and
+    leaves a long one's decay as it is.
+    """
+
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        ramp = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, ramp))(averaged, current, count)
+
+    return AveragedModel(module, multi_avg_fn=update).requires_grad_(False).eval()

@@ -39,7 +39,7 @@ def fit(
         output: folder for the resume file, logs and ``metrics.json``.
         trainer: arguments of Lightning's Trainer; ``max_steps`` is needed, and counts optimiser steps.
         save_every: optimiser steps between two resume files.
-        callbacks: further callbacks.
+        callbacks: further ones.
         wandb: logger, in addition to the CSV file that is always written.
         config: to log.
 
@@ -70,12 +70,7 @@ def fit(
 
 
 def build_trainer(arguments: Mapping[str, Any], **fixed: Any) -> Trainer:
-    """Lightning's Trainer, with validation counted in steps.
-
-    Args:
-        arguments: the user's ``trainer`` section, see ``check_trainer``.
-        fixed: arguments that the program sets.
-    """
+    """Lightning's Trainer of the user's ``trainer`` section and what is ``fixed``, with validation counted in steps."""
     check_trainer(arguments)
     merged = {
         "num_sanity_val_steps": 0,
@@ -100,19 +95,9 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
 
 
 def build_logger(project: str, name: str | None, directory: Path, mode: str = "auto") -> WandbLogger | None:
-    """A quiet W&B logger.
+    """A quiet W&B logger, or None where disabled; see ``wandb_mode`` for modes and errors.
 
-    Args:
-        project: W&B project.
-        name: name of the run; W&B makes one up for None.
-        directory: folder to write to, created where it is missing.
-        mode: see ``wandb_mode``.
-
-    Returns:
-        The logger, or None where disabled.
-
-    Raises:
-        ConfigError: see ``wandb_mode``.
+    W&B makes up a ``name`` for None. The ``directory`` to write to is created where it is missing.
     """
     if (mode := wandb_mode(mode)) == "disabled":
         return None

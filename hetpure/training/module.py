@@ -16,12 +16,7 @@ _SCHEDULERS = {"constant": "constant_with_warmup", "cosine": "cosine"}
 
 
 class TrainingModule(LightningModule, ABC):
-    """Base class of the two trainings.
-
-    Args:
-        optimizer: its name, learning rate and schedule.
-        seed: of all draws.
-    """
+    """Base class of the two trainings; ``seed`` is that of all draws."""
 
     def __init__(self, optimizer: OptimizerConfig, seed: int) -> None:
         super().__init__()
@@ -55,16 +50,10 @@ class TrainingModule(LightningModule, ABC):
         """The optimiser over the trained network, its learning rate set at every step."""
         config, parameters = self.optimizer_config, self.trained.parameters()
         if config.name == "sgd":
-            optimizer = SGD(
-                parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True
-            )
+            optimizer = SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True)
         else:
             cls = {"adam": Adam, "adamw": AdamW}[config.name]
             optimizer = cls(parameters, config.lr, weight_decay=config.weight_decay)
-        scheduler = get_scheduler(
-            _SCHEDULERS[config.schedule],
-            optimizer,
-            num_warmup_steps=config.warmup_steps,
-            num_training_steps=int(self.trainer.max_steps),
-        )
+        name, steps = _SCHEDULERS[config.schedule], int(self.trainer.max_steps)
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

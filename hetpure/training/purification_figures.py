@@ -61,7 +61,6 @@ class PurificationFigures(Callback):
         self._left = 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Resets the means."""
         self._means = {}
         self._left = len(range(trainer.global_rank, self.images, trainer.world_size))
         if self.classifier is not None:
@@ -69,15 +68,8 @@ class PurificationFigures(Callback):
 
     @torch.no_grad()
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Measures a batch, as long as images are left to measure."""
         image, label, index = (batch[key][: self._left] for key in ("image", "label", "index"))
         self._left -= len(image)
         if not len(image):
@@ -94,7 +86,6 @@ class PurificationFigures(Callback):
                     self._update(f"purified_accuracy_t{t:03d}", self.classifier(purified).argmax(1) == label)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the means over all processes' images."""
         for name, mean in self._means.items():
             pl_module.log(f"figures/{name}", mean.compute())
 

@@ -47,7 +47,6 @@ class ResumeFile(Callback):
             signal.signal(signal.SIGINT, before)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the step that the file already holds."""
         self._saved_step = trainer.global_step
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -65,13 +64,11 @@ class ResumeFile(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves every so many steps, and stops after a Ctrl-C."""
         if trainer.global_step % self.every == 0 and trainer.global_step != self._saved_step:
             self._save(trainer)
         trainer.should_stop = trainer.strategy.broadcast(trainer.should_stop or self.interrupted)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the last steps."""
         if trainer.global_step != self._saved_step:
             self._save(trainer)
 

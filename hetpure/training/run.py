@@ -15,14 +15,7 @@ from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
 from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
-from hetpure.training.config import (
-    OptimizerConfig,
-    SamplesConfig,
-    TimestepsConfig,
-    TrainClassifierConfig,
-    TrainDiffusionConfig,
-    TrainingConfig,
-)
+from hetpure.training.config import TrainClassifierConfig, TrainDiffusionConfig, TrainingConfig
 from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
 from hetpure.training.fit import build_logger, check_trainer, fit
 from hetpure.training.module import TrainingModule
@@ -31,36 +24,35 @@ from hetpure.training.purification_figures import PurificationFigures
 
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Trains a classifier and writes it to ``<output>/classifier``."""
-    settings, data = to_dict(config), _open(config)
-    chosen = settings["classifier"]
-    name, arguments = chosen.pop("name"), chosen.pop("arguments")
+    data, chosen = _open(config), config.classifier
     seed_everything(config.seed, verbose=False)
     try:
-        network = build_network(name, arguments=arguments)
-        classifier = with_preprocessing(network, data.image_shape[0], **chosen)
+        network = build_network(chosen.name, arguments=chosen.arguments)
+        preprocessing = {"image_size": chosen.image_size, "mean": chosen.mean, "std": chosen.std}
+        classifier = with_preprocessing(network, data.image_shape[0], **preprocessing)
     except ConfigError as error:
         raise error.within("classifier") from None
     classifier.check_classes(data.image_shape, data.num_classes)
     classifier.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = OptimizerConfig(**settings["optimizer"])
     smoothing = config.label_smoothing
-    module = ClassifierTrainer(classifier, data.num_classes, optimizer, label_smoothing=smoothing, seed=config.seed)
-    recipe = {"architecture": name, "arguments": arguments, "input_size": data.image_shape}
+    module = ClassifierTrainer(
+        classifier, data.num_classes, config.optimizer, label_smoothing=smoothing, seed=config.seed
+    )
+    recipe = {"architecture": chosen.name, "arguments": chosen.arguments, "input_size": data.image_shape}
     _train(config, module, data, "classifier", network, partial(module.export, **recipe))
 
 
 def train_diffusion(config: TrainDiffusionConfig) -> None:
     """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
-    settings, data = to_dict(config), _open(config)
-    figures = settings["figures"]
+    data, figures = _open(config), to_dict(config.figures)
     target = _target(figures.pop("classifier"), data)
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
-        unet_arguments(settings["denoiser"], data.image_shape),
-        OptimizerConfig(**settings["optimizer"]),
-        timesteps=TimestepsConfig(**settings["timesteps"]),
+        unet_arguments(config.denoiser, data.image_shape),
+        config.optimizer,
+        timesteps=config.timesteps,
         ema_decay=config.ema_decay,
-        samples=SamplesConfig(**settings["samples"]),
+        samples=config.samples,
         sample_folder=Path(config.output) / "samples",
         seed=config.seed,
     )
@@ -72,7 +64,7 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
 
 
 def _open(config: TrainingConfig) -> ImageDataModule:
-    check_trainer(to_dict(config)["trainer"])
+    check_trainer(config.trainer)
     return ImageDataModule(**to_dict(config.data), seed=config.seed).prepare()
 
 
@@ -98,7 +90,7 @@ def _train(
     *callbacks: Callback,
 ) -> None:
     """Claims the output folder, trains the network in it, and exports it as ``<output>/<name>``."""
-    settings, output = to_dict(config), Path(config.output)
+    output, wandb = Path(config.output), config.wandb
     rank_zero_only(print)(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
     claim(output, config, free=("save_every", "export_dtype"))
     if config.compile:
@@ -107,11 +99,11 @@ def _train(
         module,
         data,
         output,
-        trainer=settings["trainer"],
+        trainer=config.trainer,
         save_every=config.save_every,
         callbacks=callbacks,
-        wandb=build_logger(config.wandb.project, config.wandb.name, output, config.wandb.mode),
-        config=settings,
+        wandb=build_logger(wandb.project, wandb.name, output, wandb.mode),
+        config=to_dict(config),
     )
     if module.trainer.is_global_zero:
         export(output / name, dtype=getattr(torch, config.export_dtype))

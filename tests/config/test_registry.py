@@ -27,7 +27,7 @@ def refused(check, settings: dict) -> str:
 def test_early_and_real_keys_of_every_purifier_agree(name: str) -> None:
     early = set(refused(check_purifier_keys, {"name": name}).split(", "))
     real = set(refused(complete_settings, {"name": name}).split(", "))
-    own_network = {"network"} if "network" in (constructor_arguments(PURIFIERS.targets[name]) or ()) else set()
+    own_network = {"network"} if "network" in (constructor_arguments(PURIFIERS.target(name)) or ()) else set()
     assert early == real | own_network | {"preset"}  # which purifiers have presets only their classes say
 
 
@@ -80,7 +80,8 @@ def test_names_and_targets_import_nothing_and_classes_are_imported_when_used() -
 
 
 def test_a_name_that_is_not_there_is_refused_with_the_closest() -> None:
-    registry = Registry({"first": "json.encoder:JSONEncoder", "second": "json.decoder:JSONDecoder"})
+    targets = {"first": "json.encoder:JSONEncoder", "second": "json.decoder:JSONDecoder"}
+    registry = Registry(targets, base="builtins:object", group="hetpure.nothing")
     assert registry.check_name("first", "part") == "first" and registry.check_name("none", "part", "none") == "none"
     for name in ("secnd", 3, None, ["first"]):
         with pytest.raises(ConfigError, match=r"^part\.name is .*; accepted: first, second"):

@@ -33,7 +33,7 @@ def stand_ins(tmp_path: Path) -> list[str]:
     unet.save_pretrained(tmp_path / "denoiser")
     save_file(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "classifier.safetensors")
     return [
-        f"data={{name: folder, root: {tmp_path}/pictures, test_split: val, subset: null}}",
+        f"data={{name: folder/own_classes, root: {tmp_path}/pictures, test_split: val, subset: null}}",
         "classifier.name=resnet10t",
         "classifier.arguments.num_classes=2",
         "classifier.image_size=224",

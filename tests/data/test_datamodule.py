@@ -1,4 +1,9 @@
+import hashlib
+import io
+import pickle
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -7,7 +12,7 @@ import torch
 from PIL import Image
 
 from hetpure.data import ImageDataModule, open_source
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 LAB = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
 
@@ -73,11 +78,11 @@ def test_digits_split_is_stratified_and_disjoint():
 def test_ranks_see_each_sample_once():
     shares = []
     for rank in range(3):
-        data = ImageDataModule("digits", subset=20, batch_size=4, exclude={5, 6}).prepare()
+        data = ImageDataModule("digits", subset=20, batch_size=4).prepare()
         data._process = lambda rank=rank: (rank, 3)
         shares.append(batches(data)["index"].tolist())
-    expected = set(np.random.RandomState(0).choice(500, 20, replace=False).tolist()) - {5, 6}
-    assert sorted(index for share in shares for index in share) == sorted(expected)
+    drawn = np.random.RandomState(0).choice(500, 20, replace=False).tolist()
+    assert shares == [drawn[rank::3] for rank in range(3)]
 
 
 def test_training_order_and_augmentation_are_keyed():
@@ -121,10 +126,19 @@ def test_local_folder_in_hub_layout(hub: Path, name: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "imagenet"}, r"data\.name is 'imagenet'; accepted: digits, hfds/"),
+        ({"name": "imagenet"}, r"data\.name is 'imagenet'; accepted: cifar10_jpeg, digits, hfds/"),
         ({"name": "torch/nothing"}, r"data\.name is 'torch/nothing'; accepted: torch/cifar10, "),
-        ({"name": "torch/cifar10"}, r"data\.root: must be given: the folder of torch/cifar10"),
-        ({"name": "torch/cifar10", "root": "."}, r"data\.root: torch/cifar10 is not in \.: "),
+        ({"name": "torch/imagenet"}, r"data\.root: must be given: the folder of torch/imagenet"),
+        ({"name": "torch/imagenet", "root": ".", "test_split": "val"}, r"data\.root: torch/imagenet is not in \.: "),
+        (
+            {"name": "cifar10_jpeg", "root": "."},
+            r"data\.root is '\.'; accepted: null: cifar10_jpeg comes with the package",
+        ),
+        (
+            {"name": "cifar10_jpeg", "test_split": "train"},
+            r"data\.test_split is 'train'; accepted: test; torch/cifar10",
+        ),
+        ({"name": "cifar10_jpeg", "subset": 513}, r"data\.subset is 513, but the test split has only 512 samples"),
         ({"name": "folder", "root": "/nowhere"}, r"data\.root is '/nowhere', which is no folder"),
         ({"name": "hfds", "root": "/nowhere"}, r"data\.root is '/nowhere', which is no folder"),
         ({"name": "hfds"}, r"data\.name: hfds needs a hub id"),
@@ -155,11 +169,75 @@ def test_more_in_a_batch_than_there_is():
         ImageDataModule("digits", batch_size=2000).train_dataloader()
 
 
+def test_embedded_cifar10_jpeg():
+    data = ImageDataModule("cifar10_jpeg", batch_size=64).prepare()
+    assert (data.image_shape, data.num_classes, len(data.test_source)) == ((3, 32, 32), 10, 10_000)
+    assert data.indices == np.random.RandomState(0).choice(10_000, 512, replace=False).tolist()
+    batch = batches(data)
+    assert batch["image"].shape == (512, 3, 32, 32) and 0.3 < float(batch["image"].mean()) < 0.6
+    assert batch["label"].bincount().tolist() == [46, 60, 51, 51, 49, 43, 48, 54, 54, 56]
+    assert ImageDataModule("cifar10_jpeg", subset=5, subset_skip=7).prepare().indices == data.indices[7:12]
+    assert ImageDataModule("cifar10_jpeg", subset=1, image_size=48).prepare().image_shape == (3, 48, 48)
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not LAB.is_dir(), reason=f"needs CIFAR-10 (JPEG) in {LAB}")
-def test_cifar10_jpeg():
-    data = ImageDataModule("hfds/uoft-cs/cifar10", str(LAB), subset=64, batch_size=32).prepare()
-    assert (data.image_shape, data.num_classes) == ((3, 32, 32), 10)
-    assert data.class_names is not None and data.class_names[0] == "airplane"
-    batch = batches(data)
-    assert 0.3 < float(batch["image"].mean()) < 0.6 and batch["label"].unique().numel() == 10
+def test_embedded_images_are_those_of_the_whole_copy():
+    whole = ImageDataModule("hfds/uoft-cs/cifar10", str(LAB), subset=512).prepare()
+    data = ImageDataModule("cifar10_jpeg").prepare()
+    assert data.indices == whole.indices and data.class_names == whole.class_names
+    assert data.test_source.labels == whole.test_source.labels
+    for index in data.indices:
+        assert torch.equal(data.test_source.image(index), whole.test_source.image(index))
+
+
+def write_cifar10(archive: Path) -> dict[str, Any]:
+    """An archive laid out as CIFAR-10's, of two images a batch; returns torchvision's checksums for it."""
+    files: dict[str, bytes] = {}
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        files[name] = pickle.dumps({"data": np.full((2, 3072), len(files), np.uint8), "labels": [1, 3]})
+    files["batches.meta"] = pickle.dumps({"label_names": ["a", "b", "c", "d"]})
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    return {
+        "tgz_md5": hashlib.md5(archive.read_bytes()).hexdigest(),
+        "train_list": [[name, sums[name]] for name in files if name.startswith("data")],
+        "test_list": [["test_batch", sums["test_batch"]]],
+        "meta": {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]},
+    }
+
+
+def test_torchvisions_data_are_downloaded_once(
+    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+):
+    folder, address = server
+    checksums = write_cifar10(folder / "cifar-10-python.tar.gz")
+    for name, value in {"url": f"{address}/cifar-10-python.tar.gz", **checksums}.items():
+        monkeypatch.setattr(f"torchvision.datasets.CIFAR10.{name}", value)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for root in (None, str(tmp_path / "new" / "root")):
+        data = ImageDataModule("torch/cifar10", root).prepare()
+        assert (data.image_shape, data.class_names) == ((3, 32, 32), ["a", "b", "c", "d"])
+        assert data.test_source.labels == [1, 3] and data.test_source.image(0).unique().tolist() == [5]
+    assert (tmp_path / "home/.cache/hetpure/cifar-10-batches-py/test_batch").is_file()
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.url", f"{address}/nothing")
+    assert len(open_source("torch/cifar10", None, "train")) == 10
+    with pytest.raises(AbsentError, match=r"data\.root: torch/cifar10 is not in .*/other and cannot be downloaded: "):
+        ImageDataModule("torch/cifar10", str(tmp_path / "other")).prepare()
+
+
+def test_folders_named_as_imagenets_classes_have_its_labels(tmp_path: Path):
+    for name in ("n02979186", "n01440764"):  # of Imagenette: cassette player, tench
+        (tmp_path / "test" / name).mkdir(parents=True)
+        pixels(1)[0].save(tmp_path / "test" / name / "a.png")
+    data = ImageDataModule("folder", str(tmp_path)).prepare()
+    assert data.num_classes == 1000 and sorted(data.test_source.labels) == [0, 482]
+    assert data.class_names is not None and (data.class_names[0], data.class_names[482]) == ("tench", "cassette player")
+    own = ImageDataModule("folder/own_classes", str(tmp_path)).prepare()
+    assert (own.num_classes, own.class_names) == (2, ["tench", "cassette player"])
+    (tmp_path / "test" / "other").mkdir()
+    assert ImageDataModule("folder", str(tmp_path)).prepare().num_classes == 3

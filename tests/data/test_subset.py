@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hetpure.data.subset import shard, subset_indices
+from hetpure.data.subset import part_of_draw, subset_indices
 from hetpure.errors import ConfigError
 
 
@@ -28,12 +28,11 @@ def test_subsets_that_skip_share_no_sample():
         subset_indices(100, None, skip=5)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_shards_are_uneven_disjoint_and_complete(world):
-    indices = subset_indices(100, 20, 3)
-    left_out = set(indices[4:7])
-    shares = [shard(indices, rank, world, exclude=left_out) for rank in range(world)]
-    together = [index for share in shares for index in share]
-    assert sorted(together) == sorted(set(indices) - left_out)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert shares[0] == [index for index in indices if index not in left_out][::world]
+def test_part_of_a_draw_is_the_draws_beginning():
+    drawn = subset_indices(100, 20)
+    assert part_of_draw(drawn, None) == drawn
+    assert part_of_draw(drawn, 5, skip=15) == drawn[15:] == subset_indices(100, 5, skip=15)
+    with pytest.raises(ConfigError, match=r"^subset is 21, but the test split has only 20 samples"):
+        part_of_draw(drawn, 21)
+    with pytest.raises(ConfigError, match=r"^subset_seed is 1; accepted: 0"):
+        part_of_draw(drawn, 5, seed=1)

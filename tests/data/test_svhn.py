@@ -1,5 +1,6 @@
 """SVHN from a folder of .mat files, made here by scipy: not the published ones, whose checksums nobody asks for."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
+from torchvision.datasets import SVHN
 
 from hetpure.data import ImageDataModule, open_source
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 
 Y = np.array([[10], [1], [2], [10], [9], [3]])
 
@@ -67,7 +69,6 @@ def cut(file: Path, compressed: bool = False) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda file: None, r"holds no test_32x32\.mat, the test split"),
         (written(y=Y), "holds no X"),
         (written(X=pictures()), "holds no y"),
         (
@@ -92,6 +93,20 @@ def test_one_clear_line(tmp_path: Path, write: Callable[[Path], None], message: 
     with pytest.raises(ConfigError, match=rf"^root: .*{message}") as error:
         open_source("torch/svhn", str(tmp_path), "test")
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_downloaded(
+    tmp_path: Path, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = server
+    published = folder / "published.mat"
+    savemat(published, {"X": pictures(), "y": Y})
+    md5 = hashlib.md5(published.read_bytes()).hexdigest()
+    monkeypatch.setitem(SVHN.split_list, "test", [f"{address}/published.mat", "test_32x32.mat", md5])
+    assert len(open_source("torch/svhn", str(tmp_path / "data"), "test")) == 6
+    monkeypatch.setitem(SVHN.split_list, "test", [f"{address}/nothing", "test_32x32.mat", md5])
+    with pytest.raises(AbsentError, match=r"^root: torch/svhn is not in .*/other and cannot be downloaded: "):
+        open_source("torch/svhn", str(tmp_path / "other"), "test")
 
 
 def test_an_unknown_split(tmp_path: Path) -> None:

@@ -238,3 +238,15 @@ def test_impossible_arguments_are_refused_by_name(classifier, key: str, settings
     with pytest.raises(ConfigError) as caught:
         PurifiedClassifier(classifier, NoPurifier(), 10, **settings)
     assert caught.value.key == key
+
+
+def test_without_a_chunk_size_nothing_is_padded(denoiser, classifier) -> None:
+    purifier = heterogeneous(denoiser, classifier)
+    rows: list[int] = []
+    free, fixed = (PurifiedClassifier(classifier, purifier, 10, 3, chunk_size=size) for size in (None, 64))
+    assert (free.chunk_size, free.pads, fixed.pads, free.behind(NoPurifier()).pads) == (64, False, True, False)
+    handle = denoiser.register_forward_hook(lambda module, arguments, output: rows.append(len(arguments[0])))
+    found, expected = free(images(2)), fixed(images(2))
+    handle.remove()
+    assert set(rows[: len(rows) // 2]) == {6} and set(rows[len(rows) // 2 :]) == {64}
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0.0)

@@ -23,7 +23,7 @@ _SERVER.set_forkserver_preload(["tests.evaluation.jobs", "hetpure.evaluation.run
 
 def evaluate(output: Path, rows: dict[str, Any], *overrides: str) -> int:
     """``evaluate.py`` in this process, with the demo's networks and data; its exit code."""
-    text = yaml.safe_dump(read_config("demo.yaml", []) | {"rows": rows})
+    text = yaml.safe_dump(read_config("digits.yaml", []) | {"rows": rows})
     output.parent.mkdir(exist_ok=True)
     file = output.parent / "job.yaml"
     if not file.exists() or file.read_text() != text:

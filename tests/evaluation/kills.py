@@ -22,7 +22,7 @@ from hetpure.runs.records import RecordStore
 from tests.evaluation import slow_evaluate
 
 SETTINGS = [
-    "--config", "demo.yaml", "data.batch_size=1", "attack.steps=3", "attack.eot=2", "ensemble.size=2",
+    "--config", "digits.yaml", "data.batch_size=1", "attack.steps=3", "attack.eot=2", "ensemble.size=2",
     "purifier.grid_size=20", "chunk_size=4", "threads=1", "pictures=0", "wandb.mode=disabled",
     "protocols.resubmissions=2", "protocols.votes=3", "trainer.accelerator=cpu", "rows.undefended.attack={name: none}",
     "rows.uniform.purifier.grid_size=20",

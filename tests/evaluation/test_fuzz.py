@@ -68,7 +68,7 @@ def damage(chance: random.Random, known: dict[str, Any]) -> tuple[str, Any]:
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
-    raw = read_config("demo.yaml", ["rows=null", "wandb.mode=disabled", "data.subset=2", "output=/never/made"])
+    raw = read_config("digits.yaml", ["rows=null", "wandb.mode=disabled", "data.subset=2", "output=/never/made"])
     raw["rows"] = {}
     return raw
 
@@ -90,7 +90,7 @@ def test_200_bad_configs_are_one_line_each(base: dict[str, Any], monkeypatch: py
         config = put(dict(base), key, value)
         monkeypatch.setattr("hetpure.cli.config_arguments.read_config", lambda *_, config=config: config)
         try:
-            code = main(["evaluate", "--config", "demo.yaml"])
+            code = main(["evaluate", "--config", "digits.yaml"])
         except Exception as error:
             wrong.append(f"{number}: {key} = {value!r}: {type(error).__name__}: {error}")
             continue

@@ -12,7 +12,7 @@ from hetpure.purification.registry import PURIFIERS
 
 
 def completed(*overrides: str, rows: Any = None) -> RunSettings:
-    return complete(read_config("demo.yaml", ["output=unused", *overrides]) | {"rows": rows})
+    return complete(read_config("digits.yaml", ["output=unused", *overrides]) | {"rows": rows})
 
 
 def test_every_combination_is_a_row() -> None:
@@ -30,7 +30,7 @@ def test_rows_beside_a_grid_stay_and_a_resolved_config_is_its_own_expansion() ->
 
 
 def test_the_command_line_replaces_values_and_takes_keys_away() -> None:
-    raw = read_config("demo.yaml", []) | {"rows": None, "grid": {"purifier.tau": [0.1], "attack.eot": [1, 2]}}
+    raw = read_config("digits.yaml", []) | {"rows": None, "grid": {"purifier.tau": [0.1], "attack.eot": [1, 2]}}
     raw["grid"]["purifier"] = {"tau": [0.6]}  # what grid.purifier.tau=[0.6] makes of it
     raw["grid"]["attack"] = {"eot": None}
     assert list(complete({**raw, "output": "unused"}).rows) == ["tau=0.6"]

@@ -104,7 +104,7 @@ def test_an_unknown_row_is_refused(rows: str, message: str, tmp_path: Path, caps
 
 
 def test_a_row_can_be_planned_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = {**read_config("demo.yaml", ["threads=1", "data.subset=3"]), "rows": ROWS}
+    raw = {**read_config("digits.yaml", ["threads=1", "data.subset=3"]), "rows": ROWS}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
     command = ["--config", str(tmp_path / "job.yaml"), "--rows=uniform", "--seconds=0.1"]
     assert main(["plan", *command]) == 0
@@ -115,7 +115,7 @@ def test_a_row_can_be_planned_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_methods_columns_or_one_of_them(tmp_path: Path) -> None:
     """In a table ``METHOD`` is all its columns, ``METHOD/COLUMN`` one; cells of the others stay empty."""
     columns = {"clean": {"side": "standard"}, "weak": {}, "strong": {"attack": {"eps": 0.3}}}
-    raw = {**read_config("demo.yaml", []), "rows": {k: ROWS[k] for k in ("undefended", "uniform")}}
+    raw = {**read_config("digits.yaml", []), "rows": {k: ROWS[k] for k in ("undefended", "uniform")}}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({**raw, "table": {"columns": columns}}))
     quick = ["threads=1", "pictures=0", "wandb.mode=disabled", *QUICK[:-1], f"output={tmp_path / 'run'}"]
     command = ["evaluate", "--config", str(tmp_path / "job.yaml"), *quick]

@@ -69,7 +69,7 @@ def test_a_choice_is_made_once(
 
 def chosen(monkeypatch: pytest.MonkeyPatch, output: Path, free: float, **changes: Any) -> Any:
     memory(monkeypatch, free)
-    raw = read_config("demo.yaml", [*SMALL, f"output={output}", "threads=1"]) | {"rows": ROWS}
+    raw = read_config("digits.yaml", [*SMALL, f"output={output}", "threads=1"]) | {"rows": ROWS}
     config = complete(merge(raw, changes))
     data = ImageDataModule("digits", subset=4).prepare()
     return choose_auto_settings(config, data, evaluation_trainer({"accelerator": "cpu"}), Loaded())

@@ -195,6 +195,26 @@ def test_calls_of_every_attack_are_exact(
         assert counted == network_rows(row.most if outcome == "stands" else row.least)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("torchattacks:EOTPGD", {"steps": 2, "eot_iter": 3}),
+        ("foolbox:LinfPGD", {"steps": 2}),
+        ("art:ProjectedGradientDescent", {"max_iter": 2, "eps_step": 0.01}),
+    ],
+)
+def test_calls_of_other_libraries_attacks_are_exact(
+    name: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec(name.partition(":")[0]) is None:
+        pytest.skip(f"needs the extra {name.partition(':')[0]}")
+    setting = Setting(monkeypatch, tmp_path)
+    attack = {"name": name, "norm": "Linf", "eps": 0.05, "arguments": arguments, "eot": 2}
+    purifier = {"name": "heterogeneous", **PURIFIER_CASES["heterogeneous"]}
+    row, rows, data = setting.planned(setting.raw(purifier, attack))
+    assert network_rows(row.most) == network_rows(setting.counted(rows, data)) and row.most.denoiser_gradient > 0
+
+
 def test_published_attacks_are_planned_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Square's queries, one image at a time, are a bound; it stops when an image is broken."""
     if importlib.util.find_spec("pyautoattack") is None:
@@ -259,7 +279,7 @@ def test_processes_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every row of the shipped demo, its honesty checks, hours elsewhere; nothing is written."""
-    settings = ["--config", "demo.yaml", f"output={tmp_path}/out", "threads=1", "data.subset=4", "honesty=true"]
+    settings = ["--config", "digits.yaml", f"output={tmp_path}/out", "threads=1", "data.subset=4", "honesty=true"]
     assert main(["evaluate", *settings, "--plan", "--plan-seconds=0.1", "--plan-rate=denoiser=10"]) == 0
     out = capsys.readouterr().out
     for name in ("undefended", "uniform", "heterogeneous", "heterogeneous, huge_eps"):
@@ -275,7 +295,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
 
 
 def test_absent_rows_are_said_with_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = read_config("demo.yaml", []) | {"table": {"columns": {"pgd": {}}}, "output": str(tmp_path / "out")}
+    raw = read_config("digits.yaml", []) | {"table": {"columns": {"pgd": {}}}, "output": str(tmp_path / "out")}
     raw |= {"rows": {"lost": {"classifier": {"weights": "nowhere.pt"}}}, "threads": 1}
     assert plan(complete(raw), 0.1) == []
     assert "plan: lost/pgd cannot be evaluated here: classifier.weights: nowhere.pt: no such file" in (

@@ -18,6 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import hetpure.models.resnet  # noqa: F401  registers cifar_resnet8 with timm
 from hetpure.models.classifiers import Classifier
 from hetpure.purification.mask import (
     AttentionMask,

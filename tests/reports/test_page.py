@@ -411,7 +411,7 @@ def test_an_evaluation_leaves_a_page_also_after_ctrl_c(tmp_path: Path, monkeypat
     assert sum("adversarial" in sample for sample in data["methods"][1]["samples"]) == 4
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "cifar10_bpda.yaml"])
+@pytest.mark.parametrize("name", ["digits.yaml", "cifar10_bpda.yaml"])
 def test_a_saved_config_completes_to_itself(name: str, tmp_path: Path) -> None:
     once = complete(read_config(name, []))
     (tmp_path / "config.yaml").write_text(to_yaml(once))

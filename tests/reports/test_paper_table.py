@@ -53,7 +53,7 @@ ROWS: dict[str, Any] = {
 
 
 def raw(table: dict[str, Any] | None = None, rows: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    base = {k: v for k, v in read_config("demo.yaml", []).items() if k not in ("rows", "attack")}
+    base = {k: v for k, v in read_config("digits.yaml", []).items() if k not in ("rows", "attack")}
     base |= {"attack": QUICK, "table": TABLE if table is None else table, "rows": ROWS if rows is None else rows}
     base |= {"data": {"name": "digits", "subset": 8, "batch_size": 8}, "ensemble": {"size": 2, "mode": "mean_logits"}}
     base |= {"protocols": {"resubmissions": 2}, "chunk_size": 16, "threads": 1, "pictures": 0}
@@ -269,7 +269,7 @@ def test_addresses_and_places_may_change_when_a_run_goes_on(tmp_path: Path) -> N
 
 
 def test_absent_data_are_one_reason_for_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = raw(data={"name": "torch/svhn", "root": str(tmp_path / "no_folder"), "subset": 8})
+    config = raw(data={"name": "folder", "root": str(tmp_path / "no_folder"), "subset": 8})
     assert evaluate(tmp_path, config) == 0
     rows = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
     assert "which is no folder" in rows[0]["reason"] and rows[0]["reason"] == rows[1]["reason"]

@@ -23,7 +23,7 @@ from hetpure.runs.results import Report, TableRow, table_rows, write_results
 from tests.runs.schemas import check_folder, validator
 
 VERSION_1 = Path(__file__).parent / "version_1"
-"""A run of ``demo.yaml`` with ``data.subset=4 attack.steps=2``, made before folders had a version."""
+"""A run of ``digits.yaml`` with ``data.subset=4 attack.steps=2``, made before folders had a version."""
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_folder_of_version_1_is_read_and_shown(old: Path, capsys: pytest.Captu
 def test_a_run_of_version_1_goes_on(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = {file: file.read_bytes() for file in old.glob("*/samples-*.jsonl")}
     settings = ["data.subset=4", "attack.steps=2", "wandb.mode=disabled", "threads=1", f"output={old}"]
-    assert main(["evaluate", "--config", "demo.yaml", *settings]) == 0
+    assert main(["evaluate", "--config", "digits.yaml", *settings]) == 0
     assert "all 4 images are done already" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in old.glob("*/samples-*.jsonl")} == lines
     assert format_version(old) == FORMAT_VERSION
@@ -122,7 +122,7 @@ def test_a_newer_version_is_refused_in_one_line(old: Path, capsys: pytest.Captur
         ["aggregate", str(old), str(old)],
         ["figures", "joint", str(old)],
         ["report", str(old), "--over", "seed", "--output", str(old / "x.png")],
-        ["evaluate", "--config", "demo.yaml", *settings],
+        ["evaluate", "--config", "digits.yaml", *settings],
     ):
         assert main(command) == 2
         errors = capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_rounding_is_seen_through_without_any_flag(monkeypatch: pytest.MonkeyPat
     """A purifier that rounds looks perfectly robust to exact gradients: the report's top says why."""
     monkeypatch.setattr(NoPurifier, "purify", lambda self, x, draws: (8 * x).round() / 8)
     raw = read_config(
-        "demo.yaml", ["rows=null", "purifier.name=none", "data.subset=4", "attack.steps=1", "wandb.mode=disabled"]
+        "digits.yaml", ["rows=null", "purifier.name=none", "data.subset=4", "attack.steps=1", "wandb.mode=disabled"]
     )
     run(complete(raw | {"output": str(tmp_path), "threads": 1}))
     assert "THE ATTACK SAW NO GRADIENT (none: 4 of 4 images)" in capsys.readouterr().out.replace("\n", " ")
@@ -157,7 +157,7 @@ def test_an_image_that_is_not_there_is_not_inside() -> None:
 
 
 def config_of(*overrides: str) -> RunSettings:
-    raw = read_config("demo.yaml", ["rows=null", "wandb.mode=disabled", *overrides])
+    raw = read_config("digits.yaml", ["rows=null", "wandb.mode=disabled", *overrides])
     return complete({**raw, "rows": {}, "output": "unused"})
 
 
@@ -283,7 +283,7 @@ def test_checks_know_an_attack_by_what_it_declares(
 ) -> None:
     monkeypatch.setitem(ATTACKS.targets, "mine", f"{__name__}:{'Declared' if declared else 'Undeclared'}")
     raw = read_config(
-        "demo.yaml",
+        "digits.yaml",
         ["rows=null", "purifier={name: uniform, t: 0.1, grid_size: 10}", "data.subset=2", "honesty.images=2"],
     )
     raw |= {"attack": {"name": "mine", "eot": 1}, "output": str(tmp_path), "threads": 1, "pictures": 0}

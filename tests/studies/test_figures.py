@@ -15,6 +15,8 @@ from PIL import Image
 from scipy import stats
 
 from hetpure.cli import main
+from hetpure.config import read_config
+from hetpure.config.moved import with_moved
 from hetpure.errors import ConfigError
 from hetpure.noise import defense_draws
 from hetpure.purification.base import to_unit
@@ -27,7 +29,7 @@ from hetpure.studies.ablation import Ablation
 from hetpure.studies.cost import Cost, gradient_cost
 from hetpure.studies.features import Features, feature_distance
 from hetpure.studies.figure import Measured, file_stem
-from hetpure.studies.finished import FinishedRun, with_moved
+from hetpure.studies.finished import FinishedRun
 from hetpure.studies.harmony import Harmony, seam_ratio
 from hetpure.studies.joint import Joint
 from hetpure.studies.masks import Masks
@@ -453,3 +455,11 @@ def _axes(part: Any) -> list[Any]:
     """A part's own and its parts' axes, without colour bars."""
     own = [axes for axes in part.axes if axes.get_label() != "<colorbar>"]
     return list(dict.fromkeys([*own, *(axes for inner in part.subfigs for axes in _axes(inner))]))
+
+
+def test_code_that_a_folder_names_is_run_only_if_the_user_names_it(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("raise SystemExit('it ran')")
+    config = read_config("digits.yaml", ["rows=null", f"classifier.name={tmp_path}/net.py:Net"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"rows": {}}))
+    with pytest.raises(ConfigError, match=r"^classifier\.name is .*net\.py:Net', which is code"):
+        FinishedRun(tmp_path)

@@ -11,7 +11,7 @@ from tests.toys import images, tiny_classifier
 
 
 def command(tmp_path: Path, *overrides: str) -> int:
-    return main(["masks", "--config", "demo.yaml", f"output={tmp_path}", "pictures=2", *overrides])
+    return main(["masks", "--config", "digits.yaml", f"output={tmp_path}", "pictures=2", *overrides])
 
 
 def test_panels_are_what_algorithm_2_makes() -> None:

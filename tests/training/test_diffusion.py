@@ -10,8 +10,7 @@ from lightning import Callback
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
-from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
-from hetpure.training.ema import averaged
+from hetpure.training.diffusion import DiffusionTrainer, averaged, unet_arguments
 from hetpure.training.fit import build_trainer, fit
 
 UNET: dict[str, Any] = {

@@ -12,14 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from hetpure.runs.read import Method
 from hetpure.runs.results import accuracy
 
-STYLES = 6
-"""Lines in one chart, at most: more could not be told apart."""
-
-LEFT, RIGHT, TOP, BOTTOM = 46, 430, 10, 210
-"""Edges of the axes in the template's drawing, which is 440 wide and 250 high."""
-
-POINTS = 300
-"""Points of a line, at most."""
+STYLES = 6  # lines in one chart, at most: more could not be told apart
+POINTS = 300  # points of a line, at most
+LEFT, RIGHT, TOP, BOTTOM = 46, 430, 10, 210  # edges of the axes in the template's drawing of 440 x 250
 
 
 @dataclass(frozen=True)
@@ -35,23 +30,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Up to ``STYLES`` lines on common axes.
-
-    Attributes:
-        title: what is shown.
-        text: what to know about it.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis.
-        lines: what is drawn.
-        top: end of the vertical axis; None to fit the values.
-    """
+    """Up to ``STYLES`` lines on common axes."""
 
     title: str
-    text: str
+    text: str  # what to know about it
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    top: float | None = None
+    top: float | None = None  # end of the vertical axis; None to fit the values
 
     @property
     def summary(self) -> str:
@@ -61,7 +47,7 @@ class Chart:
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """Positions in the SVG: the ticks of both axes; the path, band and dots of each line."""
+        """Positions in the SVG: the ticks of both axes; functions of a line: its path, band and dots."""
         xs = [x for line in self.lines for x in line.x]
         ys = [y for line in self.lines for y in (*line.y, *line.low, *line.high)]
         x_ticks = MaxNLocator(6, integer=True).tick_values(min(xs), max(xs))
@@ -76,27 +62,13 @@ class Chart:
         def path(xs: Sequence[float], ys: Sequence[float]) -> str:
             return "M" + "L".join("{} {}".format(*at(x, y)) for x, y in zip(xs, ys, strict=True))
 
-        def band(line: Line) -> str:
-            return path([*line.x, *reversed(line.x)], [*line.high, *reversed(line.low)]) + "Z" if line.low else ""
-
         return {
             "x_ticks": [(at(tick, y0)[0], f"{tick:g}") for tick in x_ticks if x0 <= tick <= x1],
             "y_ticks": [(at(x0, tick)[1], f"{tick:g}") for tick in y_ticks if y0 <= tick <= y1],
-            "lines": [
-                {
-                    "name": line.name,
-                    "path": path(line.x, line.y),
-                    "band": band(line),
-                    "dots": [at(x, y) for x, y in zip(line.x, line.y, strict=True)] if len(line.x) <= 12 else [],
-                }
-                for line in self.lines
-            ],
+            "path": lambda line: path(line.x, line.y),
+            "band": lambda line: path([*line.x, *reversed(line.x)], [*line.high, *reversed(line.low)]) + "Z",
+            "dots": lambda line: [at(x, y) for x, y in zip(line.x, line.y, strict=True)] if len(line.x) <= 12 else [],
         }
-
-
-def charts(methods: Sequence[Method]) -> list[Chart]:
-    """All charts of a run that it has records for."""
-    return [*loss_charts(methods), *correct_charts(methods), *submissions_charts(methods)]
 
 
 def loss_charts(methods: Sequence[Method]) -> list[Chart]:

@@ -15,32 +15,15 @@ LIMIT = 6_000_000
 
 
 class Album:
-    """Encodes images as long as there is room.
-
-    Args:
-        limit: characters of all data URIs.
-
-    Attributes:
-        left_out: number of images that found no room.
-    """
+    """Encodes images as long as ``limit`` characters of data URIs have room; after one without room no more."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = self.room = limit
-        self.left_out = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether an image found no room; then no later one is taken, so that there are no gaps."""
-        return self.left_out > 0
+        self.left_out = 0  # images that found no room
 
     def add(self, pixels: np.ndarray, heading: str = "") -> str | None:
-        """The data URI of uint8 pixels (H, W, C), or None if there is no room.
-
-        Args:
-            pixels: the image.
-            heading: of its panel; maps (see ``is_map``) get false colours.
-        """
-        uri = None if self.full else png_uri(pixels, is_map(heading))
+        """The data URI of uint8 pixels (H, W, C), or None if there is no room; a heading of a map gives colours."""
+        uri = None if self.left_out else png_uri(pixels, is_map(heading))
         if uri is None or len(uri) > self.room:
             self.left_out += 1
             return None

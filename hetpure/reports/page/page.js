@@ -3,9 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const PAGE = 60;
-  const OUTCOMES = {
-    survived: "✓ survived", broken: "✗ broken", wrong: "– wrong", right: "✓ right", failed: "! failed",
-  };
+  const OUTCOMES = { survived: "✓ survived", broken: "✗ broken", wrong: "– wrong", right: "✓ right", failed: "! failed" };
   const form = byId("filters"), list = byId("list"), more = byId("more");
   let shown = PAGE, matches = [];
 
@@ -38,9 +36,9 @@
     const others = data.methods.map((each, k) => [String(k), each.name]).filter(([k]) => data.methods[k] !== method());
     setOptions(byId("other"), [["", "–"], ...others]);
     byId("other-label").hidden = !others.length;
-    const steps = byId("steps");
-    steps.parentElement.hidden = !samples.some((sample) => sample.panels);
-    if (steps.parentElement.hidden) steps.checked = false;
+    const steps = byId("steps"), pictured = samples.some((sample) => sample.panels);
+    steps.parentElement.hidden = !pictured;
+    steps.checked &&= pictured;
   }
 
   // All filters but the outcome, whose choices show how many samples each would leave.
@@ -58,17 +56,15 @@
   }
 
   const checkedOutcome = () => form.querySelector("input[name=outcome]:checked");
-  const chosenOutcome = () => (checkedOutcome() ? checkedOutcome().value : "");
+  const chosenOutcome = () => checkedOutcome()?.value ?? "";
 
   function fillOutcomes(samples) {
-    const chosen = chosenOutcome();
-    const counts = { "": samples.length };
+    const chosen = chosenOutcome(), counts = { "": samples.length };
     for (const outcome of samples.map((sample) => outcomeOf(sample))) counts[outcome] = (counts[outcome] || 0) + 1;
     const attacked = method().samples.some((sample) => ["survived", "broken"].includes(outcomeOf(sample)));
     const kinds = ["", ...(attacked ? ["survived", "broken"] : ["right"]), "wrong"];
     if (counts.failed || chosen === "failed") kinds.push("failed");
-    const focused = document.activeElement && document.activeElement.name === "outcome";
-    const fieldset = byId("outcomes");
+    const focused = document.activeElement?.name === "outcome", fieldset = byId("outcomes");
     fieldset.querySelectorAll(".choice").forEach((choice) => choice.remove());
     for (const kind of kinds) {
       const input = make("input", { type: "radio", name: "outcome", value: kind, checked: kind === chosen });
@@ -98,10 +94,6 @@
 
   const badge = (outcome) => text("span", OUTCOMES[outcome], `badge ${outcome}`);
 
-  function picture(uri, heading, sample) {
-    return make("span", {}, make("img", { src: uri, alt: `${heading} image of sample ${sample.index}` }), heading);
-  }
-
   function classNames(predictions) {
     const distinct = [...new Set(predictions)];
     return distinct.slice(0, 4).map(className).join(" / ") + (distinct.length > 4 ? " / .." : "");
@@ -111,9 +103,9 @@
     const [outcome, clean, attacked] = sample.protocols[protocol()] || ["failed", [], []];
     const strip = make("span", { className: "strip" });
     const small = [["clean", data.clean[sample.index]], ["adversarial", sample.adversarial]].filter(([, uri]) => uri);
-    for (const [heading, uri] of sample.panels || small) {
-      const amplified = heading === "perturbation" ? `perturbation ×${method().amplification}` : heading;
-      strip.append(picture(uri, amplified, sample));
+    for (const [name, src] of sample.panels || small) {
+      const heading = name === "perturbation" ? `perturbation ×${method().amplification}` : name;
+      strip.append(make("span", {}, make("img", { src, alt: `${heading} image of sample ${sample.index}` }), heading));
     }
     const predicted = `clean: ${classNames(clean)}` + (attacked.length ? ` · attacked: ${classNames(attacked)}` : "");
     const name = make("b", {}, `${className(sample.label)} `, text("span", `#${sample.index}`, "number-of"));
@@ -135,8 +127,7 @@
   }
 
   function sparkline(title, values, iterations, low, high) {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    const [svg, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
     const y = (value) => 52 - 48 * (high > low ? (value - low) / (high - low) : 0.5);
     const x = (k) => (260 * k) / (values.length - 1);
     path.setAttribute("d", "M" + values.map((value, k) => `${x(k).toFixed(1)} ${y(value).toFixed(1)}`).join("L"));
@@ -168,8 +159,8 @@
       box.append(sparkline("Attacker's loss", sample.loss, sample.iterations, ...ends));
     }
     if (sample.right) box.append(sparkline("Draws still right", sample.right, sample.iterations, 0, 1));
-    const evaluated = data.methods.map((each, k) => [each, bySample[k].get(sample.index)]).filter(([, twin]) => twin);
-    const outcomes = evaluated.flatMap(([each, twin]) => outcomesUnder(each, twin));
+    const twins = data.methods.map((each, k) => [each, bySample[k].get(sample.index)]).filter(([, twin]) => twin);
+    const outcomes = twins.flatMap(([each, twin]) => outcomesUnder(each, twin));
     box.append(titled("Under every method", make("ul", { className: "under" }, ...outcomes)));
     const facts = [`number ${sample.index} of the split, class ${className(sample.label)}`];
     if (sample.seconds !== undefined) facts.push(`${sample.seconds} seconds`);
@@ -241,6 +232,6 @@
     const first = shown;
     shown += PAGE;
     draw();
-    if (list.children[first]) list.children[first].querySelector("summary").focus();
+    list.children[first]?.querySelector("summary").focus();
   });
 })();

@@ -2,19 +2,21 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import shlex
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from hetpure.reports.page.charts import charts
+from hetpure.reports.page.charts import correct_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import LIMIT, Album
 from hetpure.reports.page.samples import browser_data
 from hetpure.reports.table import cells, split_common
@@ -44,10 +46,9 @@ def page(run: RunFolder, table: PaperTable | None = None, limit: int = LIMIT) ->
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         data=Markup(json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")),
         **_table(run.report.rows),
-        groups=_whiskers(run.report.rows),
         alarms=_alarms(run),
         checks=_checks(run),
-        charts=charts(run.methods),
+        charts=[*loss_charts(run.methods), *correct_charts(run.methods), *submissions_charts(run.methods)],
         notes=[*run.report.notes, *run.problems, *data["notes"]],
         commands=_commands(run.path),
         table=table,
@@ -65,42 +66,21 @@ def _part(name: str) -> str:
 
 
 def _table(rows: Sequence[TableRow]) -> dict[str, Any]:
-    """The columns that are shown, the lines with their group, and what all lines have in common."""
+    """The columns that are shown, the lines by group (METHOD of METHOD/COLUMN), and what all lines have in common."""
     columns, common = split_common(rows)
-    lines, before = [], ""
-    for row, texts in zip(rows, cells(rows, columns), strict=True):
-        group, _, column = row.method.rpartition("/")
-        texts[0] = column if texts[0] else ""
-        lines.append({"group": group if group != before else "", "cells": texts})
-        before = group
-    return {"columns": columns, "lines": lines, "common": common}
-
-
-def _whiskers(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
-    """Accuracies as dots with their intervals, in the table's order."""
     several = len({row.protocol for row in rows}) > 1
-    groups: list[dict[str, Any]] = []
-    for row in rows:
+    lines = []
+    for row, (method, *texts) in zip(rows, cells(rows, columns), strict=True):
         group, _, column = row.method.rpartition("/")
-        if not groups or groups[-1]["name"] != group:
-            groups.append({"name": group, "rows": []})
         label = f"{column} · {row.protocol}" if several else column
-        groups[-1]["rows"].append({"label": label, "marks": _marks(standard=row.standard, robust=row.robust)})
-    return groups
+        marks = _measured(standard=row.standard, robust=row.robust)
+        lines.append({"group": group, "cells": [column if method else "", *texts], "label": label, "marks": marks})
+    groups = [(name, list(members)) for name, members in itertools.groupby(lines, key=itemgetter("group"))]
+    return {"columns": columns, "groups": groups, "common": common}
 
 
-def _marks(**accuracies: Accuracy) -> list[dict[str, Any]]:
-    return [
-        {
-            "kind": kind,
-            "at": f"{100 * a.value:.2f}",
-            "from": f"{100 * a.low:.2f}",
-            "width": f"{100 * (a.high - a.low):.2f}",
-            "words": f"{kind} accuracy {a} % of {a.count} images",
-        }
-        for kind, a in accuracies.items()
-        if a.count
-    ]
+def _measured(**accuracies: Accuracy) -> dict[str, Accuracy]:
+    return {kind: accuracy for kind, accuracy in accuracies.items() if accuracy.count}
 
 
 def _alarms(run: RunFolder) -> list[tuple[str, str]]:
@@ -109,17 +89,14 @@ def _alarms(run: RunFolder) -> list[tuple[str, str]]:
     first = {row.method: row for row in reversed(run.report.rows)}
     rows = [first[method.name] for method in run.methods]
     failed = "; ".join(f"{row.method}: {row.failed} of {row.total}" for row in rows if row.failed)
-    if failed:
-        text = f"Some samples failed and count in no accuracy ({failed} images). The notes say why."
-        alarms.append(("caution", text))
     counts = {row.method: (row.images + row.failed, row.total) for row in rows}
     unfinished = "; ".join(f"{method}: {done} of {total}" for method, (done, total) in counts.items() if done < total)
-    if not rows:
-        alarms.append(("caution", "Nothing was measured: no row could be evaluated."))
-    if unfinished:
-        text = f"This run is not finished ({unfinished} images). Run the same command again to continue it."
-        alarms.append(("caution", text))
-    return alarms
+    cautions = [
+        (failed, f"Some samples failed and count in no accuracy ({failed} images). The notes say why."),
+        (not rows, "Nothing was measured: no row could be evaluated."),
+        (unfinished, f"This run is not finished ({unfinished} images). Run the same command again to continue it."),
+    ]
+    return [*alarms, *(("caution", text) for applies, text in cautions if applies)]
 
 
 def _checks(run: RunFolder) -> list[dict[str, Any]]:
@@ -130,10 +107,10 @@ def _checks(run: RunFolder) -> list[dict[str, Any]]:
         rows, method = [], methods.get(name)
         if method is not None and method.variants:
             checked = {record.index for records in method.variants.values() for record in records}
-            sets = {"the attack itself": [record for record in method.one_shot if record.index in checked]}
-            for key in [*VARIANTS, *(key for key in method.variants if key not in VARIANTS)]:
-                sets[VARIANTS.get(key, key)] = list(method.variants.get(key, []))
-            marks = {label: _marks(robust=accuracy(records, "adversarial")) for label, records in sets.items()}
+            attacks = {"the attack itself": [record for record in method.one_shot if record.index in checked]}
+            for key in dict.fromkeys([*VARIANTS, *method.variants]):
+                attacks[VARIANTS.get(key, key)] = list(method.variants.get(key, []))
+            marks = {label: _measured(robust=accuracy(records, "adversarial")) for label, records in attacks.items()}
             rows = [{"label": label, "marks": marks[label]} for label in marks if marks[label]]
         failed = sum(verdict.passed is False for verdict in verdicts)
         checks.append({"name": name, "verdicts": verdicts, "failed": failed, "rows": rows})

@@ -11,20 +11,11 @@ from hetpure.runs.images import shrunk, to_pixels
 from hetpure.runs.read import Method, RunFolder
 from hetpure.runs.records import Record
 
-DETAILS = 6000
-"""Samples, over all methods, that have scores and loss curves; later ones have only their outcomes."""
-
-POINTS = 60
-"""Values of a sample's loss curve, at most."""
-
-THUMBNAIL = 64
-"""Longest side of small adversarial images, in pixels."""
-
+DETAILS = 6000  # samples, over all methods, that have scores and loss curves; later ones have only their outcomes
+POINTS = 60  # values of a sample's loss curve, at most
+THUMBNAIL = 64  # longest side of small adversarial images, in pixels
+TOP = 3  # classes whose scores are shown
 SCORES = {"mean_logits": "mean logits", "mean_probs": "mean probabilities", "vote": "shares of votes"}
-"""What the one-shot scores of each ensemble mode are."""
-
-TOP = 3
-"""Classes whose scores are shown."""
 
 
 def outcome(record: Record) -> str:
@@ -45,10 +36,8 @@ def outcome(record: Record) -> str:
 def browser_data(run: RunFolder, album: Album) -> dict[str, Any]:
     """The browser's data, all of it JSON.
 
-    Args:
-        run: the run.
-        album: takes the images: first the pictured steps, then small clean images, then small adversarial ones,
-            sample by sample over all methods.
+    The album takes first the pictured steps, then small clean images, then small adversarial ones, sample by sample
+    over all methods.
     """
     samples = [_samples(method) for method in run.methods]
     first = [{record.index: record for record in reversed(method.records)} for method in run.methods]
@@ -69,7 +58,7 @@ def browser_data(run: RunFolder, album: Album) -> dict[str, Any]:
     ]
     unread = 0
     for sample, method, record in rows:
-        if record.image is None or album.full:
+        if record.image is None or album.left_out:
             album.left_out += record.image is not None
         elif (pixels := _adversarial(method, record)) is None:
             unread += 1
@@ -88,19 +77,16 @@ def browser_data(run: RunFolder, album: Album) -> dict[str, Any]:
         "classes": dict(enumerate(run.samples.classes)),
         "clean": {index: uri for index, uri in clean.items() if uri is not None},
         "methods": [
-            _settings(method) | {"samples": [own[index] for index in indices if index in own]}
+            {
+                "name": method.name,
+                "protocols": [row.protocol for row in method.rows],
+                "score": SCORES.get(method.settings["ensemble"].get("mode"), "scores"),
+                "amplification": f"{method.pictures.amplification:.3g}" if method.pictures else "",
+                "samples": [own[index] for index in indices if index in own],
+            }
             for method, own in zip(run.methods, samples, strict=True)
         ],
         "notes": notes,
-    }
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    return {
-        "name": method.name,
-        "protocols": [row.protocol for row in method.rows],
-        "score": SCORES.get(method.settings["ensemble"].get("mode"), "scores"),
-        "amplification": f"{method.pictures.amplification:.3g}" if method.pictures else "",
     }
 
 

@@ -27,13 +27,8 @@ def accuracy_panel(
 ) -> None:
     """Standard and robust accuracy over one key (a line), two (a map each), or more (one point a combination).
 
-    Args:
-        part: of a figure, to draw into.
-        keys: names of the settings.
-        values: their values at each point.
-        standard: accuracy on clean images at each point.
-        robust: accuracy on adversarial images at each point.
-        baselines: robust accuracy of rows outside the sweep, by name: horizontal lines, not shown on maps.
+    Each point has a value for each key. ``baselines`` are robust accuracies of rows outside the sweep, by name, drawn
+    as horizontal lines; maps do not show them.
     """
     if len(keys) != 2:
         flat = [point[0] if len(keys) == 1 else ", ".join(map(_text, point)) for point in values]
@@ -104,15 +99,14 @@ def accuracy_map(
     axes.imshow(grid, cmap=style.MAP, norm=norm, origin="lower", aspect="auto")
     for (i, j), value in np.ndenumerate(grid):
         if math.isnan(value):
-            box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="#999999", lw=0)
-            axes.add_patch(box)
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="#999999", lw=0))
             continue
         accuracy = cells[first[j], second[i]]
         ink = "black" if norm(value) > 0.55 else "white"
         text = f"{value:.1f}\n[{100 * accuracy.low:.0f}, {100 * accuracy.high:.0f}]"
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
-    axes.set_xticks(range(len(first)), [_text(v) for v in first])
-    axes.set_yticks(range(len(second)), [_text(v) for v in second])
+    axes.set_xticks(range(len(first)), list(map(_text, first)))
+    axes.set_yticks(range(len(second)), list(map(_text, second)))
     axes.set(xlabel=keys[0], ylabel=keys[1], title=title)
 
 

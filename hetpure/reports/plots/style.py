@@ -24,18 +24,11 @@ NATURAL, ADVERSARIAL = BLUE, VERMILLION
 MAP = "cividis"
 
 SETTINGS: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
+    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
+    "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.interpolation": "nearest",
     "pdf.fonttype": 42,  # text stays text
-    "image.interpolation": "nearest",
-}
+}  # fmt: skip
 
 DPI = 130
 _PNG: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
@@ -48,10 +41,7 @@ _LINE_INCHES = 0.142
 def sheet(width: float, height: float, caption: str) -> tuple[Figure, SubFigure]:
     """An empty figure with its caption below, and the part above it, to draw into.
 
-    Args:
-        width: in inches.
-        height: of the drawing, in inches; the caption's is added.
-        caption: what is shown, and of how many images.
+    ``width`` and the drawing's ``height`` are in inches; the caption's height is added.
     """
     lines = textwrap.wrap(caption, int((width - 0.3) * _CHARACTERS_PER_INCH))
     below = len(lines) * _LINE_INCHES + 0.2
@@ -64,14 +54,12 @@ def sheet(width: float, height: float, caption: str) -> tuple[Figure, SubFigure]
 
 def stacked(figure: FigureBase, heights: Sequence[float]) -> list[SubFigure]:
     """Parts of a figure, one below the other."""
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
-    return list(cast(Any, parts)[:, 0])
+    return list(cast(Any, figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False))[:, 0])
 
 
 def beside(figure: FigureBase, widths: Sequence[float]) -> list[SubFigure]:
     """Parts of a figure, side by side."""
-    parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)
-    return list(cast(Any, parts)[0])
+    return list(cast(Any, figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False))[0])
 
 
 def shades(norm: Normalize) -> ScalarMappable:

@@ -34,11 +34,9 @@ def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
     """
     points: dict[str, Point] = {}
     for folder in folders:
-        config, rows = read_settings(folder), read_results(folder).rows
+        config = read_settings(folder)
         settings = row_settings(config)
-        for row in rows:
-            if row.protocol != "one-shot" or not row.images:
-                continue
+        for row in (row for row in read_results(folder).rows if row.protocol == "one-shot" and row.images):
             values = {key: _value(settings.get(row.method, config), key, folder) for key in keys}
             name = json.dumps(values, sort_keys=True)
             if name in points:
@@ -48,27 +46,20 @@ def folder_points(folders: Sequence[Path], keys: Sequence[str]) -> list[Point]:
 
 
 def draw(points: Sequence[Point], others: Sequence[TableRow], title: str, file: Path) -> None:
-    """Draws accuracy over the keys of some points; see ``accuracy_panel``.
-
-    Args:
-        points: at least one.
-        others: one-shot rows outside the grid.
-        title: headline.
-        file: the picture.
+    """Draws accuracy over the keys of points, at least one, beside ``others``: one-shot rows outside the grid.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     rows = [point.result for point in points]
-    values = [tuple(point.values.values()) for point in points]
+    names, values = list(labels(points[0].values).values()), [tuple(point.values.values()) for point in points]
+    standard, robust = [row.standard for row in rows], [row.robust for row in rows]
     width, height = 6.4, 4.0
-    if len(values[0]) == 2:
+    if len(names) == 2:
         columns, lines = (len({str(pair[i]) for pair in values}) for i in (0, 1))
         width, height = 2 * (columns + 1.6), 0.75 * lines + 1.5
     figure, part = style.sheet(width, height, _caption(rows))
     part.suptitle(title, fontsize=9)
-    standard, robust = [row.standard for row in rows], [row.robust for row in rows]
-    names = list(labels(points[0].values).values())
     with mpl.rc_context(style.SETTINGS):
         accuracy_panel(part, names, values, standard, robust, {row.method: row.robust for row in others})
         figure.savefig(file)

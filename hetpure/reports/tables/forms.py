@@ -20,43 +20,25 @@ _LATEX = str.maketrans({
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of a column.
+    """The heading of a column."""
 
-    Attributes:
-        text: of the column itself.
-        group: a heading above it, shared with neighbouring columns, or empty.
-        words: whether cells are words, aligned left, and not numbers.
-        wraps: whether long cells may be broken into lines.
-    """
-
-    text: str
-    group: str = ""
-    words: bool = False
-    wraps: bool = False
+    text: str  # of the column itself
+    group: str = ""  # above it, shared with neighbouring columns
+    words: bool = False  # whether cells are words, aligned left, and not numbers
+    wraps: bool = False  # whether long cells may be broken into lines
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose cells are text.
-
-    Attributes:
-        title: what the table shows.
-        headings: of its columns.
-        lines: cells, one for each heading; ``mark`` makes footnote numbers in them.
-        subtitle: a line below the title, or empty.
-        warnings: what must be read before any number.
-        rules: positions of the lines that have a rule above.
-        footnotes: texts of the footnotes 1, 2, ..
-        notes: what else there is to say.
-    """
+    """A table whose cells are text."""
 
     title: str
     headings: Sequence[Heading]
-    lines: Sequence[Sequence[str]]
+    lines: Sequence[Sequence[str]]  # cells, one for each heading; ``mark`` makes footnote numbers in them
     subtitle: str = ""
-    warnings: Sequence[str] = ()
-    rules: Collection[int] = ()
-    footnotes: Sequence[str] = ()
+    warnings: Sequence[str] = ()  # what must be read before any number
+    rules: Collection[int] = ()  # positions of the lines that have a rule above
+    footnotes: Sequence[str] = ()  # texts of the footnotes 1, 2, ..
     notes: Sequence[str] = ()
 
 
@@ -72,12 +54,12 @@ def print_table(table: TextTable) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 160, markup=False, highlight=False)
     for warning in table.warnings:
-        console.print(warning, style="bold red", markup=False)
-    console.print(table.title, style="bold", markup=False, highlight=False)
+        console.print(warning, style="bold red", highlight=True)
+    console.print(table.title, style="bold")
     if table.subtitle:
-        console.print(table.subtitle, markup=False, highlight=False)
+        console.print(table.subtitle)
     shown = Table(box=box.SIMPLE_HEAD)
     for heading in table.headings:
         text = Text("\n".join(filter(None, (heading.group, heading.text))))
@@ -86,9 +68,9 @@ def print_table(table: TextTable) -> None:
         shown.add_row(*(Text(_MARK.sub(lambda match: f" {match[1].translate(_RAISED)}", cell)) for cell in line))
     console.print(shown)
     for number, text in enumerate(table.footnotes, start=1):
-        console.print(f" {str(number).translate(_RAISED)} {text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f" {str(number).translate(_RAISED)} {text}", soft_wrap=True)
     for note in table.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def markdown(table: TextTable) -> str:

@@ -17,61 +17,36 @@ NOT_PUBLISHED = "-"
 
 @dataclass(frozen=True)
 class TableCell:
-    """One method in one column.
+    """One method in one column."""
 
-    Attributes:
-        printed: the paper's accuracy, if any.
-        measured: this run's accuracy, if any.
-        reasons: why there is none, if that needs saying.
-    """
-
-    printed: PrintedAccuracy | None = None
-    measured: Accuracy | None = None
-    reasons: Sequence[str] = ()
+    printed: PrintedAccuracy | None = None  # the paper's
+    measured: Accuracy | None = None  # this run's
+    reasons: Sequence[str] = ()  # why nothing was measured, if that needs saying
 
 
 @dataclass(frozen=True)
 class TableLine:
-    """One method.
+    """One method."""
 
-    Attributes:
-        method: its name as shown.
-        kind: AT, AP, or empty.
-        cells: by column.
-        printed: whether the paper's table has it.
-        reasons: why none of its cells was measured.
-        note: what else there is to say.
-    """
-
-    method: str
-    kind: str
-    cells: Mapping[str, TableCell]
-    printed: bool = False
-    reasons: Sequence[str] = ()
+    method: str  # its name as shown
+    kind: str  # AT, AP, or empty
+    cells: Mapping[str, TableCell]  # by column
+    printed: bool = False  # whether the paper's table has it
+    reasons: Sequence[str] = ()  # why none of its cells was measured
     note: str | None = None
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """The whole table.
-
-    Attributes:
-        title: what the table is about.
-        run: what was run for the measured columns.
-        columns: titles by name, in order.
-        printed: columns that have published accuracies.
-        lines: the methods, in order.
-        notes: how each column was measured, and the like.
-        warnings: what must be read before any number.
-    """
+    """The whole table."""
 
     title: str
-    run: str
-    columns: Mapping[str, str]
-    printed: frozenset[str]
+    run: str  # what was run for the measured columns
+    columns: Mapping[str, str]  # titles by name, in order
+    printed: frozenset[str]  # columns that have published accuracies
     lines: Sequence[TableLine]
-    notes: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()  # how each column was measured, and the like
+    warnings: Sequence[str] = ()  # what must be read before any number
 
 
 def build_table(config: Mapping[str, Any], report: Report) -> PaperTable:
@@ -88,15 +63,10 @@ def build_table(config: Mapping[str, Any], report: Report) -> PaperTable:
         if (changes := report.departures) and any(row.images for row in report.rows):
             listed = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
             warnings.append(f"Not the paper's settings: {listed}. Measured and published numbers are not comparable.")
-    return PaperTable(
-        settings["title"] or title,
-        report.title + (f"; images from {root}" if root else ""),
-        columns,
-        frozenset(name for name in columns if paper and name in paper.columns),
-        [_line(line, settings["columns"], paper, report) for line in settings["lines"].values()],
-        notes,
-        warnings,
-    )
+    run = report.title + (f"; images from {root}" if root else "")
+    printed = frozenset(name for name in columns if paper and name in paper.columns)
+    lines = [_line(line, settings["columns"], paper, report) for line in settings["lines"].values()]
+    return PaperTable(settings["title"] or title, run, columns, printed, lines, notes, warnings)
 
 
 def _line(line: Mapping[str, Any], columns: Mapping[str, Any], paper: PrintedTable | None, report: Report) -> TableLine:
@@ -188,16 +158,9 @@ def text_table(table: PaperTable) -> TextTable:
     if counts:
         counted = f"n = {min(counts)} in each measured cell; " if len(counts) == 1 else ""
         subtitle = f"Accuracies in percent; measured with 95 % Wilson intervals. {counted}{table.run}"
-    return TextTable(
-        table.title,
-        headings[first:],
-        [cells[first:] for cells in lines],
-        subtitle,
-        table.warnings,
-        [k for k in range(1, len(kinds)) if kinds[k] != kinds[k - 1]],
-        footnotes,
-        table.notes,
-    )
+    rules = [k for k in range(1, len(kinds)) if kinds[k] != kinds[k - 1]]
+    shown, warnings = [cells[first:] for cells in lines], table.warnings
+    return TextTable(table.title, headings[first:], shown, subtitle, warnings, rules, footnotes, table.notes)
 
 
 def numbers(table: PaperTable) -> tuple[list[str], list[list[Any]]]:
@@ -230,24 +193,13 @@ def plain(table: PaperTable) -> dict[str, Any]:
             "reason": "; and ".join(cell.reasons) or None,
         }
 
-    return {
-        "title": table.title,
-        "run": table.run,
-        "warnings": list(table.warnings),
-        "columns": list(table.columns),
-        "titles": dict(table.columns),
-        "rows": [
-            {
-                "kind": line.kind,
-                "method": line.method,
-                "cells": {name: cell(each) for name, each in line.cells.items()},
-                "reason": "; and ".join(line.reasons) or None,
-                "note": line.note,
-            }
-            for line in table.lines
-        ],
-        "notes": list(table.notes),
-    }
+    rows = []
+    for line in table.lines:
+        cells, reason = {name: cell(each) for name, each in line.cells.items()}, "; and ".join(line.reasons) or None
+        rows.append({"kind": line.kind, "method": line.method, "cells": cells, "reason": reason, "note": line.note})
+    columns = {"columns": list(table.columns), "titles": dict(table.columns)}
+    head = {"title": table.title, "run": table.run, "warnings": list(table.warnings)}
+    return {**head, **columns, "rows": rows, "notes": list(table.notes)}
 
 
 def write_table(table: PaperTable, folder: Path) -> None:

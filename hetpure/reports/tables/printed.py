@@ -24,17 +24,11 @@ class PrintedAccuracy:
 
 @dataclass(frozen=True)
 class PrintedRow:
-    """One method of a published table.
+    """One method of a published table."""
 
-    Attributes:
-        kind: AT (an adversarially trained classifier), AP (adversarial purification), or empty.
-        accuracies: by column; None where the paper has a dash.
-        note: what the paper says about this row alone.
-    """
-
-    kind: str
-    accuracies: Mapping[str, PrintedAccuracy | None]
-    note: str | None = None
+    kind: str  # AT (an adversarially trained classifier), AP (adversarial purification), or empty
+    accuracies: Mapping[str, PrintedAccuracy | None]  # by column; None where the paper has a dash
+    note: str | None = None  # what the paper says about this row alone
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""List purifiers, attacks, gradient modes, losses and denoiser formats with their keys.
+
+Besides this package's, those that installed packages offer as entry points are listed. Everywhere a name is taken, so
+is FILE.py:Class or package.module:Class.
+"""
+
+import argparse
+
+from hetpure.attacks.registry import ATTACKS, COMMON, GRADIENTS
+from hetpure.attacks.registry import SUPPLIED as SUPPLIED_TO_GRADIENTS
+from hetpure.config.plugins import entry_points
+from hetpure.config.registry import Registry, constructor_arguments
+from hetpure.purification.registry import NETWORKS, PURIFIERS
+
+LISTS: tuple[tuple[str, Registry, tuple[str, ...]], ...] = (
+    ("purifier.name", PURIFIERS, NETWORKS),
+    ("attack.name", ATTACKS, ()),
+    ("attack.gradient.name", GRADIENTS, SUPPLIED_TO_GRADIENTS),
+)
+"""Config key, registry, and arguments that are no keys."""
+
+OTHERS = {
+    "attack.loss": ("hetpure.losses", ("ce", "margin", "dlr")),
+    "denoiser.format": (
+        "hetpure.formats",
+        ("diffusers", "ddpm", "edm", "guided_diffusion", "score_sde", "score_sde_matched"),
+    ),
+}
+"""Config key, group of entry points, and this package's names, whose module imports torch."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommand's arguments: none."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the lists."""
+    for key, registry, supplied in LISTS:
+        print(f"{key} (entry points: {registry.group})")
+        offered = {**entry_points(registry.group), **registry.targets}
+        width = max(map(len, offered)) + 2
+        for name, target in offered.items():
+            keys = [argument for argument in constructor_arguments(target) or () if argument not in supplied]
+            origin = "" if name in registry.targets else f"  [{target}]"
+            print(f"  {name:{width}}{', '.join(keys) or '-'}{origin}")
+        print()
+    print(f"every attack also has: {', '.join(key for key in COMMON if key != 'name')}")
+    for key, (group, names) in OTHERS.items():
+        installed = [f"{name} [{target}]" for name, target in entry_points(group).items()]
+        print(f"{key} (entry points: {group}): {', '.join([*names, *installed])}")

@@ -1,0 +1,1 @@
+"""A static site of results from run folders: one table for each data set and threat model."""
