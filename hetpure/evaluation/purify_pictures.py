@@ -29,7 +29,7 @@ from hetpure.errors import INTERRUPTED, ConfigError, RunError
 from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.expand_table import select_rows
 from hetpure.evaluation.picture_files import Picture, Sizes, read_picture, write_new
-from hetpure.evaluation.resolve import missing_files
+from hetpure.evaluation.resolve import check_files
 from hetpure.evaluation.run import evaluation_trainer, set_precision
 from hetpure.models.classifiers import build_classifier
 from hetpure.models.denoisers import Denoiser, build_denoiser, innermost
@@ -133,8 +133,7 @@ def build_cleaner(config: RunSettings, row: str, data: ImageDataModule | None) -
     Raises:
         ConfigError: names the key or file.
     """
-    for error in missing_files(config).get(row, []):
-        raise error
+    check_files(config)
     settings = config.rows[row]
     classifier = build_classifier(**settings.classifier)
     denoiser: Denoiser | None = None
