@@ -243,7 +243,7 @@ class _Job:
         sheet = draw_sheet(self.sheet, self.names)
         file = self._write(sheet, "before_after")
         left_out = f"; pictures={self.written} shows all" if self.written > len(self.sheet) else ""
-        print(f"sheet of {len(self.sheet)} pictures: {printable(file)}{left_out}")
+        print(f"sheet of {len(self.sheet)} picture{'s' * (len(self.sheet) > 1)}: {printable(file)}{left_out}")
 
     def _rows(self, picture: Picture) -> int:
         """Pictures of this size in a network call."""
