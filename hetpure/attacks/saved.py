@@ -18,7 +18,7 @@ from hetpure.errors import AbsentError, ConfigError
 from hetpure.runs.files import CONFIG, one_line
 from hetpure.runs.honesty import MARGIN
 from hetpure.runs.read import read_settings, row_settings
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 
 ROUNDING = 0.5 / 255
 """How far an image is moved by rounding to 8 bits, a value."""

@@ -1,7 +1,7 @@
 """From complete settings to what runs: networks, defense and attack of every row, checked before any long work."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.evaluation.config import ProtocolsConfig, RowSettings, RunSettings
-from hetpure.evaluation.content import code_content, data_content, network_content
+from hetpure.evaluation.config import SHARED, ProtocolsConfig, RowSettings, RunSettings
+from hetpure.evaluation.content import FREE, code_content, data_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -29,8 +29,10 @@ from hetpure.models.precision import prepared_classifier, prepared_denoiser
 from hetpure.purification.base import Purifier
 from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
-from hetpure.runs.records import RecordStore
+from hetpure.runs.claim import settings_hash
+from hetpure.runs.records import Expected
 from hetpure.runs.results import Conditions
+from hetpure.runs.store import RecordStore
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Row:
     gradient: ExactGradient | None  # the attacker's, through the attack process
     store: RecordStore  # where its records go
     conditions: Conditions  # that it is measured under, for the table
+    settings: dict[str, Any]  # all that its records depend on
     variants: "dict[str, Row]" = field(default_factory=dict)  # under other attacks, for the honesty checks
     content: dict[str, Any] = field(default_factory=dict)  # hashes of its networks, and of code from outside
 
@@ -60,6 +63,32 @@ class Row:
 def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
     """Hashes of the images and of every row's networks: the content behind the config's paths."""
     return {"data": {"images": data_content(data)}, "rows": {row.name: row.content for row in rows}}
+
+
+def made_under(rows: Sequence[Row]) -> dict[str, str]:
+    """A hash of what the records of each row, and of its variants, depend on; by the folder of the records."""
+    free = (*FREE, "data.subset", "data.subset_seed", "data.subset_skip")  # a sample's records depend on no other's
+    return {
+        name: settings_hash({**each.settings, "content": row.content}, free)
+        for row in rows
+        for name, each in _folders(row)
+    }
+
+
+def expect(rows: Sequence[Row], data: ImageDataModule, settings: Mapping[str, Sequence[str]]) -> None:
+    """From now on only records of these data and settings count; ``settings`` are hashes by the folder of records."""
+    source = data.test_source
+    labels = {index: source.labels[index] for index in data.indices}
+    for row in rows:
+        for name, each in _folders(row):
+            evaluations = {protocol.name: protocol.evaluations for protocol in each.protocols}
+            shape = None if each.attack is None else data.image_shape
+            seed, accepted = each.model.seed, settings[name]
+            each.store.expect(Expected(labels.keys(), labels, data.num_classes, evaluations, shape, seed, accepted))
+
+
+def _folders(row: Row) -> list[tuple[str, Row]]:
+    return [(row.name, row), *((f"{row.name}/honesty/{name}", each) for name, each in row.variants.items())]
 
 
 @dataclass(frozen=True)
@@ -150,9 +179,11 @@ class _Builder:
         model = PurifiedClassifier(classifier, purifier, *numbers)
         store = RecordStore(output / name, [protocol.name for protocol in model.protocols])
         attack = build_attack(attack_settings)
+        shared = {key: getattr(config, key) for key in SHARED}
+        own = {**shared, **vars(settings), "attack": attack_settings, "protocols": judged}
         conditions = Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls)
         if attack is None:
-            return Row(name, model, None, None, store, conditions)
+            return Row(name, model, None, None, store, conditions, own)
         if attack.classes > data.num_classes:
             raise ConfigError(
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
@@ -168,12 +199,13 @@ class _Builder:
             mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
             gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
         if not attack.uses_defense:
-            return Row(name, model, attack, gradient, store, Conditions(str(attack), "-", 1, model.ensemble_size))
+            conditions = Conditions(str(attack), "-", 1, model.ensemble_size)
+            return Row(name, model, attack, gradient, store, conditions, own)
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
         conditions = replace(conditions, attack=str(attack), gradients=view, eot=gradient.eot)
-        return Row(name, model, attack, gradient, store, conditions)
+        return Row(name, model, attack, gradient, store, conditions, own)
 
     def _classifier(self, settings: RowSettings) -> Classifier:
         known, key = self.loaded.classifiers, settings_key(settings.classifier)

@@ -19,6 +19,9 @@ IMAGES = 16
 PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
 """The same, of the whole config and of its rows."""
 
+FREE = ("pictures", "data.batch_size", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
+"""Keys that may differ when an evaluation goes on (``grid``: its combinations are rows, independent of each other)."""
+
 
 def data_content(data: ImageDataModule) -> str:
     """A hash of the test split's labels, of the subset, and of its first images."""

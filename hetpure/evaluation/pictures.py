@@ -19,7 +19,8 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.noise import defense_draws
 from hetpure.runs.files import PICTURES, SAMPLES
 from hetpure.runs.images import Pictures, Samples, is_map, load_samples, save_pictures, save_samples, shrunk, to_pixels
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
+from hetpure.runs.store import RecordStore
 
 THUMBNAIL = 64
 """Longest side of the small clean images, in pixels; larger ones are shrunk."""

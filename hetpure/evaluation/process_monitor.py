@@ -115,11 +115,13 @@ class ProcessMonitor:
             for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
                 if signal.getsignal(number) == default:
                     self._handlers[number] = signal.signal(number, self._on_signal)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         threading.Thread(target=self._watch, name="process-monitor", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._exited.set()
+        sys.unraisablehook = self._unraisable
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._lock.close()
@@ -127,6 +129,11 @@ class ProcessMonitor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         raise self._stop
+
+    def _on_unraisable(self, dropped: Any) -> None:
+        """Python says that it drops an exception; one that ``tick`` raises again is no news."""
+        if self._stop is None or not isinstance(dropped.exc_value, type(self._stop)):
+            self._unraisable(dropped)
 
     def _watch(self) -> None:
         last_call, ended = None, set()
@@ -160,7 +167,8 @@ class ProcessMonitor:
             os._exit(STOPPED)
 
     def _others(self) -> list[Path]:
-        return [file for file in self.folder.glob("process-*.txt") if file != self.file]
+        files = (file for file in self.folder.glob("process-*.txt") if file.stem[8:].isdecimal() and file.is_file())
+        return [file for file in files if file != self.file]
 
     def _earlier_run_is_at_work(self) -> bool:
         for file in self._others():

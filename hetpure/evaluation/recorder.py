@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from hetpure.defense.batch import ATTACKED, AttackedImages, BatchScores
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import RunError
-from hetpure.runs.records import Record, RecordStore, shortest
+from hetpure.runs.records import Record, shortest
+from hetpure.runs.store import RecordStore
 
 
 class Recorder(Callback):
@@ -42,11 +43,13 @@ class Recorder(Callback):
         if attacked is not None:
             adversarial = zip(indices, attacked.images.cpu().numpy(), strict=True)
             images = {index: image for index, image in adversarial if index not in outputs.failures}
+        image_file = self.store.image_name(images) if images else None
+        settings = (self.store.expected.settings or ("",))[0]
         records = []
         for i, index in enumerate(indices):
             failure = outputs.failures.get(index)
             common: dict[str, Any] = {"index": index, "label": labels[i], "seconds": seconds, "seed": pl_module.seed}
-            common |= {"failure": failure, "chunks": {"defense": outputs.chunk_size}}
+            common |= {"failure": failure, "chunks": {"defense": outputs.chunk_size}, "settings": settings}
             if attacked is not None:
                 trace = attacked.traces[i]
                 curves = {
@@ -57,7 +60,7 @@ class Recorder(Callback):
                 for name, values in curves.items():  # JSON has no word for what is not finite
                     common[name] = list(itertools.takewhile(math.isfinite, values))
                 common["chunks"]["attack"] = attacked.chunk_size
-                common["image"] = self.store.image_name(images) if index in images else None
+                common["image"] = image_file if index in images else None
             for protocol in pl_module.protocols:
                 predictions: dict[str, Any] = {"clean": [], "clean_scores": []}
                 for side, by_protocol in scores.items() if failure is None else ():

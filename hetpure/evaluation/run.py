@@ -18,9 +18,9 @@ from hetpure.config.trainer import build_trainer
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.hooks import after_calls, networks
 from hetpure.errors import ConfigError, RunError
-from hetpure.evaluation.build import Row
+from hetpure.evaluation.build import Row, expect, made_under
 from hetpure.evaluation.config import TRAINER, RunSettings
-from hetpure.evaluation.content import PLACES
+from hetpure.evaluation.content import FREE
 from hetpure.evaluation.pictures import keep_samples
 from hetpure.evaluation.process_monitor import GOES_ON, ProcessMonitor
 from hetpure.evaluation.progress import EvaluationProgress
@@ -33,11 +33,8 @@ from hetpure.models.precision import allow_tf32
 from hetpure.reports.dashboard import Dashboard
 from hetpure.runs.claim import check_claim, claim
 from hetpure.runs.files import RESULTS
-from hetpure.runs.records import RecordStore
+from hetpure.runs.mend import mend
 from hetpure.runs.results import Report
-
-FREE = ("pictures", "data.batch_size", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
-"""Keys that may differ when an evaluation goes on (``grid``: its combinations are rows, independent of each other)."""
 
 
 def run(
@@ -71,9 +68,10 @@ def run(
             report.show()
 
     content = content_here(resolved, output) if rows else {}
-    check_claim(output, config, FREE, content)  # before it waits for another run there
+    hashes = made_under(rows)
+    check_claim(output, config, FREE, content, hashes)  # before it waits for another run there
     with ProcessMonitor(output, trainer, 60.0 * config.hang_minutes, on_hang) as monitor:
-        claim(output, config, FREE, content)
+        expect(rows, data, claim(output, config, FREE, content, hashes))
         dashboard = Dashboard(to_dict(config), output) if is_first and rows else None
         if is_first and not (output / RESULTS).exists():
             report.write()  # from now on the folder says under what its records are made, however the run ends
@@ -141,9 +139,10 @@ def evaluate_row(
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, likewise.
     """
     monitor = monitor or ProcessMonitor(row.store.folder, trainer)
-    store = RecordStore(row.store.folder, row.store.protocols, trainer.global_rank)
+    store = row.store.for_process(trainer.global_rank)
     try:
-        store.mend(trainer.world_size)
+        for text in mend(store, trainer.world_size):
+            print(text, file=sys.stderr)
     except OSError as error:
         raise RunError(f"output: {store.folder} cannot be written: {error.strerror}") from None
     queue = SampleQueue(store, data.indices if only is None else only, trainer)

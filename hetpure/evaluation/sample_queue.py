@@ -17,7 +17,7 @@ from typing import IO
 import lightning
 
 from hetpure.errors import RunError
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 
 
 class SampleQueue:

@@ -1,14 +1,18 @@
 """A run folder belongs to one config and says which."""
 
+import hashlib
 import json
+import os
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, RunError
 from hetpure.runs import files
+from hetpure.runs.store import RecordStore
 
 ALWAYS_FREE = (
     "output",
@@ -24,8 +28,16 @@ CHOSEN_LATER = ("chunk_size", "recompute")
 """Last parts of keys whose saved ``auto`` means that no run has needed the choice yet; one that makes it may resume."""
 
 
-def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mapping[str, Any] | None = None) -> None:
+def claim(
+    folder: Path,
+    config: Any,
+    free: Collection[str] = (),
+    content: Mapping[str, Any] | None = None,
+    made_under: Mapping[str, str] | None = None,
+) -> dict[str, list[str]]:
     """Saves the resolved config in a run folder, or refuses a folder that belongs to another run.
+
+    A damaged file of these is kept under another name, which is printed.
 
     Args:
         folder: the run folder; made if needed.
@@ -34,42 +46,103 @@ def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mappin
             part of a key.
         content: hashes of the files that the config's paths lead to, as nested mappings, saved as ``content.yaml``.
             With it paths may be free: a moved file has the same hash, another file in its place has not.
+        made_under: ``settings_hash`` of each row's new records, by the folder of its records.
+
+    Returns:
+        Hashes under which the records of each of these rows may have been made: the new one, and those of earlier
+        versions of this program that wrote the same settings in other words.
 
     Raises:
-        ConfigError: names the keys that differ, or says why the folder cannot be used.
+        ConfigError: names the keys that differ, or the row whose records were made under other settings.
+        RunError: where the folder cannot be written.
     """
-    contents = check_claim(folder, config, free, content)
-    run = {"format_version": files.FORMAT_VERSION, "hetpure": __version__}
+    contents = check_claim(folder, config, free, content, made_under)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_whole(folder / files.RUN, json.dumps(run, indent=2) + "\n")
+        for name in contents:
+            if os.path.lexists(folder / name) and files.undamaged(folder / name) is None:
+                kept = files.set_aside(folder / name)
+                print(f"{folder / name} was damaged; kept as {kept.name}", file=sys.stderr)
         for name, new in contents.items():
-            files.write_whole(folder / name, to_yaml(new))
+            text = json.dumps(new, indent=2) + "\n" if name == files.RUN else to_yaml(new)
+            files.write_whole(folder / name, text)
     except OSError as error:
-        raise ConfigError("output", f"{folder} cannot be used: {files.one_line(error)}") from None
+        raise RunError(f"output: {folder} cannot be written: {files.one_line(error)}") from None
+    return {row: contents[files.RUN]["settings"][row] for row in made_under or {}}
 
 
 def check_claim(
-    folder: Path, config: Any, free: Collection[str] = (), content: Mapping[str, Any] | None = None
+    folder: Path,
+    config: Any,
+    free: Collection[str] = (),
+    content: Mapping[str, Any] | None = None,
+    made_under: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """``claim`` without saving: refuses a folder that belongs to another run, and returns what would be saved, by file.
 
     Raises:
-        ConfigError: names the keys that differ.
+        ConfigError: names the keys that differ, or the row whose records were made under other settings.
     """
     files.format_version(folder)
     contents = {files.CONFIG: to_dict(config), **({files.CONTENT: dict(content)} if content else {})}
     evaluated = content is None or (folder / files.CONTENT).exists() or any(folder.glob("**/samples-*.jsonl"))
-    changes = []
+    changes, known = [], False
     for name, new in contents.items():
-        if evaluated and (folder / name).is_file():
-            old = files.read_config(folder) if name == files.CONFIG else files.read_mapping(folder / name)
+        if evaluated and (old := files.undamaged(folder / name)) is not None:
+            if name == files.CONFIG:
+                old, known = files.read_config(folder), True
             compared = new if name == files.CONFIG else _hashed_before(old, new)
             changes += differences(old, compared, {*ALWAYS_FREE, *free})
     if changes:
         problem = f"{folder} holds another config's run ({'; '.join(changes[:4])})"
         raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
-    return contents
+    accepted = _accepted(folder, made_under or {}, known)
+    for row, hashes in accepted.items():
+        _check_records(folder, row, hashes, known)
+    run = {"format_version": files.FORMAT_VERSION, "hetpure": __version__}
+    former = files.settings_of(folder)
+    if accepted or former:
+        run["settings"] = {**former, **accepted}
+    return {files.RUN: run, **contents}
+
+
+def settings_hash(settings: Any, free: Collection[str] = ()) -> str:
+    """A hash of all settings of a row but the free ones (see ``claim``), 16 hexadecimal digits."""
+    bound = _without(to_dict(settings), {*ALWAYS_FREE, *free})
+    text = json.dumps(bound, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _accepted(folder: Path, made_under: Mapping[str, str], known: bool) -> dict[str, list[str]]:
+    """Hashes by row. Those of before count where the folder says that the settings are the same as then."""
+    former = files.settings_of(folder)
+    accepted = {}
+    for row, new in made_under.items():
+        old = former.get(row, [])
+        accepted[row] = [new, *(each for each in old if each != new)] if known or new in old else [new]
+    return accepted
+
+
+def _check_records(folder: Path, row: str, accepted: Collection[str], known: bool) -> None:
+    """Refuses a row none of whose records was made under these settings; single ones are for ``mend``."""
+    lines = [line for lines in RecordStore(folder / row).lines().values() for line in lines if line.record is not None]
+    made = {line.record.settings for line in lines if line.record is not None}
+    if not made or made & {*accepted} or (known and "" in made):
+        return
+    problem = f"the records of row {row} in {folder} were made under other settings"
+    if "" in made:
+        problem = f"the records of row {row} in {folder} do not say under which settings they were made"
+    if not known:
+        problem += f", and {files.CONFIG} is missing or damaged"
+    raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
+
+
+def _without(settings: Any, free: Collection[str], prefix: str = "") -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    named = {key: f"{prefix}{key}" for key in settings}
+    bound = {key: name for key, name in named.items() if not any(_matches(name, pattern) for pattern in free)}
+    return {key: _without(settings[key], free, f"{name}.") for key, name in bound.items()}
 
 
 def _hashed_before(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

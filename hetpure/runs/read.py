@@ -11,8 +11,9 @@ from hetpure.errors import ConfigError
 from hetpure.runs import files
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
 from hetpure.runs.names import check_row_name, default_row_name, protocol_names
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Expected, Record
 from hetpure.runs.results import Conditions, Report, TableRow, parse_results, table_rows
+from hetpure.runs.store import RecordStore
 
 T = TypeVar("T")
 
@@ -67,6 +68,8 @@ def read_run(folder: Path) -> RunFolder:
             results = read_results(folder)
         except ConfigError:
             problems.append(f"{files.RESULTS} is damaged; running the same command again rewrites it")
+    if (folder / files.RUN).exists() and files.undamaged(folder / files.RUN) is None:
+        problems.append(f"{files.RUN} is damaged; running the same command again rewrites it")
     if not (folder / files.SAMPLES).exists():
         problems.append(f"{files.SAMPLES} is missing, so clean images and class names are not shown")
     samples = _optional(load_samples, folder, files.SAMPLES, problems) or Samples([], [], {})
@@ -75,7 +78,7 @@ def read_run(folder: Path) -> RunFolder:
     in_table = {row.method for row in report.rows}
     methods = []
     for name, settings in row_settings(config).items():
-        method = _method(folder, name, settings, known.get(name), len(samples.indices), problems)
+        method = _method(folder, name, settings, known.get(name), samples.indices, problems)
         if method.records or name in in_table or results is None:  # else a row that could not be evaluated
             methods.append(method)
     report = replace(report, rows=[row for method in methods for row in method.rows])
@@ -132,21 +135,39 @@ def read_results(folder: Path) -> Report:
 
 
 def _method(
-    folder: Path, name: str, settings: Mapping[str, Any], known: TableRow | None, total: int, problems: list[str]
+    folder: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    known: TableRow | None,
+    samples: Sequence[int],
+    problems: list[str],
 ) -> Method:
     protocols = protocol_names(settings["protocols"]["resubmissions"], settings["protocols"]["votes"])
-    store = RecordStore(folder / name, protocols)
+    store = _store(folder, name, protocols, samples, problems)
     records = store.read()
     attacked = any(record.adversarial for record in records)
     conditions = Conditions("unknown", "unknown") if attacked else Conditions()  # only results.json has them
+    total = len(samples)
     if known is not None:
         total, conditions = known.total or total, known.conditions
     rows = table_rows(name, records, total or len({record.index for record in records}), protocols, conditions)
     variants = {}
     if settings["honesty"]["images"]:
-        variants = {path.name: RecordStore(path).read() for path in sorted((folder / name).glob("honesty/*/"))}
+        for path in sorted((folder / name).glob("honesty/*/")):
+            variant = f"{name}/honesty/{path.name}"
+            variants[path.name] = _store(folder, variant, protocol_names(), samples, problems).read()
     pictures = _optional(load_pictures, folder, f"{name}/{files.PICTURES}", problems)
     return Method(name, settings, store, records, rows, variants, pictures)
+
+
+def _store(
+    folder: Path, name: str, protocols: Sequence[str], samples: Sequence[int], problems: list[str]
+) -> RecordStore:
+    """Records as far as they are whole and of this run; what else there is becomes a problem."""
+    expected = Expected(samples={*samples} or None, settings=files.settings_of(folder).get(name))
+    store = RecordStore(folder / name, protocols, expected=expected)
+    problems += [f"{name.rpartition('/')[0]}/{text}".lstrip("/") for text in store.problems()]
+    return store
 
 
 def _optional(load: Callable[[Path], T], folder: Path, name: str, problems: list[str]) -> T | None:

@@ -1,30 +1,14 @@
-"""The records of a run: one JSON line per sample and protocol, and the adversarial images.
+"""Records: one sample's outcome under one protocol, and what a record must be."""
 
-``docs/reference/run-folder.md`` describes both. Every process appends to a file of its own, one batch at a time. So a
-process that dies loses only the batch in flight, and a later run, with any number of processes, continues with the
-samples that have no line yet.
-
-Images are kept as the float32 values that were evaluated, not rounded to 8 bits, as published attacks work on such
-values. A batch is one ``.npz`` (LZMA), which ``numpy.load`` reads; because signed steps leave few distinct values, it
-takes about 40 to 60 % of the raw bytes (L2: 85 %).
-"""
-
-import contextlib
-import io
 import json
-import os
+import math
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import ArrayLike
-
-from hetpure.runs.files import write_whole
 
 Side = Literal["clean", "adversarial"]
 
@@ -49,11 +33,39 @@ class Record:
     chunks: dict[str, int] = field(default_factory=dict)  # rows in a network call of "attack" and "defense"
     image: str | None = None  # file in the row's folder that holds the adversarial image, under the name of its index
     failure: str | None = None  # why there is no result; predictions are then empty
+    settings: str = ""  # hash of the settings that it was made under; empty in folders of version 2 and earlier
 
     def right(self, side: Side) -> bool | None:
         """Whether every evaluation of the clean or adversarial image was right; None if there was none."""
         predictions = self.clean if side == "clean" else self.adversarial
         return all(predicted == self.label for predicted in predictions) if predictions else None
+
+    def outcome(self) -> dict[str, Any]:
+        """What is the same whenever the sample is evaluated: all but the time, and where its image lies."""
+        return {key: value for key, value in vars(self).items() if key not in ("seconds", "image")}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a row's records must agree with. None: not known, and not compared.
+
+    Attributes:
+        samples: indices of the row's samples.
+        labels: class of each of them, by index.
+        classes: number of classes.
+        evaluations: of each protocol, by name.
+        shape: (C, H, W) of adversarial images, which an attacked sample must have.
+        seed: of all draws.
+        settings: hashes of the settings that a record may have been made under, first that of new records.
+    """
+
+    samples: Collection[int] | None = None
+    labels: Mapping[int, int] | None = None
+    classes: int | None = None
+    evaluations: Mapping[str, int] | None = None
+    shape: tuple[int, int, int] | None = None
+    seed: int | None = None
+    settings: Sequence[str] | None = None
 
 
 def shortest(values: ArrayLike) -> list:
@@ -62,113 +74,134 @@ def shortest(values: ArrayLike) -> list:
     return [shortest(part) for part in values] if values.ndim > 1 else [float(str(value)) for value in values]
 
 
-class RecordStore:
-    """The records of one row.
+def to_line(record: Record) -> str:
+    """A record as a line of a file."""
+    return json.dumps(asdict(record), allow_nan=False) + "\n"
 
-    Args:
-        folder: the row's folder; made with the first batch.
-        protocols: names of the protocols under which a finished sample has a record.
-        rank: this process's number, which names its file.
+
+def parse_line(line: bytes) -> Record:
+    """The record in a line.
+
+    Raises:
+        ValueError: in words, if it is none, or contradicts itself.
     """
-
-    def __init__(self, folder: Path, protocols: Sequence[str] = ("one-shot",), rank: int = 0) -> None:
-        self.folder, self.protocols, self.rank = folder, tuple(protocols), rank
-        self.file = folder / f"samples-{rank:03d}.jsonl"
-
-    @property
-    def files(self) -> list[Path]:
-        """The record files of all processes."""
-        return sorted(self.folder.glob("samples-*.jsonl"))
-
-    def append(self, records: Sequence[Record], images: Mapping[int, np.ndarray] | None = None) -> None:
-        """Writes a batch: first its images, then its lines in one write, so that a line never lacks its image.
-
-        The records of a sample come one after the other and name the file of its image: (C, H, W), float32, by index.
-
-        Raises:
-            OSError: if the disk is full or the folder cannot be written; what was there before stays whole.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if images:
-            file = self.folder / self.image_name(images)
-            file.parent.mkdir(exist_ok=True)
-            write_whole(file, _npz(images), file.with_suffix(f".{self.file.stem}.part"))
-        text = "".join(json.dumps(asdict(record)) + "\n" for record in records).encode()
-        with self.file.open("ab", buffering=0) as file:
-            while text:
-                text = text[file.write(text) :]
-            os.fsync(file.fileno())
-
-    @staticmethod
-    def image_name(images: Iterable[int]) -> str:
-        """The file of a batch's images. It is overwritten only while the batch's first sample has no record."""
-        return f"adversarial/{next(iter(images)):06d}.npz"
-
-    def read(self) -> list[Record]:
-        """Records of finished samples from all processes, by index and protocol; the first of duplicates counts."""
-        samples: dict[int, dict[str, Record]] = {}
-        for file in self.files:
-            for _, record in _lines(file):
-                if isinstance(record, Record):
-                    samples.setdefault(record.index, {}).setdefault(record.protocol, record)
-        return [
-            samples[index][protocol]
-            for index in sorted(samples)
-            if set(self.protocols) <= set(samples[index])
-            for protocol in self.protocols
-        ]
-
-    def done(self) -> set[int]:
-        """Indices of the samples that have all their records."""
-        return {record.index for record in self.read()}
-
-    def mend(self, world: int = 1) -> None:
-        """Cuts off what a kill left at the end of files: half a line, a sample without all its lines, half an image.
-
-        Of the files of this process, and of the processes rank + world, rank + 2 world, .. of an earlier, larger run:
-        each of ``world`` processes mends its own.
-        """
-        done = self.done()
-        for file in self.files:
-            if (int(file.stem.removeprefix("samples-")) - self.rank) % world:
-                continue
-            keep = 0
-            for end, record in _lines(file):
-                unfinished = record.index not in done if isinstance(record, Record) else record is None
-                keep = keep if unfinished else end
-            if keep < file.stat().st_size:
-                os.truncate(file, keep)
-        for part in self.folder.glob(f"adversarial/*{'' if world == 1 else '.' + self.file.stem}.part"):
-            part.unlink(missing_ok=True)
-
-    def adversarial(self, record: Record) -> np.ndarray | None:
-        """A sample's adversarial image (C, H, W) in [0, 1], bit for bit as it was evaluated; None without one."""
-        if record.image is None or not re.fullmatch(r"adversarial/\d+\.npz", record.image):
-            return None
-        with np.load(self.folder / record.image, allow_pickle=False) as file:
-            return file[str(record.index)]
+    try:
+        content = json.loads(line.decode(), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("is no JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is no JSON: {' '.join(str(error).split())[:80]}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"is a {type(content).__name__}, not a record")
+    if unknown := content.keys() - _KINDS.keys():
+        raise ValueError(f"has an unknown key {min(unknown)[:40]!r}")
+    if missing := [key for key in _REQUIRED if key not in content]:
+        raise ValueError(f"lacks {missing[0]!r}")
+    for key, value in content.items():
+        if not _KINDS[key](value):
+            raise ValueError(f"has {key} {repr(value)[:40]}")
+    record = Record(**content)
+    if problem := _contradiction(record):
+        raise ValueError(problem)
+    return record
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Record | object | None]]:
-    """The end of each line in bytes and its content: a record, other JSON, or None for a line that was cut short."""
-    end = 0
-    for line in file.read_bytes().splitlines(keepends=True):
-        end += len(line)
-        content: Record | object | None = None
-        if line.endswith(b"\n"):
-            # A TypeError is of a line of another program, which must not be removed.
-            with contextlib.suppress(ValueError, TypeError):
-                content = json.loads(line)
-                content = Record(**content) if isinstance(content, dict) else content
-        yield end, content
+def disagreement(record: Record, expected: Expected) -> str | None:
+    """How a record disagrees with its row, in words; None if it does not."""
+    if expected.settings is not None and record.settings and record.settings not in expected.settings:
+        return "was made under other settings"
+    if expected.samples is not None and record.index not in expected.samples:
+        return f"is of sample {record.index}, which the run does not have"
+    if expected.labels is not None and record.label != expected.labels.get(record.index):
+        return f"has label {record.label}, the data have {expected.labels.get(record.index)}"
+    if expected.seed is not None and record.seed != expected.seed:
+        return f"was made with seed {record.seed}, not {expected.seed}"
+    if record.failure is not None:
+        return None
+    if expected.shape is not None and record.image is None:
+        return "has no adversarial image"
+    if expected.evaluations is None:
+        return None
+    for side in ("clean", "adversarial") if expected.shape is not None else ("clean",):
+        scores = getattr(record, f"{side}_scores")
+        if len(scores) != expected.evaluations.get(record.protocol):
+            return f"has {len(scores)} {side} evaluations for {record.protocol}"
+        if expected.classes is not None and any(len(row) != expected.classes for row in scores):
+            return f"has {side} scores that are not of {expected.classes} classes"
+    return None
 
 
-def _npz(images: Mapping[int, np.ndarray]) -> bytes:
-    memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w") as archive:
-        for index, image in images.items():
-            info = zipfile.ZipInfo(f"{index}.npy")  # its date is fixed: the same images are the same bytes
-            info.compress_type = zipfile.ZIP_LZMA
-            with archive.open(info, "w") as member:
-                npy.write_array(member, np.ascontiguousarray(image), allow_pickle=False)
-    return memory.getvalue()
+def _contradiction(record: Record) -> str | None:
+    for side in ("clean", "adversarial"):
+        predictions, scores = getattr(record, side), getattr(record, f"{side}_scores")
+        if scores and predictions != [row.index(max(row)) for row in scores]:
+            return f"has {side} predictions that are not the classes with the largest scores"
+        if record.failure is not None and predictions:
+            return "has both predictions and a failure"
+    if record.clean or record.adversarial or record.failure is not None:
+        return None
+    return "has no prediction and no failure"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _not_negative(value: Any) -> bool:
+    return _number(value) and value >= 0
+
+
+def _text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _classes(value: Any) -> bool:
+    return type(value) is list and all(map(_natural, value))
+
+
+def _numbers(value: Any) -> bool:
+    return type(value) is list and all(map(_number, value))
+
+
+def _sizes(value: Any) -> bool:
+    return type(value) is list and all(map(_not_negative, value))
+
+
+def _scores(value: Any) -> bool:
+    return type(value) is list and all(type(row) is list and row and _numbers(row) for row in value)
+
+
+def _image(value: Any) -> bool:
+    return value is None or (_text(value) and re.fullmatch(r"adversarial/\d+(-\d+)?\.npz", value) is not None)
+
+
+_KINDS = {
+    "index": _natural,
+    "protocol": lambda value: _text(value) and value != "",
+    "label": _natural,
+    "clean": _classes,
+    "clean_scores": _scores,
+    "adversarial": _classes,
+    "adversarial_scores": _scores,
+    "attack_loss": _numbers,
+    "gradient_size": _sizes,
+    "attack_correct": lambda value: _sizes(value) and all(share <= 1 for share in value),
+    "seconds": _not_negative,
+    "seed": _natural,
+    "draws": lambda value: _natural(value) and value >= 1,
+    "chunks": lambda value: type(value) is dict and all(map(_natural, value.values())),
+    "image": _image,
+    "failure": lambda value: value is None or _text(value),
+    "settings": _text,
+}
+"""What the values of a line must be, as ``record.schema.json`` says it: a schema's validator is far too slow here."""
+
+_REQUIRED = ("index", "protocol", "label", "clean", "clean_scores")

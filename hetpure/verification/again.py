@@ -21,7 +21,8 @@ from hetpure.attacks.search import Observer
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.run import evaluate_row
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
+from hetpure.runs.store import RecordStore
 
 
 class RecordedImages(Attack):

@@ -15,8 +15,8 @@ from jsonschema.exceptions import best_match
 from hetpure.errors import require
 from hetpure.runs.files import one_line
 from hetpure.runs.names import VARIANTS, protocol_names
-from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Verdict
+from hetpure.runs.store import RecordStore
 
 SHOWN = 3
 """Problems that a verdict names; it counts the others."""

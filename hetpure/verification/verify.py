@@ -15,8 +15,9 @@ from hetpure.runs.claim import differences
 from hetpure.runs.files import CONTENT, RESULTS, read_mapping
 from hetpure.runs.honesty import inside
 from hetpure.runs.read import read_results, read_settings, row_settings
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
 from hetpure.runs.results import Verdict
+from hetpure.runs.store import RecordStore
 from hetpure.runs.verification import Verification, fingerprint
 from hetpure.verification.lines import Part, check_labels, check_lines, check_samples, parts_of
 from hetpure.verification.table import check_report, check_table, check_table_files, written_by

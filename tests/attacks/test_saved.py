@@ -10,7 +10,8 @@ from PIL import Image
 
 from hetpure.attacks.saved import SavedImages
 from hetpure.errors import AbsentError, ConfigError
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
+from hetpure.runs.store import RecordStore
 
 INDICES = [7, 2, 300]
 EPS = 0.1

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hetpure.cli import main
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hetpure.cli import main
 from hetpure.config import PROJECT_ROOT
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 from tests.evaluation import slow_evaluate
 
 SETTINGS = [
@@ -46,7 +46,7 @@ def records_of(output: Path) -> dict[tuple, tuple]:
     records: dict[tuple, tuple] = {}
     for folder in sorted({file.parent for file in output.glob("*/samples-*.jsonl")}):
         names = Counter[tuple]()
-        for file in folder.glob("samples-*.jsonl"):
+        for file in RecordStore(folder).files:
             for text in file.read_text().splitlines():
                 line = json.loads(text)
                 names[line["index"], line["protocol"]] += 1

@@ -29,7 +29,7 @@ from hetpure.evaluation.config import complete
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 from tests.models.test_classifiers import Touch
 from tests.toys import tiny_unet
 

@@ -15,7 +15,9 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import ConfigError
 from hetpure.evaluation.run import evaluation_trainer
 from hetpure.evaluation.strategy import IndependentProcesses, starts_processes
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.mend import mend
+from hetpure.runs.records import Record
+from hetpure.runs.store import RecordStore
 from tests.evaluation import jobs, kills, slow_evaluate
 
 ROWS = {"only": {"purifier": {"name": "uniform", "t": 0.1, "grid_size": 20}}}
@@ -163,10 +165,10 @@ def test_each_process_mends_its_own_files_and_those_of_a_larger_run(tmp_path: Pa
         with store.file.open("a") as file:
             file.write('{"index": 9')
         files.append((store.file, part))
-    RecordStore(tmp_path, rank=1).mend(world=2)
+    mend(RecordStore(tmp_path, rank=1), world=2)
     assert [file.read_text().endswith("\n") for file, _ in files] == [False, True, False, True]
     assert [part.exists() for _, part in files] == [True, False, True, True], "only a process's own"
-    RecordStore(tmp_path).mend()
+    mend(RecordStore(tmp_path))
     assert [file.read_text().endswith("\n") for file, _ in files] == [True] * 4
     assert not any(part.exists() for _, part in files)
 

@@ -9,7 +9,8 @@ import pytest
 
 from hetpure.errors import RunError
 from hetpure.evaluation.sample_queue import SampleQueue
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
+from hetpure.runs.store import RecordStore
 
 
 def trainer(rank: int = 0, world: int = 1, machine: int = 0, machines: int = 1) -> Any:

@@ -17,7 +17,7 @@ from hetpure.attacks.gradients import ExactGradient
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation import process_monitor
 from hetpure.models.denoisers import DiffusersDenoiser
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 from tests.evaluation import jobs
 
 OVERRIDES = [

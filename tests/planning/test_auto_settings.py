@@ -18,7 +18,7 @@ from hetpure.evaluation.run import evaluation_trainer
 from hetpure.planning.auto_settings import choose_auto_settings, free_bytes
 from hetpure.planning.counting import Piece
 from hetpure.planning.measure import Meter
-from hetpure.runs.records import RecordStore
+from hetpure.runs.store import RecordStore
 from tests.evaluation.jobs import evaluate
 
 ROWS: dict[str, Any] = {

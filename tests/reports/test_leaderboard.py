@@ -11,8 +11,9 @@ from hetpure.cli import main
 from hetpure.errors import ConfigError
 from hetpure.reports.leaderboard.cards import Card, ThreatCard, card_of_model_info, model_info, read_card, write_card
 from hetpure.reports.leaderboard.standings import boards, read_submission
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
 from hetpure.runs.results import Conditions, Report, Verdict, table_rows, write_results
+from hetpure.runs.store import RecordStore
 from hetpure.runs.verification import Verification, fingerprint, write_verification
 from tests import browser
 

@@ -32,8 +32,9 @@ from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine
 from hetpure.reports.tables.printed import PrintedAccuracy
 from hetpure.runs import images as pixels
 from hetpure.runs.read import read_run
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
 from hetpure.runs.results import Accuracy, Conditions, Report, Verdict, accuracy, table_rows, write_results
+from hetpure.runs.store import RecordStore
 from tests import browser
 from tests.evaluation.jobs import evaluate
 

@@ -26,8 +26,8 @@ from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine,
 from hetpure.reports.tables.printed import PrintedAccuracy, printed_names, printed_table
 from hetpure.runs.claim import claim
 from hetpure.runs.read import read_run
-from hetpure.runs.records import RecordStore
 from hetpure.runs.results import Accuracy, Report, TableRow, Verdict
+from hetpure.runs.store import RecordStore
 from tests.runs.schemas import check_folder
 
 PAPER = [f"tables/table{n}.yaml" for n in range(1, 9)]

@@ -15,7 +15,7 @@ from hetpure.reports import dashboard, write_reports
 from hetpure.reports.aggregate import aggregate, markdown
 from hetpure.reports.dashboard import Dashboard
 from hetpure.reports.table import COLUMNS, Column, print_report, write_table_files
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
 from hetpure.runs.results import (
     Conditions,
     Report,
@@ -27,6 +27,7 @@ from hetpure.runs.results import (
     wilson,
     write_results,
 )
+from hetpure.runs.store import RecordStore
 
 
 def outcomes(clean: str, adversarial: str = "", protocol: str = "one-shot") -> list[Record]:

@@ -18,8 +18,9 @@ from hetpure.reports.plots.sweep import draw_grid
 from hetpure.runs.claim import claim
 from hetpure.runs.files import FORMAT_VERSION, format_version
 from hetpure.runs.read import read_results, read_run, read_settings
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.records import Record
 from hetpure.runs.results import Report, TableRow, table_rows, write_results
+from hetpure.runs.store import RecordStore
 from tests.runs.schemas import check_folder, validator
 
 VERSION_1 = Path(__file__).parent / "version_1"
@@ -202,7 +203,11 @@ def by_hand(folder: Path) -> None:
     first = line(3, **attacked, image="adversarial/000003.npz") + line(3, **twice)
     (row / "samples-000.jsonl").write_text(first + line(9, clean=[], clean_scores=[], failure="not finite"))
     second = line(9, protocol="best of 2", clean=[], clean_scores=[], failure="not finite") + line(5, adversarial=[1])
-    again = line(3, adversarial=[1]) + line(5, **{**twice, "adversarial": [1, 1]}) + line(11, adversarial=[1])
+    again = (
+        line(3, **attacked, image="adversarial/000003.npz")
+        + line(5, **{**twice, "adversarial": [1, 1]})
+        + line(11, adversarial=[1])
+    )
     (row / "samples-001.jsonl").write_text(second + again + line(11, **twice)[:40])  # and killed
     (row / "honesty" / "huge_eps" / "samples-000.jsonl").write_text(line(3, adversarial=[1]))
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from hetpure.runs.records import Record, RecordStore
+from hetpure.runs.mend import mend
+from hetpure.runs.records import Record, parse_line
+from hetpure.runs.store import RecordStore
 
 
 def record(index: int, protocol: str = "one-shot", image: str | None = None) -> Record:
     return Record(
-        index, protocol, 1, [0], [[0.1 + index, 0.2]], [1], [[0.3, 1 / 3]], [1.5, 2.5], [0.1, 0.2], 0.25, 7, 3,
-        {"attack": 4, "defense": 8}, image,
+        index, protocol, 1, [1], [[0.1, 0.2 + index]], [1], [[0.3, 1 / 3]], [1.5, 2.5], [0.1, 0.2], [1.0, 0.5],
+        0.25, 7, 3, {"attack": 4, "defense": 8}, image,
     )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def test_an_unattacked_sample_has_no_image(tmp_path: Path) -> None:
 
 def test_an_empty_store(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "none")
-    store.mend()
+    mend(store)
     assert store.read() == [] and not (tmp_path / "none").exists()
 
 
@@ -96,7 +99,7 @@ def test_a_file_cut_anywhere_is_mended_to_whole_samples(tmp_path: Path) -> None:
         store.file.write_bytes(content[:size])
         left = store.read()
         assert left == records[: len(left)] and len(left) == content[:size].count(b"\n") // 2 * 2
-        store.mend()
+        mend(store)
         assert store.read() == left and store.file.read_bytes().count(b"\n") == len(left)
         rest = records[len(left) :]
         if rest:
@@ -104,14 +107,68 @@ def test_a_file_cut_anywhere_is_mended_to_whole_samples(tmp_path: Path) -> None:
         assert store.read() == records and store.file.read_bytes() == content
 
 
-def test_lines_of_another_program_are_left_alone(tmp_path: Path) -> None:
-    store = RecordStore(tmp_path)
+def test_a_file_with_a_line_that_is_no_record_is_kept_whole_beside_the_records(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "row")
     batch(store, 0)
-    with store.file.open("a") as file:
-        file.write(json.dumps({"index": 3, "other": 1}) + "\n")
-    content = store.file.read_bytes()
-    store.mend()
-    assert store.file.read_bytes() == content and store.done() == {0}
+    before = store.file.read_bytes()
+    for copy in ("samples-000.jsonl.damaged", "samples-000.jsonl.damaged-2"):
+        with store.file.open("a") as file:
+            file.write(json.dumps({"index": 3, "other": 1}) + "\n")
+        content = store.file.read_bytes()
+        assert store.problems() == [
+            "row/samples-000.jsonl: line 2 has an unknown key 'other'; such records do not count"
+        ]
+        (text,) = mend(store)
+        assert text.startswith("row/samples-000.jsonl: line 2 has an unknown key 'other'; kept as " + copy)
+        assert (store.folder / copy).read_bytes() == content
+        assert store.file.read_bytes() == before and store.done() == {0} and not store.problems()
+
+
+def test_a_lost_image_makes_its_sample_undone_and_no_other(tmp_path: Path) -> None:
+    """The file that two samples of a batch need stays; the new image goes to a file of its own."""
+    store = RecordStore(tmp_path / "row")
+    first = batch(store, 5, 2)[1]
+    kept = store.adversarial(first)
+    file = store.folder / "adversarial" / "000005.npz"
+    with np.load(file) as archive:
+        np.savez(file, **{"2": archive["2"], "5": archive["5"] + 7})
+    (damaged, rewritten) = mend(store)
+    assert damaged == "row/adversarial/000005.npz damaged; sample 5 evaluated again"
+    assert "records of sample 5 have lost their image" in rewritten
+    assert store.done() == {2}
+    again = batch(store, 5)[0]
+    assert again.image == "adversarial/000005-1.npz" and store.done() == {2, 5}
+    found = store.adversarial(first)
+    assert found is not None and kept is not None and found.tobytes() == kept.tobytes()
+
+
+def test_contradictory_records_count_on_neither_side(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path / "row")
+    (one,) = batch(store, 4)
+    store.append([replace(one, seconds=9.0)])
+    assert store.read() == [one], "only the time differs: the same sample, twice"
+    RecordStore(store.folder, rank=1).append([replace(one, label=0)])
+    assert store.read() == [] and store.problems() == ["row/sample 4: contradictory records, which do not count"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"{", "is no JSON"),
+        (b"[" * 100_000, "is no JSON: nested too deeply"),
+        (b"[]", "is a list"),
+        (b'{"index": 1}', "lacks 'protocol'"),
+        (b'{"index": true, "protocol": "a", "label": 1, "clean": [1], "clean_scores": []}', "has index True"),
+        (b'{"index": 1, "protocol": "a", "label": 1, "clean": [1], "clean_scores": [[NaN]]}', "NaN is no number"),
+        (b'{"index": 1, "protocol": "a", "label": 1, "clean": [1], "clean_scores": [[1, 0]]}', "largest scores"),
+        (b'{"index": 1, "protocol": "a", "label": 1, "clean": [], "clean_scores": []}', "no prediction"),
+        (b'{"index": 1, "protocol": "a", "label": 1, "clean": [1], "clean_scores": [], "image": "../x"}', "has image"),
+        (b'{"index": 1, "protocol": "a", "label": 1, "clean": [1], "clean_scores": [], "failure": ""}', "both"),
+    ],
+)
+def test_what_is_no_record_says_why(line: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        parse_line(line)
 
 
 def test_a_batch_without_its_lines_is_as_if_it_never_was(tmp_path: Path) -> None:
@@ -131,7 +188,7 @@ def test_half_an_image_is_cleared_away(tmp_path: Path) -> None:
     batch(store, 5)
     part = tmp_path / "adversarial" / "000007.99.part"
     part.write_bytes(b"half")
-    store.mend()
+    mend(store)
     assert not part.exists() and len(list(tmp_path.rglob("*.npz"))) == 1
 
 
@@ -172,7 +229,7 @@ def test_a_full_disk_takes_nothing_with_it(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     assert store.read() == before
     assert not list(tmp_path.rglob("*.part"))
-    store.mend()
+    mend(store)
     after = batch(store, 1)
     assert store.read() == before + after
 
@@ -181,5 +238,5 @@ def test_a_record_is_what_the_store_says() -> None:
     """The fields that readers of the files rely on."""
     assert list(asdict(record(0))) == [
         "index", "protocol", "label", "clean", "clean_scores", "adversarial", "adversarial_scores", "attack_loss",
-        "gradient_size", "attack_correct", "seconds", "seed", "draws", "chunks", "image", "failure",
+        "gradient_size", "attack_correct", "seconds", "seed", "draws", "chunks", "image", "failure", "settings",
     ]  # fmt: skip

@@ -22,8 +22,9 @@ from hetpure.evaluation.content import network_content
 from hetpure.models.classifiers import build_classifier
 from hetpure.reports.table import write_table_files
 from hetpure.runs.read import read_run
-from hetpure.runs.records import Record, RecordStore, shortest
+from hetpure.runs.records import Record, shortest
 from hetpure.runs.results import write_results
+from hetpure.runs.store import RecordStore
 from hetpure.runs.verification import Verification, fingerprint, read_verification
 from hetpure.verification.verify import verify
 
@@ -167,7 +168,7 @@ def check(run: Path, expected: set[str], samples: int = EVERY) -> Verification:
 def test_a_flipped_prediction(run: Path) -> None:
     index = broken_sample(run)
     rewrite(run, lambda r: replace(r, adversarial=[r.label] * len(r.adversarial)) if r.index == index else r)
-    check(run, {"records", "judged again", "attacked again"})
+    check(run, {"records", "samples"})
 
 
 def test_a_flipped_prediction_with_its_scores(run: Path) -> None:
