@@ -77,6 +77,8 @@ def made_under(rows: Sequence[Row]) -> dict[str, str]:
 
 def expect(rows: Sequence[Row], data: ImageDataModule, settings: Mapping[str, Sequence[str]]) -> None:
     """From now on only records of these data and settings count; ``settings`` are hashes by the folder of records."""
+    if not rows:
+        return
     source = data.test_source
     labels = {index: source.labels[index] for index in data.indices}
     for row in rows:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from hetpure.errors import require
-from hetpure.runs.files import one_line
+from hetpure.runs.files import one_line, settings_of
 from hetpure.runs.names import VARIANTS, protocol_names
 from hetpure.runs.results import Verdict
 from hetpure.runs.store import RecordStore
@@ -36,6 +36,7 @@ class Part:
         seed: of all draws.
         chunk_size: the config's; None where it has none.
         images: how many of the subset's first samples it covers; None for all.
+        settings: hashes that its records may have; None where the folder has none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Part:
     seed: int
     chunk_size: int | None
     images: int | None = None
+    settings: Sequence[str] | None = None
 
     @property
     def row(self) -> str:
@@ -86,7 +88,7 @@ def parts_of(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Part]:
     Raises:
         ConfigError: for a number of the config that is none.
     """
-    parts = []
+    parts, hashes = [], settings_of(folder)
     for name, settings in rows.items():
         _check_numbers(settings)
         resubmissions, votes = settings["protocols"]["resubmissions"], settings["protocols"]["votes"]
@@ -96,14 +98,14 @@ def parts_of(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Part]:
         common = (int(settings["seed"]), size if isinstance(size, int) else None)
         attacked = isinstance(attack, Mapping) and attack.get("name", "none") != "none"
         evaluations = {protocol: resubmissions if protocol.startswith("best of") else 1 for protocol in names}
-        parts.append(Part(name, RecordStore(folder / name, names), evaluations, attacked, *common))
+        store = RecordStore(folder / name, names)
+        parts.append(Part(name, store, evaluations, attacked, *common, settings=hashes.get(name)))
         if images := settings["honesty"]["images"] if attacked else 0:
             for variant in VARIANTS:
                 if (folder / name / "honesty" / variant).is_dir():
-                    store = RecordStore(folder / name / "honesty" / variant)
-                    parts.append(
-                        Part(f"{name}/honesty/{variant}", store, {"one-shot": 1}, True, *common, images=images)
-                    )
+                    whole = f"{name}/honesty/{variant}"
+                    once, accepted = {"one-shot": 1}, hashes.get(whole)
+                    parts.append(Part(whole, RecordStore(folder / whole), once, True, *common, images, accepted))
     return parts
 
 
@@ -203,6 +205,8 @@ def _contradictions(part: Part, line: Line, first: Line) -> Iterator[str]:
         return
     if line.get("seed", 0) != part.seed:
         yield f"seed {line.get('seed', 0)}, the config has {part.seed}"
+    if part.settings is not None and line.get("settings", "") not in part.settings:
+        yield "made under other settings than run.json has"
     for key in ("label", "image", "failure", "attack_loss", "gradient_size", "attack_correct"):
         if line.get(key) != first.get(key):
             yield f"its lines have different values of {key}"

@@ -259,11 +259,8 @@ class _Checks:
 
 def saved_image(store: RecordStore, record: Record, shape: tuple[int, int, int]) -> np.ndarray | None:
     """A saved adversarial image, float32; None where it is missing, damaged or of another shape."""
-    try:
-        image = store.adversarial(record)
-    except Exception:  # zipfile, lzma and numpy raise their own
-        return None
-    return image if image is not None and image.shape == shape and image.dtype == np.float32 else None
+    image = store.adversarial(record)
+    return image if image is not None and image.shape == shape else None
 
 
 def _clean(opened: "Reopened", index: int) -> np.ndarray:

@@ -48,8 +48,8 @@ def made(
             for protocol, n in zip(PROTOCOLS, (1, 3), strict=True):
                 # The last submission of an even image is wrong, whatever the first was.
                 predictions = [attacked] * n if n == 1 or index % 2 else [attacked, attacked, 2]
-                scores = [[0.0, 1.0, 0.5]] * n
-                records.append(Record(index, protocol, 1, [1] * n, scores, predictions, scores))
+                clean, scores = [[0.0, 1.0, 0.5]] * n, [[0.0, 0.6, 0.1 + p / 3] for p in predictions]
+                records.append(Record(index, protocol, 1, [1] * n, clean, predictions, scores))
         store.append(records, {})
         conditions = Conditions(f"PGD {name.partition('/')[2] or 'alone'}", "exact", 4, 5, calls)
         lines += table_rows(name, store.read(), len(outcomes), PROTOCOLS, conditions)

@@ -91,19 +91,14 @@ def fill(store: RecordStore, data: ImageDataModule, clean: str, attacked: str, f
         label = int(data.test_source.labels[index])
         wrong = (label + 1) % 10
         of = {side: label if right[k] == "1" else wrong for side, right in (("c", clean), ("a", attacked))}
-        scores = [[float(c == of[side]) + c / 100 for c in range(10)] for side in "ca"]
         images[index] = torch.full((1, 8, 8), k / 16)
         failure = "not finite at attack iteration 1: the loss, NaN" if fails and k == len(clean) - 1 else None
         for protocol in store.protocols:
             n = 3 if protocol == "best of 3" else 1
-            sides: dict[str, Any] = {
-                "clean": [of["c"]] * n,
-                "clean_scores": [scores[0]] * n,
-                "adversarial": [of["a"], wrong, of["a"]][:n],
-                "adversarial_scores": [scores[1]] * n,
-            }
-            if failure:
-                sides = {"clean": [], "clean_scores": []}
+            sides: dict[str, Any] = {"clean": [], "clean_scores": []}
+            for side, predicted in (("clean", [of["c"]] * n), ("adversarial", [of["a"], wrong, of["a"]][:n])):
+                scores = [[float(c == p) + c / 100 for c in range(10)] for p in predicted]
+                sides |= {} if failure else {side: predicted, f"{side}_scores": scores}
             curves = {"attack_loss": [0.1, 0.5 + k][: 1 + (k < 6)], "attack_correct": [1.0, 0.25][: 1 + (k < 6)]}
             image = store.image_name(data.indices)
             records.append(Record(index, protocol, label, **sides, **curves, seconds=k, image=image, failure=failure))

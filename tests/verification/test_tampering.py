@@ -21,6 +21,7 @@ from hetpure.config import PROJECT_ROOT
 from hetpure.evaluation.content import network_content
 from hetpure.models.classifiers import build_classifier
 from hetpure.reports.table import write_table_files
+from hetpure.runs.files import settings_of
 from hetpure.runs.read import read_run
 from hetpure.runs.records import Record, shortest
 from hetpure.runs.results import write_results
@@ -308,7 +309,7 @@ def test_a_weaker_attack_than_claimed(run: Path, tmp_path: Path) -> None:
     weak = evaluate(tmp_path / "weak", "attack.steps=1")
     shutil.rmtree(run / "uniform")
     shutil.copytree(weak / "uniform", run / "uniform")
-    recount(run)
+    rewrite(run, lambda r: replace(r, settings=settings_of(run)["uniform"][0]))
     found = check(run, {"attacked again"}, samples=1)
     assert "number of gradients (1, here 3)" in next(
         v.details for v in found.rows["uniform"] if v.check == "attacked again"

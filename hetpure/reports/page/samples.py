@@ -129,8 +129,5 @@ def _short(value: float) -> float:
 
 
 def _adversarial(method: Method, record: Record) -> np.ndarray | None:
-    try:
-        image = method.store.adversarial(record)
-    except Exception:  # a missing, truncated or foreign file: each layer of it raises its own errors
-        return None
+    image = method.store.adversarial(record)
     return None if image is None else to_pixels(shrunk(image, THUMBNAIL))
