@@ -56,7 +56,7 @@ def pair() -> tuple[Tensor, Tensor]:
 
 def records(folder: Path) -> list[dict[str, Any]]:
     lines = [line for file in sorted(folder.rglob("*.jsonl")) for line in file.read_text().splitlines()]
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "image")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "image", "settings")} for line in lines]
 
 
 def adversarial(folder: Path) -> list[bytes]:

@@ -75,7 +75,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def records(folder: Path) -> list[dict]:
     (file,) = folder.glob("*/samples-000.jsonl") if not (folder / "samples-000.jsonl").exists() else [folder]
-    return [json.loads(line) | {"seconds": 0} for line in file.read_text().splitlines()]
+    return [json.loads(line) | {"seconds": 0, "settings": ""} for line in file.read_text().splitlines()]
 
 
 def test_an_evaluation_with_plugins_is_the_same_as_with_the_package_s_own(
