@@ -64,3 +64,7 @@ class RunError(RuntimeError):
 
     Its message is a single line. Finished work is kept; the commands print the line and exit with code 3.
     """
+
+
+class UnreadableError(RunError):
+    """An image that cannot be read. An evaluation records its sample as failed and goes on."""

@@ -14,7 +14,7 @@ from hetpure.attacks.base import BallAttack, Observer, Threat
 from hetpure.attacks.gradients import GradientSource
 from hetpure.attacks.norms import NormName
 from hetpure.config import resolve_path
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.errors import AbsentError, ConfigError, UnreadableError
 from hetpure.runs.files import CONFIG, one_line
 from hetpure.runs.honesty import MARGIN
 from hetpure.runs.read import read_settings, row_settings
@@ -72,7 +72,10 @@ class SavedImages(BallAttack):
         if missing := [index for index in indices if index not in self._images]:
             raise ConfigError("folder", f"{self.path} has no image of sample {missing[0]} ({len(missing)} are missing)")
         for index in indices:
-            image, original = self._image(index), clean(index).numpy()
+            try:
+                image, original = self._image(index), clean(index).numpy()
+            except UnreadableError:
+                continue  # it is not attacked
             digest.update(f"{index} {image.shape}".encode() + np.ascontiguousarray(image).tobytes())
             problem = None
             if image.shape != original.shape:
@@ -114,6 +117,8 @@ class SavedImages(BallAttack):
         except (OSError, ValueError, KeyError) as error:
             problem = f"{self.path}: the image of sample {index} cannot be read: {one_line(error)}"
             raise ConfigError("folder", problem) from None
+        if image is None:
+            raise ConfigError("folder", f"{self.path}: the image of sample {index} is missing or damaged")
         return image.astype(np.float32) / np.float32(255.0) if image.dtype == np.uint8 else image.astype(np.float32)
 
     def _open(self, indices: Sequence[int]) -> dict[int, Read]:

@@ -49,6 +49,7 @@ class DataConfig:
     flip: bool = False
     crop_padding: int = 0
     image_size: int | None = None
+    check: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

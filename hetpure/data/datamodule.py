@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from hetpure.data.items import AugmentedItems, Items
 from hetpure.data.sampling import BatchStream
+from hetpure.data.scan import Scan, scan
 from hetpure.data.source import Source
 from hetpure.data.sources import in_memory, open_source
 from hetpure.data.subset import part_of_draw, subset_indices
@@ -41,6 +42,7 @@ class ImageDataModule(LightningDataModule):
         flip: flip half of the training images.
         crop_padding: random crops of training images padded by this; 0 for none.
         image_size: resize the shorter side and cut the centre square; None for images as they are.
+        check: refuse a test subset with images that cannot be read, before any work.
         seed: of the training order and augmentation.
 
     Attributes:
@@ -68,10 +70,12 @@ class ImageDataModule(LightningDataModule):
         flip: bool = False,
         crop_padding: int = 0,
         image_size: int | None = None,
+        check: bool = False,
         seed: int = 0,
     ):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than samples are no error
+        self.check = check
         self.source, self.root, self.image_size = name, root, image_size
         self.train_split, self.test_split = train_split, test_split
         self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
@@ -85,6 +89,7 @@ class ImageDataModule(LightningDataModule):
         self.indices: list[int] = []
         self.samples: Sequence[int] | None = None
         self._test: Source | None = None
+        self._scan: Scan | None = None
         self._train: Source | None = None
 
     @classmethod
@@ -95,10 +100,19 @@ class ImageDataModule(LightningDataModule):
         return data
 
     def prepare(self) -> "ImageDataModule":
-        """Opens the test split and draws the subset: after this the attributes are known. Cheap, and done once."""
+        """Opens the test split and draws the subset: after this the attributes are known. Cheap without ``check``."""
         if self._test is None:
             self._use(self._open("test_split"))
+            if self.check and (unreadable := [*self.scan().unreadable.values()]):
+                count = f"{len(unreadable)} of {len(self.indices)} images cannot be read"
+                raise ConfigError("data.check", f"{count}, such as: {unreadable[0]}")
         return self
+
+    def scan(self) -> Scan:
+        """Decodes every image of the test subset, once."""
+        if self._scan is None:
+            self._scan = scan(self.test_source, self.indices)
+        return self._scan
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the splits that a stage needs; small training data is decoded into memory once."""
@@ -168,7 +182,7 @@ class ImageDataModule(LightningDataModule):
                 self.indices = part_of_draw(test.drawn, self.subset, self.subset_seed, self.subset_skip)
         except ConfigError as error:
             raise error.within("data") from None
-        self._test = test
+        self._test, self._scan = test, None
 
     def _open(self, split: Literal["train_split", "test_split"]) -> Source:
         try:

@@ -13,7 +13,7 @@ class Source:
     """One split of a dataset, with random access to its decoded images.
 
     Args:
-        image: position in the split -> (C, H, W) uint8.
+        image: position in the split -> (C, H, W) uint8; raises UnreadableError for an image that cannot be read.
         labels: class of each position.
         image_shape: (C, H, W) of every image.
         num_classes: number of classes.
@@ -43,6 +43,7 @@ class Files(NamedTuple):
         class_names: names of the classes, where known.
         mode: RGB, or L for one channel.
         drawn: see ``Source``.
+        name: what to call an image that cannot be read: its file; by default its position.
     """
 
     load: Callable[[int], Image.Image | bytes]
@@ -50,3 +51,4 @@ class Files(NamedTuple):
     class_names: list[str] | None = None
     mode: str = "RGB"
     drawn: list[int] | None = None
+    name: Callable[[int], str] = "image {}".format

@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from hetpure.data.embedded import cifar10_jpeg, digits
 from hetpure.data.source import Files, Source
-from hetpure.errors import AbsentError, ConfigError, require
+from hetpure.errors import AbsentError, ConfigError, UnreadableError, require
 
 NAMES = "cifar10_jpeg, digits, hfds/HUB_ID, torch/TORCHVISION_NAME, folder or folder/own_classes"
 TORCH_NAMES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "svhn", "stl10", "imagenet")
@@ -133,7 +133,8 @@ def _image_folder(root: Path, split: str, map_imagenet: bool) -> Files:
     labels = [int(label) for _, label in reader.samples]
     if not labels:
         raise ConfigError("root", f"{root / split} has no images in class subfolders")
-    return Files(lambda index: Image.open(reader[index][0]), labels, names)
+    files = [str(file) for file, _ in reader.samples]
+    return Files(lambda index: Image.open(files[index]), labels, names, name=files.__getitem__)
 
 
 def _decoded(files: Files, image_size: int | None) -> Source:
@@ -141,14 +142,16 @@ def _decoded(files: Files, image_size: int | None) -> Source:
     from torchvision.transforms import v2 as transforms
 
     def decode(index: int) -> Tensor:
-        loaded = files.load(index)
-        image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(files.mode)
+        try:
+            loaded = files.load(index)
+            image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(files.mode)
+        except Exception as error:  # Pillow's decoders raise a dozen types
+            raise UnreadableError(f"{files.name(index)} cannot be read: {one_line(error)[:120]}") from None
         if image_size is not None:
             image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
         return transforms.functional.pil_to_tensor(image)
 
-    first = files.drawn[0] if files.drawn else 0
-    channels, height, width = decode(first).shape
+    first, (channels, height, width) = _first_shape(decode, files.drawn or range(len(files.labels)))
 
     def image(index: int) -> Tensor:
         decoded = decode(index)
@@ -161,6 +164,17 @@ def _decoded(files: Files, image_size: int | None) -> Source:
     return Source(
         image, labels, (channels, height, width), len(names) if names else max(labels) + 1, names, drawn=files.drawn
     )
+
+
+def _first_shape(decode: Callable[[int], Tensor], positions: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Position and shape of the first image that can be read."""
+    unreadable = None
+    for index in positions:
+        try:
+            return index, tuple(decode(index).shape)
+        except UnreadableError as error:
+            unreadable = unreadable or error
+    raise ConfigError("root", str(unreadable or "there are no images"))
 
 
 def _readable(names: Sequence[str] | None) -> list[str] | None:

@@ -21,7 +21,7 @@ from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.config import SHARED, ProtocolsConfig, RowSettings, RunSettings
-from hetpure.evaluation.content import FREE, code_content, data_content, network_content
+from hetpure.evaluation.content import FREE, code_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
@@ -62,7 +62,12 @@ class Row:
 
 def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
     """Hashes of the images and of every row's networks: the content behind the config's paths."""
-    return {"data": {"images": data_content(data)}, "rows": {row.name: row.content for row in rows}}
+    found = data.scan()
+    return {
+        # Earlier versions have the first hash alone.
+        "data": {"images": found.first, "every_image": found.every},
+        "rows": {row.name: row.content for row in rows},
+    }
 
 
 def made_under(rows: Sequence[Row]) -> dict[str, str]:

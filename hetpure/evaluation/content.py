@@ -10,28 +10,13 @@ from torch import nn
 from hetpure.attacks.registry import ATTACKS, GRADIENTS
 from hetpure.config.moved import PATHS
 from hetpure.config.plugins import code_hash, is_target
-from hetpure.data.datamodule import ImageDataModule
 from hetpure.purification.registry import PURIFIERS
-
-IMAGES = 16
-"""Images that are hashed."""
 
 PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
 """The same, of the whole config and of its rows."""
 
-FREE = ("pictures", "data.batch_size", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
+FREE = ("pictures", "data.batch_size", "data.check", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
 """Keys that may differ when an evaluation goes on (``grid``: its combinations are rows, independent of each other)."""
-
-
-def data_content(data: ImageDataModule) -> str:
-    """A hash of the test split's labels, of the subset, and of its first images."""
-    digest = hashlib.blake2b(digest_size=8)
-    source = data.test_source
-    digest.update(torch.as_tensor(list(source.labels), dtype=torch.long).numpy().tobytes())
-    digest.update(torch.tensor(data.indices).numpy().tobytes())
-    for index in data.indices[:IMAGES]:
-        digest.update(source.image(index).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def network_content(network: nn.Module) -> str:

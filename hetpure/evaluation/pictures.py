@@ -98,6 +98,8 @@ def keep_samples(data: ImageDataModule, output: Path) -> None:
         clean: dict[int, np.ndarray] = {}
         bytes_left, shape = CLEAN_LIMIT, None
         for index in data.indices:
+            if index in data.scan().unreadable:
+                break  # the page has images of the first samples
             pixels = to_pixels(shrunk(item(data.test_source, index)["image"].numpy(), THUMBNAIL))
             bytes_left, shape = bytes_left - pixels.nbytes, shape or pixels.shape
             if bytes_left < 0 or pixels.shape != shape:

@@ -15,6 +15,11 @@ from hetpure.runs.records import Record, shortest
 from hetpure.runs.store import RecordStore
 
 
+def current_settings(store: RecordStore) -> str:
+    """The hash of the settings under which new records are made; empty where it is not known."""
+    return (store.expected.settings or ("",))[0]
+
+
 class Recorder(Callback):
     """Writes each batch's records as soon as the batch is done. Comes before the attack in the list of callbacks."""
 
@@ -44,7 +49,7 @@ class Recorder(Callback):
             adversarial = zip(indices, attacked.images.cpu().numpy(), strict=True)
             images = {index: image for index, image in adversarial if index not in outputs.failures}
         image_file = self.store.image_name(images) if images else None
-        settings = (self.store.expected.settings or ("",))[0]
+        settings = current_settings(self.store)
         records = []
         for i, index in enumerate(indices):
             failure = outputs.failures.get(index)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row, expect, made_under
 from hetpure.evaluation.config import TRAINER, RunSettings
 from hetpure.evaluation.content import FREE
+from hetpure.evaluation.failures import Failures
 from hetpure.evaluation.pictures import keep_samples
 from hetpure.evaluation.process_monitor import GOES_ON, ProcessMonitor
 from hetpure.evaluation.progress import EvaluationProgress
@@ -153,6 +155,7 @@ def evaluate_row(
         return
     progress = EvaluationProgress(row.name, left, row.attack.steps if row.attack else 0, trainer.is_global_zero)
     row.model.notify = progress.notify
+    failures = Failures(row, store, data, partial(trainer.test, row.model, datamodule=data, verbose=False))
     callbacks: list[Callback] = [Recorder(store), progress]
     if row.attack is not None and row.gradient is not None:
         observe, notify = progress.on_attack_iteration, progress.notify
@@ -162,10 +165,10 @@ def evaluate_row(
         with after_calls(networks([row.model, *row.processes]), monitor.tick):
             while True:
                 monitor.tick()
-                data.samples = queue.take(data.batch_size)
+                samples = queue.take(data.batch_size)
                 progress.update(queue.left())
-                if data.samples:
-                    trainer.test(row.model, datamodule=data, verbose=False)
+                if samples:
+                    failures.evaluate(samples)
                 elif queue.is_awaited():
                     monitor.wait()
                 else:

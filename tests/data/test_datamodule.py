@@ -2,6 +2,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from hetpure.data import ImageDataModule, open_source
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.data.scan import scan
+from hetpure.errors import AbsentError, ConfigError, UnreadableError
 
 LAB = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
 
@@ -108,8 +110,32 @@ def test_folder(folder: Path):
 
 def test_broken_image_is_an_error_and_not_its_neighbour(folder: Path):
     (folder / "test" / "cat" / "2.png").write_bytes(b"no image")
-    with pytest.raises(OSError):
-        batches(ImageDataModule("folder", str(folder)))
+    data = ImageDataModule("folder", str(folder))
+    with pytest.raises(UnreadableError, match=r"cat/2\.png cannot be read: cannot identify image file"):
+        batches(data)
+    assert [*data.scan().unreadable] == [2], "the position of the file"
+    with pytest.raises(ConfigError, match=r"data\.check: 1 of .* images cannot be read, such as: .*cat/2\.png"):
+        ImageDataModule("folder", str(folder), check=True).prepare()
+
+
+def test_every_image_is_part_of_what_a_subset_is():
+    """Also those after the first 16, which earlier versions hashed."""
+    source = ImageDataModule("digits").prepare().test_source
+    other = replace(source, image=lambda index: source.image(index) + (index == 18))
+    before, changed = scan(source, range(20)), scan(other, range(20))
+    assert before.first == changed.first and before.every != changed.every
+    few = scan(source, range(5))
+    assert few.first == few.every and not few.unreadable
+
+
+def test_the_first_readable_image_says_the_shape(folder: Path):
+    shape = ImageDataModule("folder", str(folder)).prepare().image_shape
+    (folder / "test" / "cat" / "0.png").write_bytes(b"no image")
+    assert ImageDataModule("folder", str(folder)).prepare().image_shape == shape
+    for file in (folder / "test").rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"cat/0\.png cannot be read"):
+        ImageDataModule("folder", str(folder)).prepare()
 
 
 @pytest.mark.parametrize("name", ["hfds/uoft-cs/cifar10", "hfds"])

@@ -117,7 +117,7 @@ def test_more_processes_than_samples(tmp_path: Path, undisturbed: Path, samples:
 
 @pytest.mark.parametrize(
     ("change", "code"),
-    [(killed, -signal.SIGKILL), (failing_calls, 1), (hanging_calls, 3)],
+    [(killed, -signal.SIGKILL), (failing_calls, 3), (hanging_calls, 3)],
     ids=["killed", "failed", "hung"],
 )
 def test_the_others_do_the_samples_of_a_process_that_is_gone(

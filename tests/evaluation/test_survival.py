@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+from PIL import Image
 from torch import Tensor
 
 from hetpure.attacks.gradients import ExactGradient
+from hetpure.data import ImageDataModule
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation import process_monitor
 from hetpure.models.denoisers import DiffusersDenoiser
@@ -118,6 +120,77 @@ def test_a_sample_that_fails_is_named_and_the_rest_goes_on(
     # A failed sample is done: the same command does not try it again.
     assert evaluate(tmp_path / "run") == 0
     assert "all 6 images are done already" in capfd.readouterr().out
+
+
+def rest(output: Path, bad: int) -> dict[int, tuple]:
+    return {index: result for index, result in outcome(output).items() if index != bad}
+
+
+@pytest.mark.parametrize("where", ["attack", "defense"])
+def test_a_sample_on_which_code_raises_is_named_and_the_rest_goes_on(
+    where: str, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """The second of its batch of three: the others have the results that they have without it."""
+    bad = list(json.loads(line)["index"] for line in (undisturbed / "only/samples-000.jsonl").open())[1]
+
+    def raising(real):
+        def call(self, *arguments):
+            if any(isinstance(a, Tensor) and a.dtype == torch.long and bad in a for a in arguments[:3]):
+                raise ZeroDivisionError("planted")
+            return real(self, *arguments)
+
+        return call
+
+    if where == "attack":
+        monkeypatch.setattr(ExactGradient, "__call__", raising(ExactGradient.__call__))
+    else:
+        real = PurifiedClassifier._scores
+        spoiled = raising(lambda self, index, batch: real(self, batch))
+        monkeypatch.setattr(PurifiedClassifier, "_scores", lambda self, batch: spoiled(self, batch["index"], batch))
+    assert evaluate(tmp_path / "run") == 0
+    errors = capfd.readouterr().err
+    said = f"sample {bad}: ZeroDivisionError in the {where}: planted (test_survival.py:"
+    assert said in errors and "Traceback" not in errors
+    assert rest(tmp_path / "run", bad) == rest(undisturbed, bad)
+    records = {r.index: r for r in RecordStore(tmp_path / "run" / "only").read()}
+    assert records[bad].clean == [] and records[bad].image is None
+    assert "planted" in (tmp_path / "run" / "only" / "errors.txt").read_text()
+    assert evaluate(tmp_path / "run") == 0 and "all 6 images are done" in capfd.readouterr().out
+
+
+def test_code_that_raises_on_every_sample_stops_the_run(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """It is not the samples: they are done once the code is mended."""
+    with monkeypatch.context() as broken:
+        broken.setattr(ExactGradient, "see", lambda *_: 1 / 0)
+        assert evaluate(tmp_path / "run") == 3
+    errors = [line for line in capfd.readouterr().err.splitlines() if line and "images" not in line]
+    assert len(errors) == 1 and "only: every sample fails: ZeroDivisionError in the attack" in errors[0]
+    assert evaluate(tmp_path / "run") == 0
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
+
+
+def test_an_image_that_cannot_be_read_is_a_failed_sample(tmp_path: Path, capfd) -> None:
+    """Here the file of one of six pictures; the same run with it whole gives the others the same results."""
+    source = ImageDataModule("digits").prepare().test_source
+    for index in range(6):
+        file = tmp_path / "images" / "test" / str(index % 10) / f"{index}.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray((source.image(index)[0] * 15).numpy()).convert("L").save(file)
+    data = ["data.name=folder", f"data.root={tmp_path / 'images'}", "data.subset=null", "classifier.weights=random",
+            "classifier.arguments.in_chans=3", "classifier.arguments.num_classes=6"]  # fmt: skip
+    rows = {"only": {"purifier": {"name": "none"}}}
+    runs = tmp_path / "whole", tmp_path / "run"
+    assert jobs.evaluate(runs[0], rows, *OVERRIDES, *data) == 0
+    (tmp_path / "images" / "test" / "3" / "3.png").write_bytes(b"no image")
+    assert jobs.evaluate(runs[1], rows, *OVERRIDES, *data) == 0
+    assert "sample 3: " in (errors := capfd.readouterr().err) and "3/3.png cannot be read: cannot identify" in errors
+    assert rest(runs[1], 3) == rest(runs[0], 3) and outcome(runs[1])[3] == ([], [], None)
+    assert jobs.evaluate(runs[0], rows, *OVERRIDES, *data) == 2, "other images than the run's"
+    assert "data.every_image was" in capfd.readouterr().err
+    assert jobs.evaluate(tmp_path / "checked", rows, *OVERRIDES, *data, "data.check=true") == 2
+    assert "data.check: 1 of 6 images cannot be read, such as" in capfd.readouterr().err
 
 
 def test_an_infinite_prediction_in_the_defense_is_named(
