@@ -9,9 +9,12 @@ import difflib
 import importlib
 import logging
 import os
+import stat
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hetpure import __version__
 from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunError
@@ -20,6 +23,25 @@ from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunErro
 # Threads that never spin cost small networks half their speed. GNU OpenMP reads this when torch is first imported,
 # which every command does after this module.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def keep_fonts_elsewhere() -> None:
+    """Puts matplotlib's list of fonts, which takes a while to make, into a folder for temporary files, not into HOME.
+
+    It stays there for the next command. Where the user has chosen a folder, or has used matplotlib before, its place is
+    matplotlib's own.
+    """
+    config, cache = (os.environ.get(f"XDG_{kind}_HOME", f"~/.{kind.lower()}") for kind in ("CONFIG", "CACHE"))
+    used = (f"{config}/matplotlib", f"{cache}/matplotlib", "~/.matplotlib")
+    if "MPLCONFIGDIR" in os.environ or any(map(os.path.isdir, map(os.path.expanduser, used))):
+        return
+    folder = os.path.join(tempfile.gettempdir(), f"hetpure-matplotlib-{os.getuid()}")
+    with suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.lstat(folder)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():  # the folder's parent is everybody's
+            os.environ["MPLCONFIGDIR"] = folder
+
 
 COMMANDS = {
     "evaluate": "evaluate purifiers under adaptive attacks",
@@ -70,6 +92,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
         Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 4 for a claim that does
         not hold (``verify``), 130 after Ctrl-C.
     """
+    keep_fonts_elsewhere()  # before anything imports matplotlib
     command = importlib.import_module(f"hetpure.cli.{name.replace('-', '_')}")
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=command.__doc__, formatter_class=formatter)

@@ -594,6 +594,23 @@ def test_bad_input_as_a_person_meets_it(theirs: Path, tmp_path: Path) -> None:
 # ---- looking before leaping
 
 
+@pytest.mark.slow
+def test_an_offline_run_writes_nothing_into_the_home_directory(theirs: Path, tmp_path: Path) -> None:
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    places = {"HOME": str(home), "TMPDIR": str(temporary), "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT_ROOT)}
+    kept = {name: os.environ[name] for name in ("PATH", "HF_HUB_OFFLINE", "OMP_NUM_THREADS") if name in os.environ}
+    options = ("data.subset=1", "purifier={name: none}", "attack={name: none}", "pictures=1", "wandb.mode=auto")
+    done = subprocess.run(
+        command(theirs, tmp_path / "run", *options), env=kept | places, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert [path.name for path in temporary.glob("*matplotlib*")] == [f"hetpure-matplotlib-{os.getuid()}"]
+
+
 def test_print_config_shows_everything_and_runs_nothing(theirs: Path, tmp_path: Path, capsys) -> None:
     arguments = [
         "--config",
