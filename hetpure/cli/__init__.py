@@ -9,12 +9,12 @@ import difflib
 import importlib
 import logging
 import os
-import stat
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from hetpure import __version__
 from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunError
@@ -26,21 +26,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def keep_fonts_elsewhere() -> None:
-    """Puts matplotlib's list of fonts, which takes a while to make, into a folder for temporary files, not into HOME.
+    """Puts matplotlib's list of fonts into the folder for temporary files, not into the home directory.
 
-    It stays there for the next command. Where the user has chosen a folder, or has used matplotlib before, its place is
-    matplotlib's own.
+    It stays there for the next command: making it takes a while. Where the user has chosen a folder, or has used
+    matplotlib before, its place is matplotlib's own.
     """
-    config, cache = (os.environ.get(f"XDG_{kind}_HOME", f"~/.{kind.lower()}") for kind in ("CONFIG", "CACHE"))
+    config, cache = (os.environ.get(f"XDG_{kind}_HOME") or f"~/.{kind.lower()}" for kind in ("CONFIG", "CACHE"))
     used = (f"{config}/matplotlib", f"{cache}/matplotlib", "~/.matplotlib")
-    if "MPLCONFIGDIR" in os.environ or any(map(os.path.isdir, map(os.path.expanduser, used))):
-        return
-    folder = os.path.join(tempfile.gettempdir(), f"hetpure-matplotlib-{os.getuid()}")
-    with suppress(OSError):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        found = os.lstat(folder)
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():  # the folder's parent is everybody's
-            os.environ["MPLCONFIGDIR"] = folder
+    folder = Path(tempfile.gettempdir(), f"hetpure-matplotlib-{os.getuid()}")
+    with suppress(OSError, RuntimeError):  # such as no home directory at all
+        if "MPLCONFIGDIR" in os.environ or any(Path(place).expanduser().is_dir() for place in used):
+            return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_symlink() and folder.stat().st_uid == os.getuid():  # its parent is everybody's
+            os.environ["MPLCONFIGDIR"] = str(folder)
 
 
 COMMANDS = {
