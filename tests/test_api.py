@@ -173,7 +173,7 @@ def test_a_purifier_around_a_network_in_hand(
     ],
 )
 def test_the_ensemble_is_the_presets_from_python_too(build: Callable[[Denoiser, Classifier], Any], mode: str) -> None:
-    classifier = build_classifier("cifar_resnet8", arguments={"num_classes": 10, "in_chans": 1})
+    classifier = build_classifier("cifar_resnet8", "random", arguments={"num_classes": 10, "in_chans": 1})
     purifier = build(tiny_denoiser(), classifier)
     assert PurifiedClassifier(classifier, purifier, 10).ensemble_mode == mode
     assert PurifiedClassifier(classifier, purifier, 10, ensemble_mode="mean_probs").ensemble_mode == "mean_probs"

@@ -10,8 +10,11 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from hetpure import __version__
 from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunError
@@ -20,6 +23,24 @@ from hetpure.errors import BAD_INPUT, INTERRUPTED, STOPPED, ConfigError, RunErro
 # Threads that never spin cost small networks half their speed. GNU OpenMP reads this when torch is first imported,
 # which every command does after this module.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def keep_fonts_elsewhere() -> None:
+    """Puts matplotlib's list of fonts into the folder for temporary files, not into the home directory.
+
+    It stays there for the next command: making it takes a while. Where the user has chosen a folder, or has used
+    matplotlib before, its place is matplotlib's own.
+    """
+    config, cache = (os.environ.get(f"XDG_{kind}_HOME") or f"~/.{kind.lower()}" for kind in ("CONFIG", "CACHE"))
+    used = (f"{config}/matplotlib", f"{cache}/matplotlib", "~/.matplotlib")
+    folder = Path(tempfile.gettempdir(), f"hetpure-matplotlib-{os.getuid()}")
+    with suppress(OSError, RuntimeError):  # such as no home directory at all
+        if "MPLCONFIGDIR" in os.environ or any(Path(place).expanduser().is_dir() for place in used):
+            return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_symlink() and folder.stat().st_uid == os.getuid():  # its parent is everybody's
+            os.environ["MPLCONFIGDIR"] = str(folder)
+
 
 COMMANDS = {
     "evaluate": "evaluate purifiers under adaptive attacks",
@@ -70,6 +91,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None, prog: str | N
         Exit code: 0, 2 for bad input and 3 for a run that cannot go on (one line on stderr), 4 for a claim that does
         not hold (``verify``), 130 after Ctrl-C.
     """
+    keep_fonts_elsewhere()  # before anything imports matplotlib
     command = importlib.import_module(f"hetpure.cli.{name.replace('-', '_')}")
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=command.__doc__, formatter_class=formatter)

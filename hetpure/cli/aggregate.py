@@ -13,4 +13,4 @@ def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     from hetpure.reports.aggregate import aggregate, markdown
 
-    print(markdown(aggregate(options.folders), len(options.folders)))
+    print(markdown(aggregate(options.folders), len(options.folders)), end="")

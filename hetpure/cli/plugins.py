@@ -5,8 +5,9 @@ is FILE.py:Class or package.module:Class.
 """
 
 import argparse
+from importlib.util import find_spec
 
-from hetpure.attacks.registry import ATTACKS, COMMON, GRADIENTS
+from hetpure.attacks.registry import ATTACKS, COMMON, GRADIENTS, LIBRARIES
 from hetpure.attacks.registry import SUPPLIED as SUPPLIED_TO_GRADIENTS
 from hetpure.config.plugins import entry_points
 from hetpure.config.registry import Registry, constructor_arguments
@@ -19,15 +20,6 @@ LISTS: tuple[tuple[str, Registry, tuple[str, ...]], ...] = (
 )
 """Config key, registry, and arguments that are no keys."""
 
-OTHERS = {
-    "attack.loss": ("hetpure.losses", ("ce", "margin", "dlr")),
-    "denoiser.format": (
-        "hetpure.formats",
-        ("diffusers", "ddpm", "edm", "guided_diffusion", "score_sde", "score_sde_matched"),
-    ),
-}
-"""Config key, group of entry points, and this package's names, whose module imports torch."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommand's arguments: none."""
@@ -35,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the lists."""
+    from hetpure.attacks import losses
+    from hetpure.models import denoisers
+
     for key, registry, supplied in LISTS:
         print(f"{key} (entry points: {registry.group})")
         offered = {**entry_points(registry.group), **registry.targets}
@@ -45,6 +40,11 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {name:{width}}{', '.join(keys) or '-'}{origin}")
         print()
     print(f"every attack also has: {', '.join(key for key in COMMON if key != 'name')}")
-    for key, (group, names) in OTHERS.items():
+    libraries = [f"{name}:CLASS" + ("" if find_spec(name) else " (not installed)") for name in LIBRARIES]
+    print(f"attack.name, of other libraries: {', '.join(libraries)}")
+    for key, group, names in (
+        ("attack.loss", losses.GROUP, losses.LOSSES),
+        ("denoiser.format", denoisers.GROUP, denoisers.FORMATS),
+    ):
         installed = [f"{name} [{target}]" for name, target in entry_points(group).items()]
         print(f"{key} (entry points: {group}): {', '.join([*names, *installed])}")

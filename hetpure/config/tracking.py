@@ -10,6 +10,8 @@ from hetpure.errors import ConfigError, require
 
 MODES = ("auto", "online", "offline", "disabled")
 
+_chosen: dict[str, str] = {}
+
 
 def wandb_mode(mode: str = "auto") -> str:
     """The mode that W&B runs in: ``auto`` is online where an account is configured, else offline.
@@ -27,10 +29,18 @@ def wandb_mode(mode: str = "auto") -> str:
     return mode
 
 
-def quiet_settings(mode: str) -> Any:
-    """W&B's settings for a run that prints nothing and waits for no unreachable server."""
+def quiet_settings(mode: str, directory: Path) -> Any:
+    """W&B's settings for a run that prints nothing and waits for no unreachable server.
+
+    An offline run leaves nothing in the home directory: what W&B keeps there goes to ``directory``, which has the run's
+    other files, unless the user has chosen a place.
+    """
     import wandb
 
+    if mode == "offline":
+        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            if os.environ.get(name) == _chosen.get(name):  # not the user's: none, or an earlier run's
+                os.environ[name] = _chosen[name] = str(directory.resolve() / "wandb")
     # A server that cannot be reached must not hold a run up for long, at its start or its end (wandb 0.27 and later).
     timeouts = {"init_timeout": 30.0, "finish_timeout": 120.0}
     known = {name: seconds for name, seconds in timeouts.items() if name in wandb.Settings.model_fields}

@@ -12,6 +12,7 @@ from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.departures import departures
 from hetpure.evaluation.pictures import draw_pictures, keep_pictures, recorded_pictures
 from hetpure.evaluation.resolve import Resolved
+from hetpure.models.classifiers import RANDOM
 from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
 from hetpure.runs.honesty import Verdict, blind, check
@@ -51,6 +52,10 @@ class RunReport:
             lines.sort(key=lambda line: order.index(line.method))
             checks |= {name: before.report.checks[name] for name in self.absent if name in before.report.checks}
             blinded |= {name: before.report.blind[name] for name in self.absent if name in before.report.blind}
+        shown, rows = {line.method for line in lines}, self.config.rows.items()
+        untrained = [name for name, row in rows if name in shown and row.classifier["weights"] == RANDOM]
+        if untrained:
+            notes.append(f"{', '.join(untrained)}: the classifier is untrained (classifier.weights: {RANDOM})")
         missing = {name: reasons for name, reasons in self.absent.items() if reasons}
         return Report(describe(self.config), lines, notes, checks, blinded, missing, self.departures)
 

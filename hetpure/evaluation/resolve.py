@@ -14,6 +14,7 @@ from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import Loaded, Row, build_rows, content_of
 from hetpure.evaluation.config import RunSettings
 from hetpure.models.checkpoints import existing_path
+from hetpure.models.classifiers import RANDOM
 from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
 from hetpure.runs.read import read_settings
@@ -120,7 +121,9 @@ def missing_files(config: RunSettings) -> dict[str, list[AbsentError]]:
     """
     missing: dict[str, list[AbsentError]] = {}
     for name, row in config.rows.items():
-        files = [("classifier.weights", row.classifier["weights"], row.classifier["source"])]
+        classifier, files = row.classifier, []
+        if classifier["weights"] != RANDOM:
+            files.append(("classifier.weights", classifier["weights"], classifier["source"]))
         if needs_denoiser(row.purifier) and row.denoiser.source is not None:
             files.append(("denoiser.path", row.denoiser.path, row.denoiser.source))
         checks = [partial(existing_path, path, key, source) for key, path, source in files if path is not None]

@@ -3,20 +3,26 @@
 Everything outside speaks images in [0, 1].
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 from hetpure.errors import ConfigError, require
 from hetpure.models.checkpoints import existing_path, one_line
 from hetpure.models.networks import import_network, load_weights
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+RANDOM = "random"
+"""In place of a file of weights: an untrained network, the same one each time it is built."""
 
 
 class Classifier(nn.Module):
@@ -139,7 +145,8 @@ def build_classifier(
 
     Args:
         name: timm model name; ``package.module:Class`` or ``path/to/file.py:Class``; or a function that builds it.
-        weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``).
+        weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``); ``random``
+            for an untrained network, the same one each time. None is for a network that sets its own weights.
         pretrained: let timm fetch its own weights.
         arguments: for the network's constructor, such as ``num_classes``.
         mean: normalisation; timm's own for a timm model, else 0.
@@ -150,13 +157,23 @@ def build_classifier(
         interpolation: see ``Classifier``; by default a timm model's own, else bilinear.
 
     Raises:
-        ConfigError: for a name, arguments or weights that cannot be used.
+        ConfigError: for a name, arguments or weights that cannot be used; for an untrained network without ``random``.
     """
+    build = partial(build_network, name, pretrained=pretrained, arguments=arguments)
     try:
-        if weights is not None:
+        if weights == RANDOM:
+            require(not pretrained, "pretrained", pretrained, "false with weights: random")
+            network = _initialized(build, seed=0)
+        elif weights is None:
+            network = _initialized(build, seed=0)
+            if (untrained := _untrained(network, _initialized(build, seed=1))) is not None:
+                problem = f"and {name} is untrained: {untrained} is random"
+                accepted = "a file; random, for an untrained network"
+                accepted += "" if ":" in name or pretrained else "; null with classifier.pretrained=true"
+                raise ConfigError("weights", problem, found=None, accepted=accepted)
+        else:
             existing_path(weights, "weights", source)
-        network = build_network(name, pretrained=pretrained, arguments=arguments)
-        if weights is not None:
+            network = build()
             load_weights(network, weights)
         channels = (arguments or {}).get("in_chans", 3)
         preprocessing = {"mean": mean, "std": std, "crop_pct": crop_pct, "interpolation": interpolation}
@@ -191,6 +208,23 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
         raise error.within("arguments") from None
     except (TypeError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError("name", f"timm cannot create {name}: {one_line(error)}") from None
+
+
+def _initialized(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """The network that is built from a seed; torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
+
+
+def _untrained(network: nn.Module, other: nn.Module) -> str | None:
+    """The first tensor in which a network differs from one built from another seed: nothing has set it since."""
+    others = dict(itertools.chain(other.named_parameters(), other.named_buffers()))
+    for name, value in itertools.chain(network.named_parameters(), network.named_buffers()):
+        no_value = is_lazy(value) or value.is_meta
+        if no_value or name not in others or not torch.equal(value, others[name]):
+            return name
+    return None
 
 
 def with_preprocessing(

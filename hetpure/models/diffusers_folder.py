@@ -89,11 +89,14 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
     _check_pipeline(folder)
     conditioning = _conditioning(folder)
     try:
-        unet: Any = UNet2DModel.from_pretrained(
-            source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        loaded: Any = UNet2DModel.from_pretrained(
+            source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # diffusers and the hub raise dozens of types
         raise CheckpointError(f"cannot be loaded as a diffusers UNet2DModel: {one_line(error)}") from None
+    unet, info = loaded
+    if missing := sorted(info["missing_keys"]):  # diffusers leaves those at random
+        raise CheckpointError(f"lacks {len(missing)} of the network's tensors, such as {missing[0]}")
     return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
 
 

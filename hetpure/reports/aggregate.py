@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetpure.errors import ConfigError, require
+from hetpure.reports.tables import forms
 from hetpure.runs.claim import ALWAYS_FREE, differences
 from hetpure.runs.read import read_results, read_settings
 
@@ -56,11 +57,10 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
 
 def markdown(spreads: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:
     """The table as Markdown."""
-    lines = [f"{runs} runs, mean ± standard deviation", ""]
-    lines += ["| method | protocol | standard, % | robust, % |", "| --- | --- | --- | --- |"]
-    for (method, protocol), sides in spreads.items():
-        lines.append(f"| {method} | {protocol} | {sides['standard'] or '-'} | {sides['robust'] or '-'} |")
-    return "\n".join(lines)
+    headings = [forms.Heading(name, words=True) for name in ("method", "protocol")]
+    headings += [forms.Heading(f"{side}, %") for side in SIDES]
+    lines = [[*names, *(str(sides[side] or "-") for side in SIDES)] for names, sides in spreads.items()]
+    return forms.markdown(forms.TextTable(f"{runs} runs, mean ± standard deviation", headings, lines))
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

@@ -53,7 +53,7 @@ class Dashboard:
         self.wandb, name = wandb, settings["name"] or output.name
         try:
             output.mkdir(parents=True, exist_ok=True)
-            quiet = quiet_settings(mode)
+            quiet = quiet_settings(mode, output)
             self.run = wandb.init(project=settings["project"], name=name, dir=output, config=config, settings=quiet)
         except Exception as error:
             self.give_up(error)

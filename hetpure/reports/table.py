@@ -93,7 +93,7 @@ def markdown(report: Report) -> str:
     lines = []
     for method, verdicts in report.checks.items():
         lines += ["", f"Honesty checks of {method}:", "", *(f"* {verdict}" for verdict in verdicts)]
-    return forms.markdown(text_table(report, COLUMNS)) + "".join(f"{line}\n" for line in lines)
+    return forms.markdown(text_table(report, COLUMNS)) + "".join(f"{forms.one_line(line)}\n" for line in lines)
 
 
 def write_table_files(report: Report, folder: Path) -> None:

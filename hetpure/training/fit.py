@@ -102,7 +102,7 @@ def build_logger(project: str, name: str | None, directory: Path, mode: str = "a
     if (mode := wandb_mode(mode)) == "disabled":
         return None
     directory.mkdir(parents=True, exist_ok=True)
-    offline, settings = mode != "online", quiet_settings(mode)
+    offline, settings = mode != "online", quiet_settings(mode, directory)
     logger = WandbLogger(project=project, name=name, save_dir=str(directory), offline=offline, settings=settings)
     # Lightning still hands on an argument that W&B has dropped and warns about in every run.
     logger._wandb_init.pop("anonymous", None)

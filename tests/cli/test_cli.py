@@ -1,14 +1,17 @@
 """The ``hetpure`` command: help and mistakes are answered before anything heavy is imported."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
-from hetpure.cli import COMMANDS, configs, convert, main
+from hetpure.cli import COMMANDS, configs, convert, keep_fonts_elsewhere, main
 from hetpure.config import PROJECT_ROOT, config_names
 from hetpure.models.denoisers import FORMATS
 
@@ -161,6 +164,30 @@ def test_gnu_openmp_is_told_before_torch_is_imported() -> None:
     environment = {"PATH": "", "PYTHONPATH": str(PROJECT_ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["1000", "False"]
+
+
+def test_fonts_are_not_listed_in_a_home_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # so that what is set here is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"hetpure-matplotlib-{os.getuid()}"
+    folder.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    keep_fonts_elsewhere()
+    assert "MPLCONFIGDIR" not in os.environ, "a link may be somebody else's"
+    folder.unlink()
+    (tmp_path / "home" / ".config" / "matplotlib").mkdir(parents=True)
+    keep_fonts_elsewhere()
+    assert "MPLCONFIGDIR" not in os.environ, "the user's own settings may be there"
+    (tmp_path / "home" / ".config" / "matplotlib").rmdir()
+    keep_fonts_elsewhere()
+    assert os.environ["MPLCONFIGDIR"] == str(folder) and folder.stat().st_mode & 0o777 == 0o700
+    keep_fonts_elsewhere()
+    monkeypatch.setenv("MPLCONFIGDIR", "/the/users")
+    keep_fonts_elsewhere()
+    assert os.environ["MPLCONFIGDIR"] == "/the/users"
 
 
 def test_a_closed_pipe_is_no_error() -> None:

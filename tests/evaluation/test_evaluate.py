@@ -26,7 +26,7 @@ from hetpure.data import ImageDataModule
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
-from hetpure.models.classifiers import Classifier, build_classifier
+from hetpure.models.classifiers import Classifier, build_network
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.runs.store import RecordStore
@@ -63,7 +63,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "their_network.py").write_text(THEIR_CODE)
     torch.manual_seed(8)
-    network = build_classifier(f"{folder}/their_network.py:TheirNet").network
+    network = build_network(f"{folder}/their_network.py:TheirNet")
     state = {k: v * 12.0 if k == "head.weight" else v for k, v in network.state_dict().items()}
     save_file(state, folder / "weights.safetensors")
     tiny_unet().save_pretrained(folder / "denoiser")
@@ -229,6 +229,15 @@ def test_loader_batch_sizes_agree_bit_for_bit(
     """Against batches of 4: adversarial images, scores and losses, with chunk size and threads fixed."""
     assert evaluate(theirs, tmp_path / "run", *overrides) == 0
     assert outcome(tmp_path / "run") == outcome(undisturbed)
+
+
+def test_an_untrained_network_is_noted(theirs: Path, tmp_path: Path) -> None:
+    """It is the same in each process that builds it, or the second command would be refused: it has other weights."""
+    options = ("classifier.weights=random", "data.subset=2", "attack={name: none}", "purifier={name: none}")
+    assert evaluate(theirs, tmp_path, *options) == evaluate(theirs, tmp_path, *options) == 0
+    note = "none: the classifier is untrained (classifier.weights: random)"
+    assert json.loads((tmp_path / "results.json").read_text())["notes"] == [note]
+    assert note in (tmp_path / "results.md").read_text()
 
 
 def test_another_seed_is_another_run(theirs: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -507,10 +516,11 @@ BAD = [
     ("denoiser.path={theirs}/denoiser16", "16x16"),
     ("denoiser.path={theirs}/denoiser_rgb", "3 channels"),
     (
-        "classifier={name: tests.toys:TinyNetwork, arguments: {classes: 7}}",
+        "classifier={name: tests.toys:TinyNetwork, weights: random, arguments: {classes: 7}}",
         "gives 7 class scores, but the data have 10",
     ),
-    ("classifier={name: tests.toys:TinyNetwork, arguments: {channels: 3}}", "1x8x8"),
+    ("classifier={name: tests.toys:TinyNetwork, weights: random, arguments: {channels: 3}}", "1x8x8"),
+    ("classifier.weights=", "classifier.weights is None, and "),
     ("classifier.arguments.width=7", "other shapes"),
     ("classifier.arguments.depth=7", "classifier.arguments"),
     ("classifier.pretrained=true", "classifier.pretrained"),
@@ -582,6 +592,23 @@ def test_bad_input_as_a_person_meets_it(theirs: Path, tmp_path: Path) -> None:
 
 
 # ---- looking before leaping
+
+
+@pytest.mark.slow
+def test_an_offline_run_writes_nothing_into_the_home_directory(theirs: Path, tmp_path: Path) -> None:
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    places = {"HOME": str(home), "TMPDIR": str(temporary), "WANDB_MODE": "offline", "PYTHONPATH": str(PROJECT_ROOT)}
+    kept = {name: os.environ[name] for name in ("PATH", "HF_HUB_OFFLINE", "OMP_NUM_THREADS") if name in os.environ}
+    options = ("data.subset=1", "purifier={name: none}", "attack={name: none}", "pictures=1", "wandb.mode=auto")
+    done = subprocess.run(
+        command(theirs, tmp_path / "run", *options), env=kept | places, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert [path.name for path in temporary.glob("*matplotlib*")] == [f"hetpure-matplotlib-{os.getuid()}"]
 
 
 def test_print_config_shows_everything_and_runs_nothing(theirs: Path, tmp_path: Path, capsys) -> None:

@@ -125,7 +125,7 @@ def free_denoiser(folder: Path) -> str:
     return str(folder)
 
 
-FREE = ["classifier={name: resnet18, image_size: 32, arguments: {num_classes: 1000}}", "data.name=folder"]
+FREE = ["classifier={name: resnet18, weights: random, image_size: 32}", "data.name=folder"]
 
 
 @pytest.mark.parametrize("purifier", ["heterogeneous", "uniform"])

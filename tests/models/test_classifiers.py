@@ -123,9 +123,10 @@ def test_a_timm_model_has_its_own_crop_at_its_own_sizes() -> None:
     plain = with_preprocessing(nn.Identity(), image_size=224)
     assert (plain.crop_pct, plain.interpolation) == (1.0, "bilinear")
     # Nothing is resized unless a size is set.
-    own = build_classifier("resnet10t", arguments={"num_classes": 3}, image_size=176)
+    own = build_classifier("resnet10t", "random", arguments={"num_classes": 3}, image_size=176)
     assert (own.crop_pct, own.interpolation) == (0.875, "bicubic")
-    assert build_classifier("resnet10t", image_size=176, crop_pct=1.0, interpolation="bilinear").crop_pct == 1.0
+    whole = build_classifier("resnet10t", "random", image_size=176, crop_pct=1.0, interpolation="bilinear")
+    assert whole.crop_pct == 1.0
 
 
 @pytest.mark.parametrize(
@@ -140,11 +141,11 @@ def test_a_timm_model_has_its_own_crop_at_its_own_sizes() -> None:
 )
 def test_impossible_preprocessing_is_refused(arguments: dict, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"classifier\.{key} is .*; accepted: "):
-        build_classifier("cifar_resnet8", **{"image_size": 28, **arguments})
+        build_classifier("cifar_resnet8", "random", **{"image_size": 28, **arguments})
 
 
 def test_a_timm_model_has_its_own_normalisation() -> None:
-    classifier = build_classifier("resnet10t", arguments={"num_classes": 7})
+    classifier = build_classifier("resnet10t", "random", arguments={"num_classes": 7})
     cfg = timm.get_pretrained_cfg("resnet10t")
     assert classifier.mean.flatten().tolist() == pytest.approx(cfg.mean)
     assert classifier.std.flatten().tolist() == pytest.approx(cfg.std)
@@ -155,14 +156,14 @@ def test_a_timm_model_has_its_own_normalisation() -> None:
 
 
 def test_a_given_normalisation_wins() -> None:
-    classifier = build_classifier("cifar_resnet8", arguments={"in_chans": 1}, mean=[0.3], std=[0.4])
+    classifier = build_classifier("cifar_resnet8", "random", arguments={"in_chans": 1}, mean=[0.3], std=[0.4])
     assert (classifier.mean.item(), classifier.std.item()) == pytest.approx((0.3, 0.4))
     plain = with_preprocessing(nn.Identity(), channels=1)
     assert (plain.mean.item(), plain.std.item()) == (0.0, 1.0)
 
 
 def test_classifiers_are_frozen_and_in_evaluation_mode() -> None:
-    classifier = build_classifier("cifar_resnet8")
+    classifier = build_classifier("cifar_resnet8", "random")
     assert not any(module.training for module in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
 
@@ -170,21 +171,19 @@ def test_classifiers_are_frozen_and_in_evaluation_mode() -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_third_party_class_with_its_own_state_dict(third_party: str, tmp_path: Path, suffix: str) -> None:
     name = f"{third_party}:Net"
-    torch.manual_seed(5)
-    trained = build_classifier(name, arguments={"width": 6, "classes": 3}).network
+    trained = build_classifier(name, "random", arguments={"width": 6, "classes": 3}).network
     file = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, file)
     else:
         save_file(trained.state_dict(), file)
-    torch.manual_seed(6)
     loaded = build_classifier(name, str(file), arguments={"width": 6, "classes": 3})
     x = images(2)
     assert torch.equal(loaded(x), trained(x))
 
 
 def test_an_importable_class() -> None:
-    classifier = build_classifier("tests.toys:TinyNetwork", arguments={"classes": 4})
+    classifier = build_classifier("tests.toys:TinyNetwork", "random", arguments={"classes": 4})
     assert isinstance(classifier.network, TinyNetwork)
     assert classifier(images(2)).shape == (2, 4)
 
@@ -282,13 +281,60 @@ def test_what_wrappers_put_before_names_is_taken_off(tmp_path: Path, prefix: str
     load_weights(numbered, str(tmp_path / "n.safetensors"))
 
 
+OWN_WEIGHTS = """
+import timm
+from torch import nn
+from safetensors.torch import load_file
+
+def whole():
+    network = timm.create_model("cifar_resnet8")
+    network.load_state_dict(load_file({file!r}))
+    return network
+
+def headless():  # as timm does where num_classes is not the checkpoint's
+    network = whole()
+    network.fc = nn.Linear(network.fc.in_features, 10)
+    return network
+
+def lazy():
+    return nn.LazyLinear(10)
+
+def fixed():
+    return nn.Flatten()
+"""
+
+
+def test_untrained_networks_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    """A network counts as trained where building it sets each of its tensors, whatever the random numbers."""
+    before = torch.random.get_rng_state()
+    untrained = build_classifier("cifar_resnet8", "random")
+    torch.rand(3)  # what other code draws changes nothing
+    again = build_classifier("cifar_resnet8", "random")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in untrained.state_dict().items())
+    torch.random.set_rng_state(before)
+    save_file(untrained.network.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "own.py").write_text(OWN_WEIGHTS.format(file=str(tmp_path / "w.safetensors")))
+
+    loaded = build_classifier(f"{tmp_path}/own.py:whole")
+    assert torch.equal(loaded(images(2, 3, 32)), untrained(images(2, 3, 32)))
+    build_classifier(f"{tmp_path}/own.py:fixed")
+    for name, random in (("headless", "fc.weight"), ("lazy", "weight")):
+        with pytest.raises(ConfigError, match=f"^classifier.weights is None, and .*:{name} is untrained: {random}"):
+            build_classifier(f"{tmp_path}/own.py:{name}")
+    with pytest.raises(ConfigError, match=r"conv1.weight is random; accepted: a file; random, for .*pretrained=true$"):
+        build_classifier("cifar_resnet8")
+    with pytest.raises(ConfigError, match=r"classifier.pretrained is True; accepted: false with weights: random"):
+        build_classifier("cifar_resnet8", "random", pretrained=True)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_missing_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_weights(TinyNetwork(), "/no/such/file.safetensors")
 
 
 def test_class_counts_and_image_shapes_are_checked() -> None:
-    classifier = build_classifier("tests.toys:TinyNetwork")
+    classifier = build_classifier("tests.toys:TinyNetwork", "random")
     classifier.check_classes((1, 8, 8), 10)
     with pytest.raises(ConfigError, match="10 class scores, but the data have 7"):
         classifier.check_classes((1, 8, 8), 7)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
 
 from hetpure.errors import ConfigError
 from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
@@ -141,9 +142,9 @@ def test_hub_ids_are_checked_as_folders_are(
         fetched.extend(f for f in map(str, tmp_path.rglob("*")) if f.removeprefix(f"{tmp_path}/") in allow_patterns)
         return str(tmp_path)
 
-    def from_pretrained(source: str, subfolder: str | None, **_: object) -> UNet2DModel:
+    def from_pretrained(source: str, subfolder: str | None, **_: object) -> tuple[UNet2DModel, dict[str, list[str]]]:
         fetched.append(f"weights of {source}, {subfolder}")
-        return tiny_unet()
+        return tiny_unet(), {"missing_keys": []}
 
     monkeypatch.setattr("hetpure.models.diffusers_folder.snapshot_download", snapshot)
     monkeypatch.setattr(UNet2DModel, "from_pretrained", from_pretrained)
@@ -179,12 +180,20 @@ def cut_off(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
+def lacks_a_tensor(folder: Path) -> None:
+    tiny_unet().save_pretrained(folder)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    del state["conv_in.bias"]
+    save_file(state, file, metadata={"format": "pt"})
+
+
 def scheduler_no_json(folder: Path) -> None:
     tiny_unet().save_pretrained(folder)
     (folder / "scheduler_config.json").write_text("not json")
 
 
-@pytest.mark.parametrize("spoil", [empty, other_class, no_json, no_weights, cut_off, scheduler_no_json])
+@pytest.mark.parametrize("spoil", [empty, other_class, no_json, no_weights, cut_off, lacks_a_tensor, scheduler_no_json])
 def test_unreadable_folders_are_refused_on_one_line(tmp_path: Path, spoil) -> None:
     spoil(tmp_path)
     with pytest.raises(ConfigError) as caught:

@@ -81,7 +81,7 @@ def test_sizes() -> None:
 
 
 def test_normalisation_is_the_layouts_own() -> None:
-    standard, deepmind = (build_classifier(name, arguments=dict(SMALL)) for name in ("wrn28_10", "dm_wrn28_10"))
+    standard, deepmind = (build_classifier(n, "random", arguments=dict(SMALL)) for n in ("wrn28_10", "dm_wrn28_10"))
     assert torch.equal(standard.normalize(x()), x())
     assert deepmind.mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
     assert deepmind.std.flatten().tolist() == pytest.approx([0.2471, 0.2435, 0.2616])

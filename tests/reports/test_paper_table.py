@@ -2,8 +2,10 @@
 
 import copy
 import csv
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -21,7 +23,7 @@ from hetpure.evaluation.config import complete
 from hetpure.evaluation.departures import departures
 from hetpure.evaluation.run import FREE
 from hetpure.reports import dashboard
-from hetpure.reports.tables.forms import escaped, latex, markdown
+from hetpure.reports.tables.forms import Heading, TextTable, csv_text, escaped, latex, markdown
 from hetpure.reports.tables.paper_table import PaperTable, TableCell, TableLine, build_table, numbers, plain, text_table
 from hetpure.reports.tables.printed import PrintedAccuracy, printed_names, printed_table
 from hetpure.runs.claim import claim
@@ -457,3 +459,18 @@ def test_its_own_settings_are_the_papers(name: str) -> None:
     moved = [f"{key}=elsewhere" for key in ("data.root", "classifier.weights", "denoiser.path")]
     config = complete({**read_config(name, ["data.subset=16", "hang_minutes=5", *moved]), "output": "unused"})
     assert departures(config) == ["data.subset was 512, is 16"]
+
+
+def test_text_cannot_break_out_of_a_table() -> None:
+    """Names of rows and reasons come from users: bars, line breaks, commands and formulas stay text."""
+    line = ["=1+1|a\\|b\nc", "[x]", "-"]
+    table = TextTable("t\nt", [Heading("a|b", words=True), Heading("@c"), Heading("d")], [line], notes=["n\r\nm"])
+    shown = markdown(table)
+    assert shown.splitlines()[0] == "**t t**" and shown.splitlines()[-1] == "* n m"
+    assert r"| a\|b | @c | d |" in shown and r"| =1+1\|a\\\|b c | [x] | - |" in shown
+    lines = latex(replace(table, lines=[line, [*line[1:], ""]], warnings=["w\n\\input{x}"])).splitlines()
+    assert lines[1] == r"% w \input{x}" and r"{}[x] & - &  \\" in lines
+    assert r"=1+1\textbar{}a\textbackslash{}\textbar{}b c & [x] & - \\" in lines
+    header, *cells = csv.reader(io.StringIO(csv_text(["+a", "b"], [line, ["@f", -1.5], ["-x", None], ["a=b", 3]])))
+    assert header == ["'+a", "b"]
+    assert cells == [["'=1+1|a\\|b c", "[x]", "-"], ["'@f", "-1.5"], ["'-x", ""], ["a=b", "3"]]

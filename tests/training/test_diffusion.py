@@ -204,7 +204,8 @@ def test_values_that_do_not_fit_the_schedule(change: dict, message: str):
         ("optimizer.lr=-1", "optimizer.lr is -1.0; accepted: 0 or more"),
         ("save_every=0", "save_every is 0; accepted: 1 or more"),
         ("figures.levels=[30]", "figures.levels is 30; accepted: the grid's timesteps below 1000: multiples of 50"),
-        ("figures.classifier={name: cifar_resnet8, std: [0.0]}", "figures.classifier.std is [0.0]; accepted: numbers"),
+        ("figures.classifier={name: cifar_resnet8, weights: random, std: [0.0]}", "figures.classifier.std is [0.0]"),
+        ("figures.classifier={name: cifar_resnet8}", "figures.classifier.weights is None, and cifar_resnet8"),
         ("data.subset=501", "data.subset is 501, but the test split has only 500 samples"),
     ],
 )

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from hetpure.cli import main
 from hetpure.cli.verify import tell
 from hetpure.errors import ConfigError
-from hetpure.models.classifiers import build_classifier
+from hetpure.models.classifiers import build_network
 from hetpure.runs.results import Verdict
 from hetpure.runs.verification import read_verification
 from hetpure.verification.verify import verify
@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without an attack, of a network from a Python file."""
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "net.py").write_text(NETWORK)
-    save_file(build_classifier(f"{folder}/net.py:TheirNet").network.state_dict(), folder / "weights.safetensors")
+    save_file(build_network(f"{folder}/net.py:TheirNet").state_dict(), folder / "weights.safetensors")
     config = {
         "data": {"name": "digits", "subset": 2},
         "classifier": {"name": f"{folder}/net.py:TheirNet", "weights": f"{folder}/weights.safetensors"},

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 _MARK = re.compile("\x00([^\x01]*)\x01")
+_FORMULA = re.compile(r"[=+\-@].")  # a dash alone is none
 _RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹ ")
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -75,9 +76,9 @@ def print_table(table: TextTable) -> None:
 
 def markdown(table: TextTable) -> str:
     """The table as Markdown."""
-    head = [", ".join(filter(None, (heading.group, heading.text))) for heading in table.headings]
+    head = [_markdown_cell(", ".join(filter(None, (heading.group, heading.text)))) for heading in table.headings]
     rule = ["---" if heading.words else "---:" for heading in table.headings]
-    cells = [[_MARK.sub(r"<sup>\1</sup>", cell.replace("|", r"\|")) for cell in line] for line in table.lines]
+    cells = [[_MARK.sub(r"<sup>\1</sup>", _markdown_cell(cell)) for cell in line] for line in table.lines]
     text = [part for warning in table.warnings for part in (f"**{warning}**", "")]
     text += [f"**{table.title}**", "", *([table.subtitle, ""] if table.subtitle else [])]
     text += [f"| {' | '.join(line)} |" for line in (head, rule, *cells)]
@@ -85,7 +86,7 @@ def markdown(table: TextTable) -> str:
         text += ["", *(f"<sup>{number}</sup> {note}  " for number, note in enumerate(table.footnotes, start=1))]
     if table.notes:
         text += ["", *(f"* {note}" for note in table.notes)]
-    return "\n".join(text) + "\n"
+    return "".join(f"{one_line(line)}\n" for line in text)
 
 
 def latex(table: TextTable) -> str:
@@ -101,7 +102,7 @@ def latex(table: TextTable) -> str:
     caption = ". ".join(escaped(part) for part in (title, table.subtitle) if part)
     text = [
         r"% needs \usepackage{booktabs}",
-        *(f"% {warning}" for warning in table.warnings),
+        *(f"% {one_line(warning)}" for warning in table.warnings),
         r"\begin{table}",
         r"\centering\small\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{caption}.}}",
@@ -125,16 +126,33 @@ def latex(table: TextTable) -> str:
 
 
 def csv_text(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """Header and lines as CSV; None is empty."""
+    """Header and lines as CSV; None is empty. Text that a spreadsheet would take for a formula has a ' before it."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_csv_cell(cell) if isinstance(cell, str) else cell for cell in line] for line in (header, *lines))
     return text.getvalue()
 
 
 def escaped(text: str) -> str:
-    """Text for LaTeX, with footnote numbers raised."""
-    return _MARK.sub(r"\\textsuperscript{\1}", text.translate(_LATEX))
+    """Text for LaTeX, on one line, with footnote numbers raised."""
+    return _MARK.sub(r"\\textsuperscript{\1}", one_line(text).translate(_LATEX))
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks: a break would end a table's line, a note or a comment."""
+    return " ".join(text.splitlines())
+
+
+def _markdown_cell(text: str) -> str:
+    return one_line(text).replace("\\", r"\\").replace("|", r"\|")
+
+
+def _csv_cell(text: str) -> str:
+    text = one_line(text)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    # A [ or * after the line before would be taken for an argument of its end.
+    start = "{}" if cells[0].startswith(("[", "*")) else ""
+    return start + " & ".join(cells) + r" \\"
