@@ -8,6 +8,7 @@ now, in the folder of the whole config; the others can be evaluated later or els
 
 import argparse
 
+from hetpure.cli import begin_work
 from hetpure.cli.config_arguments import add_config_arguments, resolve
 
 
@@ -54,4 +55,5 @@ def run(options: argparse.Namespace) -> None:
         from hetpure.evaluation.run import run
         from hetpure.planning.auto_settings import choose_auto_settings
 
+        begin_work()
         run(config, only, choose_auto=choose_auto_settings)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from hetpure.attacks.registry import check_attack_keys, complete_attack
-from hetpure.config import DataConfig, WandbConfig, merge
+from hetpure.config import DataConfig, WandbConfig, merge, output_folder
 from hetpure.config.registry import check_keys, resolve
 from hetpure.config.schema import SECTION, plain, signature_schema, structure, to_dict, unknown_key
 from hetpure.config.trainer import check_trainer
@@ -174,6 +174,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     if isinstance(honesty := raw.get("honesty"), bool):
         raw["honesty"] = {"images": 32 if honesty else 0}
     config = structure(EvaluateConfig, raw)
+    config = replace(config, output=output_folder(config.output))
     _check_shared(config)
     grid = swept(config.grid, (*SHARED, "rows", "grid"))
     if grid and config.table.columns:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, RunError
 from hetpure.runs import files
 
 ALWAYS_FREE = (
@@ -36,7 +36,8 @@ def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mappin
             With it paths may be free: a moved file has the same hash, another file in its place has not.
 
     Raises:
-        ConfigError: names the keys that differ, or says why the folder cannot be used.
+        ConfigError: names the keys that differ, or says that there is no folder.
+        RunError: where the folder cannot be written.
     """
     contents = check_claim(folder, config, free, content)
     run = {"format_version": files.FORMAT_VERSION, "hetpure": __version__}
@@ -45,8 +46,10 @@ def claim(folder: Path, config: Any, free: Collection[str] = (), content: Mappin
         files.write_whole(folder / files.RUN, json.dumps(run, indent=2) + "\n")
         for name, new in contents.items():
             files.write_whole(folder / name, to_yaml(new))
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError("output", "is no folder", found=str(folder)) from None
     except OSError as error:
-        raise ConfigError("output", f"{folder} cannot be used: {files.one_line(error)}") from None
+        raise RunError(f"output: {folder} cannot be written: {files.one_line(error)}") from None
 
 
 def check_claim(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
+from hetpure.config import DataConfig, WandbConfig, output_folder, signature_schema, structure, to_dict
 from hetpure.errors import require
 
 Config = TypeVar("Config", bound="TrainingConfig")
@@ -139,6 +139,7 @@ def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
 def _checked(schema: type[Config], raw: Mapping[str, Any]) -> Config:
     """Raises ConfigError for values that no training can use."""
     config = structure(schema, raw)
+    config.output = output_folder(config.output)
     for key, accepted in CHOICES.items():
         require(attrgetter(key)(config) in accepted, key, attrgetter(key)(config), ", ".join(accepted))
     least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1, "seed": 0}
