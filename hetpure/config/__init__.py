@@ -7,7 +7,6 @@ beside their results. Nothing here needs torch.
 import dataclasses
 import difflib
 import itertools
-import itertools
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence

@@ -44,7 +44,7 @@ def check_row_name(name: str) -> None:
         ConfigError: for any other name.
     """
     for part in name.split("/"):
-        is_file = part in RESERVED or part.startswith("samples-") and part.endswith(".jsonl")
+        is_file = part in RESERVED or (part.startswith("samples-") and part.endswith(".jsonl"))
         if is_file or part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > LONGEST:
             accepted = (
                 f"parts of 1 to {LONGEST} bytes joined by /, none of them . or .. or a run folder's own file or folder"
