@@ -6,6 +6,7 @@ exit code. Both import nothing heavy at the top: help and mistakes in names are 
 
 import argparse
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -83,6 +84,10 @@ def _exit_code(command: Callable[..., int | None], *arguments: Any) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # such as `hetpure configs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # such as a path that is too long
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {shorten(message)}", file=sys.stderr)
+        return BAD_INPUT if error.errno == errno.ENAMETOOLONG else STOPPED
     return 0
 
 

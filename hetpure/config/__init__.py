@@ -75,8 +75,8 @@ def output_folder(output: str) -> str:
     """The key ``output`` with ``~`` and ``~user`` replaced; refuses what no file system takes."""
     expanded = os.path.expanduser(output)  # noqa: PTH111
     require(output != "" and expanded[:1] != "~", "output", output, "a folder; ~ and ~user are home directories")
-    fits = all(len(part.encode()) <= 255 for part in expanded.split("/"))
-    require(fits, "output", output, "a folder, each part of whose path has at most 255 bytes")
+    fits = all(len(part.encode()) <= 255 for part in expanded.split("/")) and not re.search(r"[\x00-\x1f\x7f]", output)
+    require(fits, "output", output, "a folder; parts of its path have at most 255 bytes and no control characters")
     return expanded
 
 
@@ -199,7 +199,7 @@ def _with_included(
     result: dict[str, Any] = {}
     for part in parts:
         beside = path.parent / part
-        file = beside if beside.is_file() else config_file(part)
+        file = beside if exists(beside) and beside.is_file() else config_file(part)
         result = merge(result, _read_file(file, (*including, path.resolve())))
     for key in nested:
         if isinstance(inner := raw.get(key), dict):

@@ -30,7 +30,7 @@ LONGEST = 4096
 DEEPEST = 20
 """Levels of the deepest value."""
 
-_FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*")
+_FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", re.ASCII)
 
 
 def structure(schema: type[Settings], raw: Mapping[str, Any], where: str = "") -> Settings:

@@ -49,6 +49,8 @@ def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
         ConfigError: if it is missing, cannot be read, or holds something else.
     """
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise OSError("it is no regular file")
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
         if isinstance(content, dict):
@@ -56,7 +58,7 @@ def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
         reason = f"{file.name} is not a mapping of keys"
     except FileNotFoundError:
         reason = f"it has no {file.name}"
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = f"{file.name} cannot be read: {one_line(error)}"
     article = "an" if whose[0] in "aeiou" else "a"
     raise ConfigError(str(file.parent), f"is not {article} {whose} folder: {reason}")
