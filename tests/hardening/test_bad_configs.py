@@ -140,8 +140,9 @@ FILES = {
     "execute": f"seed: {EXECUTE}".encode(), "bomb": BOMB.replace(", a", "\na").encode(), "cycle": b"seed: &a [*a]",
     "text": b"x" * 100_000, "key": b"x" * 1000 + b": 1", "list": b"- 1", "twice": b"seed: 1\nseed: 2",
     "environment": b"seed: ${oc.env:HOME}", "itself": b"output: ${output}", "missing": b"seed: ???",
-    "no_text": b"? [1]\n: 3", "set": b"trainer: !!set {a}", "date": b"output: !!timestamp 2001-01-01", "includes_pipe": b"include: [pipe]",
-    "includes_long": f"include: [{LONG}]".encode(), "includes_itself": b"include: [includes_itself]",
+    "no_text": b"? [1]\n: 3", "set": b"trainer: !!set {a}", "date": b"output: !!timestamp 2001-01-01",
+    "includes_pipe": b"include: [pipe]", "includes_long": f"include: [{LONG}]".encode(),
+    "includes_itself": b"include: [includes_itself]",
 }  # fmt: skip
 """Files that are no configs."""
 
@@ -181,15 +182,15 @@ LINES: tuple[tuple[str, ...], ...] = (
 """What else can be wrong in command lines."""
 
 
-def keys(schema: type, prefix: str) -> Iterator[tuple[str, set[Any]]]:
+def keys(schema: type, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The dotted keys of a schema with their kinds, as in ``WRONG``."""
     for name, hint in get_type_hints(schema).items():
         if dataclasses.is_dataclass(hint):
-            yield f"{prefix}{name}", {dict}
+            yield f"{prefix}{name}", (dict,)
             yield from keys(cast(type, hint), f"{prefix}{name}.")
         else:
             kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            yield f"{prefix}{name}", {get_origin(kind) or kind for kind in kinds} - {NoneType}
+            yield f"{prefix}{name}", tuple(get_origin(kind) or kind for kind in kinds if kind is not NoneType)
 
 
 def overrides(command: str) -> Iterator[str]:
@@ -198,7 +199,7 @@ def overrides(command: str) -> Iterator[str]:
     for prefix, schema in SCHEMAS[command].items():
         for key, kinds in keys(schema, prefix):
             yield f"{key}={next(never)}"
-            if kinds == {dict}:
+            if kinds == (dict,):
                 yield f"{key}.zznosuch=1"
             if Any not in kinds:  # of any kind are attack.gradient and what is inside rows, whose values are in RANGES
                 first, *others = (WRONG[kind] for kind in kinds)
@@ -274,7 +275,7 @@ def test_every_key_refuses_every_bad_value(command: str, refusal: Refusal) -> No
     assert refusal(line) == "is accepted"  # so it is the one override that is refused
     bad = list(dict.fromkeys(overrides(command)))
     assert len(bad) > 200
-    names = [(key, key.rpartition(".")[2], f"{key.partition('.')[0]}") for key in (o.partition("=")[0] for o in bad)]
+    names = [(key, key.rpartition(".")[2], key.partition(".")[0]) for key in (o.partition("=")[0] for o in bad)]
     check(refusal, [[*line, override] for override in bad], *names)
 
 
