@@ -135,14 +135,14 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     from hetpure.config import expand_home
     from hetpure.config.schema import is_utf8
 
-    for argument in arguments:
-        require(is_utf8(argument) and "\0" not in argument, "argument", argument, "UTF-8 text without NUL")
     options = parser.parse_intermixed_args(arguments)
     for name, value in vars(options).items():
-        if isinstance(value, Path):
-            setattr(options, name, expand_home(value))
-        elif isinstance(value, list):
-            setattr(options, name, [expand_home(part) if isinstance(part, Path) else part for part in value])
+        parts = value if isinstance(value, list) else [value]
+        for text in map(str, parts):
+            is_name = is_utf8(text) or name == "pictures"  # those may be called anything
+            require(is_name and "\0" not in text, "argument", text, "UTF-8 text without NUL")
+        parts = [expand_home(part) if isinstance(part, Path) else part for part in parts]
+        setattr(options, name, parts if isinstance(value, list) else parts[0])
     return options
 
 
