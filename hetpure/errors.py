@@ -40,10 +40,29 @@ class ConfigError(ValueError):
         return error
 
     def __str__(self) -> str:
-        text = self.key if self.found is UNSET else f"{self.key} is {self.found!r}"
+        text = shorten(self.key, 100)
+        if self.found is not UNSET:
+            text += f" is {_shown(self.found)}"
         if self.problem:
             text += f"{', ' if self.found is not UNSET else ': '}{self.problem}"
-        return f"{text}; accepted: {self.accepted}" if self.accepted else text
+        return shorten(f"{text}; accepted: {self.accepted}" if self.accepted else text)
+
+
+def shorten(text: str, length: int = 300) -> str:
+    """A text on one line without control characters, cut in the middle, between words, to about a length."""
+    if len(text) > length:
+        head, tail = text[: length // 2 - 2], text[2 - length // 2 :]
+        text = f"{head.rsplit(' ', 1)[0]} .. {tail.split(' ', 1)[-1]}"
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shorten(repr(value), 100)
+    except ValueError:  # Python writes out no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+    except RecursionError:
+        return "a deeply nested value"
 
 
 def require(condition: bool, key: str, found: Any, accepted: str, *related: str) -> None:

@@ -1,5 +1,6 @@
 """What every attack is, and what the attacks of this project have in common."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -91,7 +92,7 @@ class BallAttack(Attack):
     """
 
     def __init__(self, norm: NormName, eps: float) -> None:
-        require(eps >= 0.0, "eps", eps, "0 or more")
+        require(0.0 <= eps < math.inf, "eps", eps, "0 or more, finite")
         self.norm, self.eps, self.threat = norm, eps, Threat(norm, eps)
 
     def with_eps(self, eps: float) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class IterativeAttack(BallAttack):
         super().__init__(norm, eps)
         require(steps >= 1, "steps", steps, "1 or more")
         require(evaluations >= 1, "evaluations", evaluations, "1 or more")
-        require(step_size is None or step_size > 0.0, "step_size", step_size, "above 0")
+        require(step_size is None or 0.0 < step_size < math.inf, "step_size", step_size, "above 0, finite")
         self.steps, self.evaluations = steps, evaluations
         self.run_length = steps  # pyright: ignore[reportIncompatibleVariableOverride]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from hetpure.attacks.base import BallAttack, Observer, Threat
 from hetpure.attacks.gradients import GradientSource
 from hetpure.attacks.norms import NormName
-from hetpure.config import resolve_path
+from hetpure.config import exists, resolve_path
 from hetpure.errors import AbsentError, ConfigError, UnreadableError
 from hetpure.runs.files import CONFIG, one_line
 from hetpure.runs.honesty import MARGIN
@@ -58,7 +58,7 @@ class SavedImages(BallAttack):
         super().__init__(norm, eps)
         self.path, self.kind, self.declared = resolve_path(folder), "float", Threat(norm, eps)
         self._images: Mapping[int, Read] = {}
-        if not self.path.exists():
+        if not exists(self.path):
             raise AbsentError("folder", "does not exist", found=folder)
 
     def check_images(self, indices: Sequence[int], clean: Callable[[int], Tensor]) -> None:

@@ -9,7 +9,8 @@ cleaned, and the exit code is 3.
 import argparse
 from pathlib import Path
 
-from hetpure.config import read_config
+from hetpure.cli import begin_work
+from hetpure.config import exists, expand_home, read_config
 from hetpure.errors import ConfigError
 
 
@@ -25,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Cleans the pictures."""
     arguments = [*options.pictures, *options.overrides]
-    overrides = [text for text in arguments if "=" in text and not Path(text).exists()]
+    overrides = [text for text in arguments if "=" in text and not exists(Path(text))]
     if any(text.startswith("output=") for text in overrides):
         raise ConfigError("output", "is what --output says; leave it out")
     raw = read_config(options.config, overrides)
     from hetpure.evaluation.picture_files import find_pictures, make_folder
 
-    files = find_pictures([Path(text) for text in arguments if text not in overrides], options.output)
+    files = find_pictures([expand_home(text) for text in arguments if text not in overrides], options.output)
     from hetpure.evaluation.config import complete
 
     try:
@@ -42,4 +43,5 @@ def run(options: argparse.Namespace) -> None:
     make_folder(options.output)
     from hetpure.evaluation.purify_pictures import purify_pictures
 
+    begin_work()
     purify_pictures(config, options.row, files)

@@ -5,6 +5,7 @@ hetpure train-classifier --config digits_classifier.yaml [key=value ...]
 
 import argparse
 
+from hetpure.cli import begin_work
 from hetpure.cli.config_arguments import add_config_arguments as add_arguments
 from hetpure.cli.config_arguments import resolve
 
@@ -18,4 +19,5 @@ def run(options: argparse.Namespace) -> None:
     if (config := resolve(options, complete_classifier)) is not None:
         from hetpure.training.run import train_classifier
 
+        begin_work()
         train_classifier(config)

@@ -5,6 +5,7 @@ hetpure train-diffusion --config svhn.yaml [key=value ...]
 
 import argparse
 
+from hetpure.cli import begin_work
 from hetpure.cli.config_arguments import add_config_arguments as add_arguments
 from hetpure.cli.config_arguments import resolve
 
@@ -18,4 +19,5 @@ def run(options: argparse.Namespace) -> None:
     if (config := resolve(options, complete_diffusion)) is not None:
         from hetpure.training.run import train_diffusion
 
+        begin_work()
         train_diffusion(config)

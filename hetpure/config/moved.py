@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hetpure.config import merge, parse_overrides, resolve_path
+from hetpure.config import exists, merge, parse_overrides, resolve_path
 from hetpure.errors import UNSET
 
 PATHS = ("data.root", "classifier.weights", "denoiser.path", "purifier.network.weights", "attack.folder")
@@ -16,7 +16,7 @@ def with_moved(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     change, old, rows = parse_overrides([override]), _value(raw, key), dict(raw["rows"])
     for name, row in rows.items():
         own = _value(row, key)
-        if isinstance(own, str) and (own == old or not resolve_path(own).exists()):
+        if isinstance(own, str) and (own == old or not exists(resolve_path(own))):
             rows[name] = merge(row, change)
     return {**(raw if old is UNSET else merge(raw, change)), "rows": rows}
 

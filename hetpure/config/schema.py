@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import types
 import typing
@@ -14,21 +15,32 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, require
 
 Settings = TypeVar("Settings")
 
 SECTION = "a section of keys"
 
-_FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*")
+LARGEST = 2**63 - 1
+"""The largest integer of a config: what 64 bits hold."""
+
+LONGEST = 4096
+"""Characters of the longest text of a config, as of a path on Linux."""
+
+DEEPEST = 20
+"""Levels of the deepest value."""
+
+_FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", re.ASCII)
 
 
 def structure(schema: type[Settings], raw: Mapping[str, Any], where: str = "") -> Settings:
     """An instance of a dataclass (with OmegaConf's types) from a raw mapping. Numbers may be fractions: ``8/255``.
 
     Raises:
-        ConfigError: for an unknown key, a missing one or a wrong type; ``where`` is its section, such as ``purifier``.
+        ConfigError: for an unknown key, a missing one, a wrong type, a number that is not finite, or what no key takes
+            (``check_value``); ``where`` is its section, such as ``purifier``.
     """
+    check_value(raw, where)
     raw = _checked(schema, raw, where)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(raw))
@@ -88,6 +100,35 @@ def parse_fraction(value: Any, key: str = "") -> Any:
         raise ConfigError(key, found=value, accepted="a number; a fraction is written as 8/255") from None
 
 
+def check_value(value: Any, key: str, depth: int = 0) -> None:
+    """Refuses what no key takes: too large an integer, a text that is too long or cannot be saved, too deep a value."""
+    if isinstance(value, Mapping | list | tuple) and depth > DEEPEST:
+        raise ConfigError(key, f"is nested in more than {DEEPEST} levels")
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            check_value(name, dotted(key, name), depth + 1)
+            check_value(part, dotted(key, name), depth + 1)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_value(part, key, depth + 1)
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST, key, value, f"an integer of at most {LARGEST}")
+    elif isinstance(value, str):
+        accepted = f"UTF-8 text of at most {LONGEST} characters, without NUL"
+        require(len(value) <= LONGEST and "\0" not in value and is_utf8(value), key, value, accepted)
+    elif isinstance(value, bytes):
+        raise ConfigError(key, found=value, accepted="a number, a text, true, false, null, a list or a section")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; an argument of the command line that is not UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def dotted(*parts: object) -> str:
     """A dotted key, without the parts that are empty."""
     return ".".join(str(part) for part in parts if part not in ("", None))
@@ -126,5 +167,16 @@ def _checked(schema: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]
             value = _checked(typing.cast(type, sections[0]), value, key)
         elif float in kinds:
             value = parse_fraction(value, key)
+        if float in (*kinds, *(kind for each in lists for kind in typing.get_args(each))):
+            _check_finite(value, key)
         result[name] = value
     return result
+
+
+def _check_finite(value: Any, key: str) -> None:
+    for number in value if isinstance(value, list) else [value]:
+        try:
+            is_finite = math.isfinite(float(number))
+        except (TypeError, ValueError):  # OmegaConf says what is wrong
+            continue
+        require(is_finite, key, number, "a finite number")

@@ -18,6 +18,17 @@ from hetpure.errors import ConfigError, require
 
 MEMORY_LIMIT = 2**30  # decoded training data above this many bytes stays on disk
 
+RANGES: dict[str, tuple[int, int | None]] = {
+    "batch_size": (1, 10**6),
+    "image_size": (1, 2**14),
+    "subset": (1, None),
+    "workers": (0, 1024),
+    "crop_padding": (0, 2**14),
+    "subset_seed": (0, 2**32 - 1),  # numpy's
+    "subset_skip": (0, None),
+}
+"""Least and most of the arguments that are numbers; what the split holds bounds the subset."""
+
 
 class ImageDataModule(LightningDataModule):
     """Images in [0, 1] with labels and positions.
@@ -81,11 +92,11 @@ class ImageDataModule(LightningDataModule):
         self.subset, self.subset_seed, self.subset_skip = subset, subset_seed, subset_skip
         self.batch_size, self.workers = batch_size, workers
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
-        minima = dict.fromkeys(("batch_size", "image_size", "subset"), 1)
-        minima |= dict.fromkeys(("workers", "crop_padding", "subset_seed", "subset_skip"), 0)
-        for key, least in minima.items():
+        for key, (least, most) in RANGES.items():
             value = getattr(self, key)
-            require(value is None or value >= least, f"data.{key}", value, f"{least} or more")
+            accepted = f"{least} or more" if most is None else f"{least} to {most}"
+            within = value is None or (value >= least and (most is None or value <= most))
+            require(within, f"data.{key}", value, accepted)
         self.indices: list[int] = []
         self.samples: Sequence[int] | None = None
         self._test: Source | None = None

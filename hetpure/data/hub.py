@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetsError
 
+from hetpure.config import exists, expand_home
 from hetpure.data.source import Files
 from hetpure.data.sources import one_line
 from hetpure.errors import AbsentError, ConfigError
@@ -25,8 +26,8 @@ def open_hub(identifier: str, root: str | None, split: str) -> Files:
         ConfigError: for a folder without data, an unknown dataset, split or column.
     """
     identifier, _, config = identifier.partition(":")
-    folder = None if root is None else Path(root).expanduser()
-    if folder is not None and not folder.is_dir():
+    folder = None if root is None else expand_home(root)
+    if folder is not None and not (exists(folder) and folder.is_dir()):
         raise AbsentError("root", "which is no folder", found=root, accepted="a folder in hub layout")
     local = folder is not None and _is_hub_layout(folder)
     if not local and not identifier:

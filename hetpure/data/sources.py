@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, uint8, zeros
 from tqdm import tqdm
 
+from hetpure.config import exists, expand_home
 from hetpure.data.embedded import cifar10_jpeg, digits
 from hetpure.data.source import Files, Source
 from hetpure.errors import AbsentError, ConfigError, UnreadableError, require
@@ -58,7 +59,7 @@ def open_source(name: str, root: str | None = None, split: str = "test", image_s
     require(rest in TORCH_NAMES, "name", name, ", ".join(f"torch/{known}" for known in TORCH_NAMES))
     if rest in ONLY_BY_HAND:
         return _decoded(_torchvision(rest, _folder(name, root), split, download=False), image_size)
-    folder = Path(root or DOWNLOADS).expanduser()
+    folder = expand_home(root or DOWNLOADS)
     if rest == "svhn":
         return _decoded(_svhn(folder, split), image_size)
     return _decoded(_torchvision(rest, folder, split, download=True), image_size)
@@ -190,8 +191,8 @@ def _readable(names: Sequence[str] | None) -> list[str] | None:
 def _folder(name: str, root: str | None) -> Path:
     if root is None:
         raise ConfigError("root", f"must be given: the folder of {name}")
-    path = Path(root).expanduser()
-    if not path.is_dir():
+    path = expand_home(root)
+    if not (exists(path) and path.is_dir()):
         raise AbsentError("root", "which is no folder", found=root, accepted=f"a folder that holds {name}")
     return path
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from hetpure.attacks.registry import check_attack_keys, complete_attack
-from hetpure.config import DataConfig, WandbConfig, merge
+from hetpure.config import DataConfig, WandbConfig, merge, output_folder
 from hetpure.config.registry import check_keys, resolve
-from hetpure.config.schema import SECTION, plain, signature_schema, structure, to_dict, unknown_key
+from hetpure.config.schema import LARGEST, SECTION, plain, signature_schema, structure, to_dict, unknown_key
 from hetpure.config.trainer import check_trainer
 from hetpure.errors import AbsentError, ConfigError, require
 from hetpure.evaluation.expand_grid import SECTIONS, combination_rows, refused_combination, swept
@@ -174,6 +174,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     if isinstance(honesty := raw.get("honesty"), bool):
         raw["honesty"] = {"images": 32 if honesty else 0}
     config = structure(EvaluateConfig, raw)
+    config = replace(config, output=output_folder(config.output))
     _check_shared(config)
     grid = swept(config.grid, (*SHARED, "rows", "grid"))
     if grid and config.table.columns:
@@ -268,14 +269,16 @@ def _merge_row(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, 
 
 def _check_shared(config: EvaluateConfig) -> None:
     """Values that can be refused without looking at images, networks or the machine."""
-    lowest = {
-        "protocols.resubmissions": 1, "protocols.votes": 0, "honesty.images": 0, "honesty.factor": 2,
-        "data.batch_size": 1, "data.workers": 0, "chunk_size": 1, "threads": 1, "pictures": 0, "hang_minutes": 0,
-        "seed": 0,
+    ranges = {
+        "protocols.resubmissions": (1, 10**6), "protocols.votes": (0, 10**6), "honesty.images": (0, LARGEST),
+        "honesty.factor": (2, 1000), "data.batch_size": (1, 10**6), "data.workers": (0, 1024),
+        "chunk_size": (1, 10**6), "threads": (1, 1024), "pictures": (0, 10**5), "hang_minutes": (0, 10**6),
+        "seed": (0, LARGEST),
     }  # fmt: skip
-    for key, least in lowest.items():
+    for key, (least, most) in ranges.items():
         value = functools.reduce(getattr, key.split("."), config)
-        require(value in (None, "auto") or value >= least, key, value, f"{least} or more")  # pyright: ignore
+        accepted = f"{least} to {most}" if most < LARGEST else f"{least} or more"
+        require(value in (None, "auto") or least <= value <= most, key, value, accepted)  # pyright: ignore
     check_trainer(config.trainer, (*TRAINER, "callbacks"))
     precision = config.trainer.get("precision", 32)
     reason = "Lightning lowers the precision of the defense, but not of the attack process; set precision itself"
@@ -306,7 +309,7 @@ def _complete_row(sections: Mapping[str, Any], once: _Once) -> RowSettings:
     attack = once(complete_attack, sections.get("attack", {}))
     once(surrogate_settings, purifier, attack.get("process", {}))  # kept as it is; only checked
     ensemble = once(structure, EnsembleConfig, sections.get("ensemble", {}), "ensemble")
-    require(ensemble.size >= 1, "ensemble.size", ensemble.size, "1 or more")
+    require(1 <= ensemble.size <= 10**6, "ensemble.size", ensemble.size, "1 to 1000000")
     if ensemble.mode is None:
         ensemble = replace(ensemble, mode=default_ensemble_mode(purifier))
     return RowSettings(classifier, denoiser, purifier, attack, ensemble)

@@ -7,6 +7,7 @@
 Records, resuming, tables and checks only see the rows.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from hetpure.runs.names import combinations, text
 
 SECTIONS = ("classifier", "denoiser", "purifier", "attack", "ensemble")
 """Sections that a row, or a column of a table, may have of its own."""
+
+MOST = 10_000
+"""Combinations of a grid."""
 
 
 def swept(grid: Mapping[str, Any], shared: Collection[str]) -> dict[str, list[Any]]:
@@ -40,6 +44,8 @@ def swept(grid: Mapping[str, Any], shared: Collection[str]) -> dict[str, list[An
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"grid.{key}", f"{repeated[0]} is there twice")
         result[key] = values
+    count = math.prod(map(len, result.values()))
+    require(count <= MOST, "grid", f"a grid of {count} combinations", f"at most {MOST}")
     return result
 
 

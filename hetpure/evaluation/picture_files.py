@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hetpure.config import exists
 from hetpure.errors import ConfigError
 from hetpure.runs.files import one_line, write_whole
 
@@ -67,7 +68,7 @@ def find_pictures(paths: Iterable[Path], output: Path) -> list[Path]:
     endings = {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
     out, found = output.resolve(), dict[Path, Path]()
     for path in paths:
-        if not path.exists():
+        if not exists(path) or not (path.is_file() or path.is_dir()):
             raise ConfigError(str(path), "no such file or folder")
         inside = (file for file in sorted(path.rglob("*")) if file.is_file() and out not in file.resolve().parents)
         for file in inside if path.is_dir() else [path]:

@@ -113,7 +113,8 @@ class ProcessMonitor:
             raise RunError(f"output: {self.folder} cannot be written: {error.strerror}") from None
         if threading.current_thread() is threading.main_thread():
             for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-                if signal.getsignal(number) == default:
+                current = signal.getsignal(number)
+                if current == default or getattr(current, "until_work_begins", False):
                     self._handlers[number] = signal.signal(number, self._on_signal)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         threading.Thread(target=self._watch, name="process-monitor", daemon=True).start()

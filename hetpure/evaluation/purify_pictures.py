@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from hetpure.config import DataConfig
+from hetpure.config import DataConfig, expand_home
 from hetpure.config.registry import errors_within
 from hetpure.config.schema import to_dict
 from hetpure.data.datamodule import ImageDataModule
@@ -167,7 +167,7 @@ def build_cleaner(config: RunSettings, row: str, data: ImageDataModule | None) -
 
 def open_data(config: DataConfig) -> ImageDataModule | None:
     """The config's images, for their size and the names of their classes; None where they would be downloaded."""
-    local = config.root is not None and any(Path(config.root).expanduser().glob("**/*.parquet"))
+    local = config.root is not None and any(expand_home(config.root).glob("**/*.parquet"))
     if "/" in config.name and not (local and config.name.startswith("hfds/")):
         return None
     try:

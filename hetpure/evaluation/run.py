@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from hetpure.attacks.callback import AdversarialAttack
 from hetpure.config import to_dict
+from hetpure.config.tracking import wandb_mode
 from hetpure.config.trainer import build_trainer
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.hooks import after_calls, networks
@@ -60,6 +61,7 @@ def run(
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that the Trainer starts
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
+    wandb_mode(config.wandb.mode)  # refused before anything is written
     resolved = resolve_rows(replace(config, threads=threads), trainer, only, given, choose_auto)
     config, data, rows, output = resolved.config, resolved.data, resolved.rows, Path(config.output)
     report, is_first = RunReport(resolved), trainer.is_global_zero

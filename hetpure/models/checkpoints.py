@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hetpure.config import resolve_path
+from hetpure.config import exists, resolve_path
 from hetpure.errors import AbsentError, ConfigError
 
 State = dict[str, Tensor]
@@ -27,7 +27,7 @@ def existing_path(path: str, key: str, source: str | None = None) -> Path:
         AbsentError: where there is no such file or folder.
     """
     resolved = resolve_path(path)
-    if not resolved.exists():
+    if not exists(resolved):
         origin = f"; it comes from {source}" if source else ""
         raise AbsentError(key, f"{path}: no such file{origin}")
     return resolved

@@ -61,7 +61,8 @@ class Classifier(nn.Module):
         interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__()
-        require(all(value > 0.0 for value in std), "std", list(std), "numbers above 0")
+        require(all(map(math.isfinite, mean)), "mean", list(mean), "finite numbers")
+        require(all(0.0 < value < math.inf for value in std), "std", list(std), "numbers above 0, finite")
         require(image_size is None or image_size >= 1, "image_size", image_size, "1 or more")
         require(0.0 < crop_pct <= 1.0, "crop_pct", crop_pct, "above 0 and up to 1")
         require(interpolation in ("bilinear", "bicubic"), "interpolation", interpolation, "bilinear, bicubic")

@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
-from hetpure.config import resolve_path
+from hetpure.config import exists, resolve_path
 from hetpure.errors import AbsentError
 from hetpure.models.checkpoints import CheckpointError, one_line
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, DiffusersDenoiser
@@ -77,8 +77,8 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
         CheckpointError: where it cannot be read, works on latents, or has a scheduler of another kind.
     """
     folder = resolve_path(path)
-    source = str(folder) if folder.exists() else path
-    if not folder.exists():
+    source = str(folder) if exists(folder) else path
+    if not exists(folder):
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
             accepted = "a diffusers folder or a hub id OWNER/NAME"
             raise AbsentError("denoiser.path", f"{path}: no such folder", accepted=accepted)

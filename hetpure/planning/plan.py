@@ -98,7 +98,11 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float]:
             numbers = [float(value) for value in values.split(",")]
         except ValueError:
             numbers = []
-        valid = network in ("denoiser", "classifier") and len(numbers) in (1, 2) and all(rate > 0 for rate in numbers)
+        valid = (
+            network in ("denoiser", "classifier")
+            and len(numbers) in (1, 2)
+            and all(0.0 < rate < math.inf for rate in numbers)
+        )
         require(valid, "--plan-rate", text, f"{accepted}gradient of its input")
         rates |= {network: numbers[0], f"{network}_gradient": (*numbers, numbers[0] / 2)[1]}
     return rates

@@ -53,7 +53,8 @@ def claim(
         versions of this program that wrote the same settings in other words.
 
     Raises:
-        ConfigError: names the keys that differ, or the row whose records were made under other settings.
+        ConfigError: names the keys that differ, or the row whose records were made under other settings; or says that
+            the folder is none.
         RunError: where the folder cannot be written.
     """
     contents = check_claim(folder, config, free, content, made_under)
@@ -66,6 +67,8 @@ def claim(
         for name, new in contents.items():
             text = json.dumps(new, indent=2) + "\n" if name == files.RUN else to_yaml(new)
             files.write_whole(folder / name, text)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError("output", "is no folder", found=str(folder)) from None
     except OSError as error:
         raise RunError(f"output: {folder} cannot be written: {files.one_line(error)}") from None
     return {row: contents[files.RUN]["settings"][row] for row in made_under or {}}

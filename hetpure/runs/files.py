@@ -59,6 +59,8 @@ def read_mapping(file: Path, whose: str = "run's") -> dict[str, Any]:
         ConfigError: if it is missing, cannot be read, or holds something else.
     """
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise OSError("it is no regular file")
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
         if isinstance(content, dict):

@@ -4,10 +4,19 @@ import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, shorten
 
-RESERVED = ("honesty", "adversarial", "figures", "processes", "wandb")
-"""Names of other folders in the folder of a run or a row."""
+RESERVED = (
+    "honesty", "adversarial", "figures", "processes", "wandb",
+    "run.json", "config.yaml", "content.yaml", "verification.json", "report.html", "sweep.png", "samples.lock",
+    *(f"samples.{suffix}" for suffix in ("npz", "png")),
+    *(f"pictures.{suffix}" for suffix in ("npz", "png")),
+    *(f"{table}.{suffix}" for table in ("results", "table") for suffix in ("json", "csv", "md", "tex")),
+)  # fmt: skip
+"""Names of other folders, and of files, in the folder of a run or a row."""
+
+LONGEST = 255
+"""Bytes of the longest name of a folder, and so of a part of a row's name."""
 
 VARIANTS = {
     "more_steps": "more iterations",
@@ -35,9 +44,12 @@ def check_row_name(name: str) -> None:
         ConfigError: for any other name.
     """
     for part in name.split("/"):
-        if part in ("", ".", "..", *RESERVED) or "\0" in part:
-            accepted = "one or more parts joined by /, none of them empty, ., .. or " + ", ".join(RESERVED)
-            raise ConfigError("rows", f"the name {name!r} cannot be used", accepted=accepted)
+        is_file = part in RESERVED or (part.startswith("samples-") and part.endswith(".jsonl"))
+        if is_file or part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > LONGEST:
+            accepted = (
+                f"parts of 1 to {LONGEST} bytes joined by /, none of them . or .. or a run folder's own file or folder"
+            )
+            raise ConfigError("rows", f"the name {shorten(name, 100)!r} cannot be used", accepted=accepted)
 
 
 def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:

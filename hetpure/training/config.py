@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from hetpure.config import DataConfig, WandbConfig, signature_schema, structure, to_dict
+from hetpure.config import DataConfig, WandbConfig, output_folder, signature_schema, structure, to_dict
 from hetpure.errors import require
 
 Config = TypeVar("Config", bound="TrainingConfig")
@@ -127,6 +127,7 @@ def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
     config = _checked(TrainDiffusionConfig, raw)
     require(0.0 <= config.ema_decay <= 1.0, "ema_decay", config.ema_decay, "0..1")
     require(0.0 < config.timesteps.focus <= 1.0, "timesteps.focus", config.timesteps.focus, "above 0 and up to 1")
+    require(config.samples.count >= 0, "samples.count", config.samples.count, "0 or more")
     require(0.0 <= config.timesteps.share <= 1.0, "timesteps.share", config.timesteps.share, "0..1")
     if config.figures.classifier:
         from hetpure.models.classifiers import build_classifier
@@ -139,9 +140,12 @@ def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
 def _checked(schema: type[Config], raw: Mapping[str, Any]) -> Config:
     """Raises ConfigError for values that no training can use."""
     config = structure(schema, raw)
+    config.output = output_folder(config.output)
     for key, accepted in CHOICES.items():
         require(attrgetter(key)(config) in accepted, key, attrgetter(key)(config), ", ".join(accepted))
-    least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1, "seed": 0}
+    most = 2**32 - 1  # numpy's
+    require(0 <= config.seed <= most, "seed", config.seed, f"0 to {most}")
+    least = {"optimizer.lr": 0, "optimizer.weight_decay": 0, "optimizer.warmup_steps": 0, "save_every": 1}
     for key, bound in least.items():
         require(attrgetter(key)(config) >= bound, key, attrgetter(key)(config), f"{bound} or more")
     return config

@@ -10,6 +10,7 @@ from lightning import Callback, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetpure.config import to_dict
+from hetpure.config.tracking import wandb_mode
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
@@ -17,7 +18,7 @@ from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.config import TrainClassifierConfig, TrainDiffusionConfig, TrainingConfig
 from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
-from hetpure.training.fit import build_logger, check_trainer, fit
+from hetpure.training.fit import build_logger, build_trainer, fit
 from hetpure.training.module import TrainingModule
 from hetpure.training.purification_figures import PurificationFigures
 
@@ -64,7 +65,8 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
 
 
 def _open(config: TrainingConfig) -> ImageDataModule:
-    check_trainer(config.trainer)
+    build_trainer(config.trainer, logger=False)  # refuses what Lightning refuses, before anything is written
+    wandb_mode(config.wandb.mode)  # likewise
     return ImageDataModule(**to_dict(config.data), seed=config.seed).prepare()
 
 

@@ -170,7 +170,7 @@ def test_local_folder_in_hub_layout(hub: Path, name: str):
         ({"name": "hfds"}, r"data\.name: hfds needs a hub id"),
         ({"name": "digits", "subset": 501}, r"data\.subset is 501, but the test split has only 500 samples"),
         ({"name": "digits", "test_split": "val"}, r"data\.test_split is 'val'; accepted: train, test of digits"),
-        ({"name": "digits", "batch_size": 0}, r"data\.batch_size is 0; accepted: 1 or more"),
+        ({"name": "digits", "batch_size": 0}, r"data\.batch_size is 0; accepted: 1 to 1000000"),
     ],
 )
 def test_one_clear_line(arguments: dict, message: str):

@@ -14,6 +14,7 @@ import yaml
 
 from hetpure.cli import main
 from hetpure.config import read_config
+from hetpure.errors import INTERRUPTED
 from tests.runs.schemas import check_folder
 
 # Processes are forked from a server that has imported everything and computed nothing.
@@ -95,8 +96,12 @@ def _evaluate_as(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ["LOCAL_RANK"] = str(rank)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     if change is not None:
         change()
-    sys.exit(evaluate(output, rows, *overrides))
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = evaluate(output, rows, *overrides)
+    except KeyboardInterrupt:  # before the command itself has begun
+        code = INTERRUPTED
+    sys.exit(code)
