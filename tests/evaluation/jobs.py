@@ -58,6 +58,7 @@ class Rank:
     ) -> None:
         self.log = output.parent / f"rank-{rank}.log"
         output.parent.mkdir(exist_ok=True)
+        self.log.unlink(missing_ok=True)
         settings = (*overrides, f"trainer.devices={world}", "trainer.strategy=ddp")
         arguments = (rank, self.log, change, output, rows, settings)
         self.process: BaseProcess = _SERVER.Process(target=_evaluate_as, args=arguments, daemon=True)
