@@ -46,10 +46,8 @@ def check_row_name(name: str) -> None:
     for part in name.split("/"):
         is_file = part in RESERVED or (part.startswith("samples-") and part.endswith(".jsonl"))
         if is_file or part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > LONGEST:
-            accepted = (
-                f"parts of 1 to {LONGEST} bytes joined by /, none of them . or .. or a run folder's own file or folder"
-            )
-            raise ConfigError("rows", f"the name {shorten(name, 100)!r} cannot be used", accepted=accepted)
+            accepted = f"one or more parts of 1 to {LONGEST} bytes joined by /, none . or .. or used by run folders"
+            raise ConfigError("rows", f"the name {shorten(repr(name), 100)} cannot be used", accepted=accepted)
 
 
 def protocol_names(resubmissions: int = 1, votes: int = 0) -> list[str]:

@@ -161,6 +161,8 @@ def test_the_papers_attack_is_the_default() -> None:
         ("norm", ("L1", 0.1, 10, 0.007)),
         ("eps", ("Linf", -0.1, 10, 0.007)),
         ("eps", ("L2", float("nan"), 10, 0.007)),
+        ("eps", ("L2", float("inf"), 10, 0.007)),
+        ("step_size", ("L2", 0.1, 10, float("inf"))),
         ("steps", ("Linf", 0.1, 0, 0.007)),
         ("step_size", ("Linf", 0.1, 10, 0.0)),
         ("step_size", ("L2", 0.1, 10, -1.0)),

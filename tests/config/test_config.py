@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from hetpure.cli import main
 from hetpure.config import (
     CONFIG_DIR,
     PROJECT_ROOT,
@@ -59,6 +60,22 @@ def test_paths_in_configs_are_relative_to_the_project_from_anywhere(tmp_path: Pa
     assert resolve_path("pyproject.toml").resolve() == tmp_path / "pyproject.toml"
     assert resolve_path("nowhere") == Path("nowhere")
     assert resolve_path(tmp_path) == tmp_path
+
+
+def test_the_home_directory_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "mine.yaml", "include: [digits.yaml]\n")
+    for command, config in (("evaluate", "~/mine.yaml"), ("train-classifier", "digits_classifier.yaml")):
+        assert main([command, "--config", config, "output=~/x", "--print-config"]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["output"] == f"{tmp_path}/x"
+    assert main(["report", "~/x"]) == 2 and f"error: {tmp_path}/x: " in capsys.readouterr().err
+    assert resolve_path("~/mine.yaml") == tmp_path / "mine.yaml"
+    assert resolve_path("~nosuchuser/x") == Path("~nosuchuser/x")
+
+
+def test_anchors_may_stand_for_little(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, "a.yaml", "a: &a [1, 2]\nb: {x: *a, y: *a}\n"), [])
+    assert config == {"a": [1, 2], "b": {"x": [1, 2], "y": [1, 2]}}
 
 
 @pytest.mark.parametrize(
@@ -159,6 +176,13 @@ def test_structure_fills_in_defaults() -> None:
         ({"count": "many"}, ["part.count", "many"]),
         ({"count": 1.5}, ["part.count", "1.5"]),
         ({"count": None}, ["part.count"]),
+        ({"count": 10**23}, ["part.count", "at most 9223372036854775807"]),
+        ({"count": 10**5000}, ["part.count", "thousands of digits", "at most 9223372036854775807"]),
+        ({"inner": {"rate": float("inf")}}, ["part.inner.rate is inf", "a finite number"]),
+        ({"inner": {"rate": "nan"}}, ["part.inner.rate is 'nan'", "a finite number"]),
+        ({"free": {"a": [10**23]}}, ["part.free.a", "at most"]),
+        ({"name": "x" * 5000}, ["part.name is 'xxx", "at most 4096 characters"]),
+        ({"name": "a\0b"}, ["part.name", "without NUL"]),
         ({"count": [1]}, ["part.count"]),
         ({"inner": {"rate": "fast"}}, ["part.inner.rate", "fast"]),
         ({"inner": {"kind": "c"}}, ["part.inner.kind", "c"]),

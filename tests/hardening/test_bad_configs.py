@@ -64,7 +64,7 @@ WRONG: dict[Any, tuple[str, ...]] = {
     list: ("{zz: 1}", "many", "[.inf]", "['', {}]"),
     dict: ("[[1]]", ".nan", "many", "''", "1.5"),
 }
-"""Values that a kind of key does not take. Each key gets three in turn; one of two kinds, what both refuse."""
+"""Values that a kind of key does not take. Each key gets two in turn; one of two kinds, what both refuse."""
 
 SHARED: dict[str, tuple[str, ...]] = {
     "seed": ("-1",), "output": ("''", "null", "~nosuchuser/x", "x/" + LONG, '"a\\nb"', '"a\\eb"'),
@@ -204,7 +204,7 @@ def overrides(command: str) -> Iterator[str]:
             if Any not in kinds:  # of any kind are attack.gradient and what is inside rows, whose values are in RANGES
                 first, *others = (WRONG[kind] for kind in kinds)
                 wrong = [value for value in first if all(value in other for other in others)]
-                yield from (f"{key}={wrong[next(turn) % len(wrong)]}" for _ in range(3))
+                yield from (f"{key}={wrong[next(turn) % len(wrong)]}" for _ in range(2))
     for key, values in itertools.chain(SHARED.items(), RANGES[command].items()):
         yield from (f"{key}={value}" for value in values)
 

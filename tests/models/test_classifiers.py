@@ -137,6 +137,8 @@ def test_a_timm_model_has_its_own_crop_at_its_own_sizes() -> None:
         ({"interpolation": "nearest"}, "interpolation"),
         ({"image_size": 0}, "image_size"),
         ({"std": [0.0]}, "std"),
+        ({"std": [float("inf")]}, "std"),
+        ({"mean": [float("inf")]}, "mean"),
     ],
 )
 def test_impossible_preprocessing_is_refused(arguments: dict, key: str) -> None:

@@ -159,7 +159,7 @@ def test_without_a_table_what_is_absent_is_an_error(tmp_path: Path, capsys: pyte
     assert "printed: unknown key" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["", "../x", "/abs", "a//b", "a/.", "a/honesty", "wandb"])
+@pytest.mark.parametrize("name", ["", "../x", "/abs", "a//b", "a/.", "a/honesty", "wandb", "report.html", "a/x\n"])
 def test_a_rows_name_stays_in_the_runs_folder(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         complete({**raw(rows={name: {}}), "table": {}})

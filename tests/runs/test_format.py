@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from hetpure.cli import main
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, RunError
 from hetpure.reports.plots.sweep import draw_grid
 from hetpure.runs.claim import claim
 from hetpure.runs.files import FORMAT_VERSION, format_version
@@ -142,6 +142,20 @@ def test_a_claimed_folder_says_its_version(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="format_version is None"):
         read_run(tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_written_stops_a_run_and_a_file_is_bad_input(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match=r"^output is .*file.*is no folder"):
+            claim(folder, {})
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match=r"^output: .*run cannot be written: Permission denied"):
+        claim(tmp_path / "run", {})
 
 
 # ---- a folder from the documentation alone
