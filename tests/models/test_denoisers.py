@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 
 from hetpure.errors import ConfigError
+from hetpure.evaluation.content import network_content
 from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
 from hetpure.models.diffusers_folder import MatchedDenoiser, save_diffusers
 from hetpure.models.precision import Lowered
@@ -137,19 +138,16 @@ def test_hub_ids_are_checked_as_folders_are(
         DDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path)
     fetched: list[str] = []
 
-    def snapshot(identifier: str, allow_patterns: list[str]) -> str:
+    def snapshot(identifier: str, allow_patterns: list[str], revision: str | None = None) -> str:
+        assert revision in ({None} if not fetched else {tmp_path.name})
         fetched.extend(f for f in map(str, tmp_path.rglob("*")) if f.removeprefix(f"{tmp_path}/") in allow_patterns)
         return str(tmp_path)
 
-    def from_pretrained(source: str, subfolder: str | None, **_: object) -> UNet2DModel:
-        fetched.append(f"weights of {source}, {subfolder}")
-        return tiny_unet()
-
     monkeypatch.setattr("hetpure.models.diffusers_folder.snapshot_download", snapshot)
-    monkeypatch.setattr(UNet2DModel, "from_pretrained", from_pretrained)
     if beta_schedule == "linear":
-        build_denoiser("owner/name")
-        assert fetched.pop() == f"weights of owner/name, {'unet' if form == 'pipeline' else None}"
+        assert network_content(build_denoiser("owner/name")) == network_content(DiffusersDenoiser(tiny_unet()))
+        weights = "unet/diffusion_pytorch_model" if form == "pipeline" else "diffusion_pytorch_model"
+        assert fetched.pop() == str(tmp_path / f"{weights}.safetensors")
     else:
         with pytest.raises(ConfigError, match=r"denoiser\.path.*no_such is not implemented"):
             build_denoiser("owner/name")
