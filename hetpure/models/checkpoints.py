@@ -1,6 +1,7 @@
 """Reading other projects' checkpoints without running anything in them, and fitting what they hold to a network."""
 
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,8 @@ def read_file(path: str | Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         _check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle protocol, on a second line
+            return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file raises almost anything
@@ -74,8 +76,9 @@ def read_file(path: str | Path) -> Any:
         if code := re.search(r"GLOBAL (\S+)", reason):
             raise CheckpointError(f"refused, it holds code ({code[1][:80]}); accepted: tensors only") from None
         if "Unsupported operand" in reason:
-            reason = "a pickle, but not as torch.save writes it (protocol 2)"
-        elif "weights_only" in reason or "Weights only" in reason:
+            other = "refused, it is a pickle that torch.save did not write"
+            raise CheckpointError(f"{other}; accepted: files of torch.save or safetensors") from None
+        if "weights_only" in reason or "Weights only" in reason:
             reason = "it holds more than tensors, or is damaged"
         raise CheckpointError(f"cannot be read as a checkpoint: {reason[:160]}") from None
 
@@ -141,9 +144,8 @@ def as_state(content: Any) -> State:
         CheckpointError: where it is not.
     """
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(
-            f"holds no state dict, but {'an empty' if content == {} else 'a'} {type(content).__name__}"
-        )
+        found = "nothing" if content == {} else f"a {type(content).__name__}"
+        raise CheckpointError(f"holds no state dict, but {found}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"holds no state dict, but a {type(value).__name__} under {_shown(name)}")

@@ -299,7 +299,7 @@ def _alphas_cumprod(cls: Any, given: Mapping[str, Any], file: Path) -> np.ndarra
 
 
 def _positive(settings: Mapping[str, Any], key: str, file: Path) -> float:
-    value = settings.get(key)
+    value: Any = settings.get(key)
     if type(value) not in (int, float) or not 0.0 < value < math.inf:
         raise CheckpointError(f"{file.name}: {key} is {value!r:.60}; accepted: a number above 0")
     return float(value)

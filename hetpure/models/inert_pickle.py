@@ -79,7 +79,7 @@ def _check_memo(file: BinaryIO) -> None:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name.endswith("PUT") and argument > size:
+        if opcode.name.endswith("PUT") and int(argument or 0) > size:
             raise CheckpointError(f"cannot be read as a network pickle: it numbers an object {argument}")
     file.seek(0)
 

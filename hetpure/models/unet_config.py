@@ -37,20 +37,15 @@ def _is_square(value: Any) -> bool:
 
 
 def _one_of(*accepted: Any) -> _Rule:
-    return _Rule(
-        lambda value: any(value is a or (type(value), value) == (type(a), a) for a in accepted), _words(accepted)
-    )
-
-
-def _words(values: Any) -> str:
-    return ", ".join("null" if value is None else str(value) for value in values)
+    words = ", ".join("null" if value is None else str(value) for value in accepted)
+    return _Rule(lambda value: any(type(value) is type(a) and value == a for a in accepted), words)
 
 
 def _blocks(accepted: tuple[str, ...]) -> _Rule:
     # Configs of early releases put UNetRes before the names.
     return _Rule(
         lambda value: isinstance(value, list) and all(str(v).removeprefix("UNetRes") in accepted for v in value),
-        f"a list of {_words(accepted)}",
+        f"a list of {', '.join(accepted)}",
     )
 
 
