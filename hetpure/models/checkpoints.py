@@ -165,7 +165,10 @@ def _check_ordinary(name: str, value: Tensor) -> None:
         str(value.layout).removeprefix("torch."): value.layout != torch.strided,
     }
     kind = next((kind for kind, found in kinds.items() if found), None)
-    if kind is None and value.nbytes > value.untyped_storage().nbytes():
+    if kind is None and (
+        value.nbytes > value.untyped_storage().nbytes()
+        or any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    ):
         kind = "expanded, larger than its data"
     if kind is not None:
         raise CheckpointError(f"{_shown(name)} is {kind}; accepted: ordinary tensors")

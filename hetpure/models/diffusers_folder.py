@@ -19,7 +19,16 @@ from torch import Tensor
 
 from hetpure.config import resolve_path
 from hetpure.errors import AbsentError
-from hetpure.models.checkpoints import CheckpointError, State, as_state, fitted, one_line, read_file, rename
+from hetpure.models.checkpoints import (
+    CheckpointError,
+    State,
+    as_state,
+    fitted,
+    one_line,
+    read_file,
+    regular_file,
+    rename,
+)
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, DiffusersDenoiser
 from hetpure.models.unet_config import check_unet_config
 from hetpure.schedule import Schedule
@@ -117,7 +126,7 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
     for names in _weight_files(folder / part):
         if not is_local:
             _fetch(path, [str(Path(part, name)) for name in names], revision=folder.name)
-        if all((folder / part / name).is_file() for name in names):
+        if all(_is_there(folder / part / name) for name in names):
             unet = _build_unet(config, _read_weights([folder / part / name for name in names]))
             return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
     raise CheckpointError(f"holds no weights; accepted: {SAFETENSORS} or {PICKLE}")
@@ -148,7 +157,7 @@ def _fetch(identifier: str, names: Sequence[str], revision: str | None = None) -
 
 def _weight_files(folder: Path) -> list[list[str]]:
     """The names under which weights may be there, by preference: the parts that an index lists, or one file."""
-    if not (folder / INDEX).is_file():
+    if not _is_there(folder / INDEX):
         return [[SAFETENSORS], [PICKLE]]
     parts = _read_json(folder / INDEX).get("weight_map")
     names = list(parts.values()) if isinstance(parts, dict) else []
@@ -193,7 +202,7 @@ def _check_labels(config: Mapping[str, Any], labels: Iterable[float]) -> None:
 def _check_pipeline(folder: Path) -> None:
     """Refuses latent diffusion: its UNet may have three channels too."""
     file = folder / "model_index.json"
-    if file.is_file() and (latent := {"vae", "vqvae"} & _read_json(file).keys()):
+    if _is_there(file) and (latent := {"vae", "vqvae"} & _read_json(file).keys()):
         raise CheckpointError(f"{file.name} has a {latent.pop()}; accepted: denoisers of images, not of latents")
 
 
@@ -252,7 +261,7 @@ def _conditioning(folder: Path) -> list[Conditioning] | None:
     What a config leaves out has the default of the scheduler's class, as in diffusers.
     """
     files = [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if _is_there(file)), None)
     if file is None:
         return None
     given = _read_json(file)
@@ -305,8 +314,17 @@ def _positive(settings: Mapping[str, Any], key: str, file: Path) -> float:
     return float(value)
 
 
+def _is_there(file: Path) -> bool:
+    """Whether a folder has such an entry; a folder or a broken link in the place of a file is not passed over."""
+    return file.exists() or file.is_symlink()
+
+
 def _read_json(file: Path) -> dict[str, Any]:
-    if (size := file.stat().st_size) > LARGEST_CONFIG:
+    try:
+        size = regular_file(file).stat().st_size
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.name} {error}") from None
+    if size > LARGEST_CONFIG:
         raise CheckpointError(f"{file.name} is {size} bytes; accepted: up to {LARGEST_CONFIG}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
