@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
+from safetensors.torch import load_file, save_file
 
 from hetpure.errors import ConfigError
 from hetpure.evaluation.content import network_content
@@ -55,6 +56,18 @@ def test_diffusers_folders_load(tmp_path: Path, form: str) -> None:
     assert (denoiser.channels, denoiser.image_size, denoiser.multiple) == (1, 8, 2)
     x = images(2)
     assert torch.equal(denoiser(x, 3), DiffusersDenoiser(tiny_unet())(x, 3))
+
+
+def test_attention_weights_under_their_early_names_load(tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    early = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for now, before in early.items():
+        state = {name.replace(f".{now}.", f".{before}."): value.clone() for name, value in state.items()}
+    assert sum(".query." in name for name in state) == 2
+    save_file(state, file)
+    assert network_content(build_denoiser(str(tmp_path))) == network_content(DiffusersDenoiser(tiny_unet()))
 
 
 def test_half_precision_weights_compute_in_float32(tmp_path: Path) -> None:
