@@ -100,11 +100,12 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
 
     A network of another variance-preserving schedule, or one that predicts v or x(0), is asked at the matching noise
     levels (see ``match_levels``), a consistency model likewise. A checkpoint without a scheduler's config says nothing
-    about its schedule; it is taken to be the linear VP one.
+    about its schedule; it is taken to be the linear VP one. The ``unet`` folder of a pipeline has the pipeline's.
 
     Raises:
         AbsentError: where it cannot be found.
-        CheckpointError: where it cannot be read, works on latents, or has a scheduler of another kind.
+        CheckpointError: where it cannot be read, its weights are not those of its config's network, it works on
+            latents, or has a scheduler of another kind.
     """
     folder = resolve_path(path)
     is_local = folder.exists()

@@ -326,7 +326,7 @@ def test_a_bad_safetensors_file(loader: str, kind: str, tmp_path: Path) -> None:
     assert_refused(loader, tmp_path / "n.safetensors")
 
 
-DENSE = ("nan", "integer", "bool", "float8", "complex", "empty", "a row more")
+DENSE = ("nan", "integer", "bool", "float8", "empty", "a row more")
 
 
 @pytest.mark.parametrize("kind", DENSE)
