@@ -1,6 +1,8 @@
 """Reading other projects' checkpoints without running anything in them, and fitting what they hold to a network."""
 
 import re
+import warnings
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +46,8 @@ def reading(path: str | Path, key: str, content: str) -> Iterator[None]:
     except ConfigError:
         raise
     except CheckpointError as error:
-        raise ConfigError(key, f"{path}: {error}") from None
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ConfigError(key, f"{path}: {one_line(error, 240)}") from None
+    except Exception as error:  # of another network, almost anything
         raise ConfigError(key, f"{path}: holds no {content} ({type(error).__name__} {one_line(error, 120)})") from None
 
 
@@ -60,18 +62,46 @@ def read_file(path: str | Path) -> Any:
     Raises:
         CheckpointError: where the file is damaged, or holds anything else (code among it, which is not run).
     """
-    path = Path(path)
+    path = regular_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle protocol, on a second line
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged file raises almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        if code := re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class)\S* (\S+)", reason):
-            raise CheckpointError(f"refused, it holds code ({code[1] or code[2]}); accepted: tensors only") from None
+        if code := re.search(r"GLOBAL (\S+)", reason):
+            raise CheckpointError(f"refused, it holds code ({code[1][:80]}); accepted: tensors only") from None
+        if "Unsupported operand" in reason:
+            other = "refused, it is a pickle that torch.save did not write"
+            raise CheckpointError(f"{other}; accepted: files of torch.save or safetensors") from None
         if "weights_only" in reason or "Weights only" in reason:
             reason = "it holds more than tensors, or is damaged"
-        raise CheckpointError(f"cannot be read as a checkpoint: {reason[:200]}") from None
+        raise CheckpointError(f"cannot be read as a checkpoint: {reason[:160]}") from None
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path, unless it is a folder, or a pipe or device, whose reading may never end.
+
+    Raises:
+        CheckpointError: where it is.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"is {'a directory' if path.is_dir() else 'no regular file'}; accepted: a file")
+    return path
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that unpacks to more than its own size: torch.save compresses nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise CheckpointError(f"is {path.stat().st_size} bytes, but unpacks to {size}; accepted: uncompressed")
 
 
 def sampling_weights(content: Any, buffers: Collection[str] = ()) -> State:
@@ -100,19 +130,52 @@ def sampling_weights(content: Any, buffers: Collection[str] = ()) -> State:
     if not isinstance(shadow := ema.get("shadow_params"), list):
         return {**weights, **as_state(ema)}
     names = [name for name in weights if name not in buffers]
-    if len(names) != len(shadow) or any(
-        not isinstance(s, Tensor) or weights[n].shape != s.shape for n, s in zip(names, shadow, strict=True)
-    ):
+    average = as_state(dict(zip(names, shadow, strict=False)))
+    if len(names) != len(shadow) or any(weights[name].shape != value.shape for name, value in average.items()):
         tensors = f"the {len(shadow)} tensors of ema.shadow_params"
         raise CheckpointError(f"{tensors} do not fit the model's {len(names)} parameters")
-    return {**weights, **dict(zip(names, shadow, strict=True))}
+    return {**weights, **average}
 
 
 def as_state(content: Any) -> State:
-    """``content`` if it is a state dict, without ``module.`` before its names; CheckpointError if not."""
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError("holds no state dict")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    """``content`` if it is a state dict of ordinary tensors, without ``module.`` before its names.
+
+    Raises:
+        CheckpointError: where it is not.
+    """
+    if not isinstance(content, Mapping) or not content:
+        found = "nothing" if content == {} else f"a {type(content).__name__}"
+        raise CheckpointError(f"holds no state dict, but {found}")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"holds no state dict, but a {type(value).__name__} under {_shown(name)}")
+        _check_ordinary(name, value)
+    state = {name.removeprefix("module."): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise CheckpointError("holds the same weight with and without module. before its name")
+    return state
+
+
+def _check_ordinary(name: str, value: Tensor) -> None:
+    """Refuses tensors that are not stored number by number."""
+    kinds = {
+        "nested": value.is_nested,
+        "quantized": value.is_quantized,
+        "without data (meta)": value.is_meta,
+        str(value.layout).removeprefix("torch."): value.layout != torch.strided,
+    }
+    kind = next((kind for kind, found in kinds.items() if found), None)
+    if kind is None and (
+        value.nbytes > value.untyped_storage().nbytes()
+        or any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    ):
+        kind = "expanded, larger than its data"
+    if kind is not None:
+        raise CheckpointError(f"{_shown(name)} is {kind}; accepted: ordinary tensors")
+
+
+def _shown(name: Any) -> str:
+    return repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:77]}.."
 
 
 def rename(name: str, rules: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
@@ -128,8 +191,24 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     The network may be on the meta device; the weights of a 1x1 convolution may be those of a linear layer.
 
     Raises:
-        CheckpointError: where names or shapes differ.
+        CheckpointError: see ``fitted``.
     """
+    # Copies, laid out alike: kernels round differently where a tensor is a view, or a file's bytes are not aligned.
+    network.load_state_dict(
+        {k: v.clone(memory_format=torch.contiguous_format) for k, v in fitted(network, state).items()},
+        strict=False,
+        assign=any(value.is_meta for value in network.state_dict().values()),
+    )
+
+
+def fitted(network: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """A state dict as the network takes it, in its shapes and precision; copied only where that changes it.
+
+    Raises:
+        CheckpointError: where names or shapes differ, or a weight is no ordinary tensor of finite numbers.
+    """
+    for name, value in state.items():
+        _check_ordinary(name, value)
     own = network.state_dict()
     linear = {k for k, v in state.items() if k in own and own[k].ndim == 2 and v.shape[2:].numel() == 1 and v.ndim > 2}
     state = {k: v.flatten(1) if k in linear else v for k, v in state.items()}
@@ -140,16 +219,37 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             if state[k].shape != own[k].shape
         ],
         # Counters of batches seen were not always saved and change no output.
-        "missing": sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")),
+        "missing": sorted(k for k in own.keys() - state.keys() if not _is_counter(k)),
         "unexpected": sorted(state.keys() - own.keys()),
     }
     differences = {kind: names for kind, names in differences.items() if names}
     if differences:
-        parts = (f"{kind} {', '.join(names[:3])}{' ..' * (len(names) > 3)}" for kind, names in differences.items())
+        shown = 1 if len(differences) > 1 else 2
+        parts = (
+            f"{kind} {', '.join(name[:100] for name in names[:shown])}{' ..' * (len(names) > shown)}"
+            for kind, names in differences.items()
+        )
         raise CheckpointError(f"does not fit the network: {'; '.join(parts)}")
-    # Copies, laid out alike: kernels round differently where a tensor is a view, or a file's bytes are not aligned.
-    network.load_state_dict(
-        {k: v.to(own[k].dtype, copy=True).contiguous() for k, v in state.items()},
-        strict=False,
-        assign=any(value.is_meta for value in own.values()),
-    )
+    if any(value.is_meta for value in own.values()):
+        stored = sum({v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in state.values()}.values())
+        if sum(v.nbytes for v in state.values()) > 2 * stored:
+            raise CheckpointError("is a network larger than its file: most weights share their numbers")
+    return {name: _converted(name, value, own[name]) for name, value in state.items()}
+
+
+def _converted(name: str, value: Tensor, own: Tensor) -> Tensor:
+    """A weight in the precision of the network's own, where it means the same in it."""
+    if own.is_floating_point() and not (value.is_floating_point() and value.element_size() > 1):
+        raise CheckpointError(f"{_shown(name)} holds {value.dtype}; accepted: floating-point numbers")
+    converted = value.to(own.dtype)
+    if not (own.is_floating_point() or _is_counter(name) or torch.equal(converted.to(value.dtype), value)):
+        raise CheckpointError(f"{_shown(name)} holds {value.dtype} that are no {own.dtype}")
+    finite = converted.isfinite()
+    # A network may be built with infinities of its own, in an attention mask.
+    if not finite.all() and (own.is_meta or not (finite | (converted == own)).all()):
+        raise CheckpointError(f"{_shown(name)} holds numbers that are not finite")
+    return converted
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")

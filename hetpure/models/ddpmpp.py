@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from hetpure.models.checkpoints import CheckpointError, State, load_exactly, one_line
+from hetpure.models.checkpoints import CheckpointError, State, load_exactly, one_line, regular_file
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, ContinuousDenoiser
 
 SQRT2 = math.sqrt(2.0)
@@ -199,20 +199,34 @@ def load_converted(path: str | Path) -> ContinuousDenoiser:
         CheckpointError: where the file is damaged or something else.
     """
     try:
-        with safe_open(path, "pt") as opened:
+        with safe_open(regular_file(path), "pt") as opened:
             header = opened.metadata() or {}
             if header.get("format") != FORMAT:
                 raise ValueError(f"its header does not say {FORMAT!r}")
-            geometry: dict[str, Any] = json.loads(header["geometry"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
         conditioning = [Conditioning(*row) for row in weights.pop("conditioning").tolist()]
-        if len(conditioning) != LINEAR_VP.T:
-            raise ValueError(f"conditioning has {len(conditioning)} rows")
+        if len(conditioning) != LINEAR_VP.T or not all(math.isfinite(value) for row in conditioning for value in row):
+            raise ValueError(f"conditioning is not {LINEAR_VP.T} rows of finite numbers")
+        geometry = Geometry(**json.loads(header["geometry"]))
+        _check_geometry(geometry, len(weights))
         with torch.device("meta"):
-            network = DDPMpp(Geometry(**geometry))
+            network = DDPMpp(geometry)
     except Exception as error:  # a damaged file raises almost anything
         raise CheckpointError(
             f"cannot be read; accepted: what `hetpure convert` wrote: {one_line(error, 200)}"
         ) from None
     load_exactly(network, weights)
     return ContinuousDenoiser(network, conditioning)
+
+
+def _check_geometry(geometry: Geometry, tensors: int) -> None:
+    """Refuses a header's numbers that no network has, or that ask for more blocks than there are weights."""
+    counts = [geometry.image_channels, geometry.channels, geometry.blocks, *geometry.widths]
+    if geometry.image_size is not None:
+        counts.append(geometry.image_size)
+    if not all(type(count) is int and count > 0 for count in counts) or not geometry.widths:
+        raise ValueError("its geometry is not of whole numbers above 0")
+    if len(geometry.widths) != len(geometry.attention) or not all(type(a) is bool for a in geometry.attention):
+        raise ValueError("its geometry does not say which levels have attention")
+    if len(geometry.widths) * geometry.blocks > tensors:
+        raise ValueError(f"its geometry has more blocks than the file has tensors, {tensors}")

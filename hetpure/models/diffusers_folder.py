@@ -4,7 +4,7 @@ import copy
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,18 @@ from torch import Tensor
 
 from hetpure.config import exists, resolve_path
 from hetpure.errors import AbsentError
-from hetpure.models.checkpoints import CheckpointError, one_line
+from hetpure.models.checkpoints import (
+    CheckpointError,
+    State,
+    as_state,
+    fitted,
+    one_line,
+    read_file,
+    regular_file,
+    rename,
+)
 from hetpure.models.denoisers import LINEAR_VP, Conditioning, DiffusersDenoiser
+from hetpure.models.unet_config import check_unet_config
 from hetpure.schedule import Schedule
 
 OURS = {
@@ -40,6 +50,18 @@ OTHER_KINDS = ("LCMScheduler", "TCDScheduler")
 """Schedulers with ``alphas_cumprod`` whose networks predict something else."""
 
 LARGEST_T = 100_000
+
+LARGEST_CONFIG = 10_000_000
+"""Bytes of a JSON file."""
+
+SAFETENSORS, PICKLE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
+INDEX = f"{SAFETENSORS}.index.json"
+
+_FORMER_NAMES = [
+    (r"(\.attentions\.\d+)\.(query|key|value)\.", lambda match: f"{match[1]}.to_{match[2][0]}."),
+    (r"(\.attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
+]
+"""Of attention weights in early releases of diffusers."""
 
 
 class MatchedDenoiser(DiffusersDenoiser):
@@ -64,40 +86,51 @@ class MatchedDenoiser(DiffusersDenoiser):
         predicted: Tensor = self.unet(x if scale == 1.0 else scale * x, labels, return_dict=False)[0]
         return (skip * x + out * predicted[:, : self.channels]).contiguous()
 
+    def get_extra_state(self) -> Tensor:
+        """The conditioning, as a part of the state dict: the content hash of a network covers it."""
+        return torch.tensor(self.conditioning, dtype=torch.float32)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state, self.get_extra_state()):
+            raise ValueError("the weights belong to another conditioning")
+
 
 def load_diffusers(path: str) -> DiffusersDenoiser:
     """Loads a diffusers folder (of a UNet2DModel, or of a pipeline with one in ``unet/``) or a hub id.
 
     A network of another variance-preserving schedule, or one that predicts v or x(0), is asked at the matching noise
     levels (see ``match_levels``), a consistency model likewise. A checkpoint without a scheduler's config says nothing
-    about its schedule; it is taken to be the linear VP one.
+    about its schedule; it is taken to be the linear VP one. The ``unet`` folder of a pipeline has the pipeline's.
 
     Raises:
         AbsentError: where it cannot be found.
-        CheckpointError: where it cannot be read, works on latents, or has a scheduler of another kind.
+        CheckpointError: where it cannot be read, its weights are not those of its config's network, it works on
+            latents, or has a scheduler of another kind.
     """
     folder = resolve_path(path)
-    source = str(folder) if exists(folder) else path
-    if not exists(folder):
+    is_local = exists(folder)
+    if not is_local:
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
             accepted = "a diffusers folder or a hub id OWNER/NAME"
             raise AbsentError("denoiser.path", f"{path}: no such folder", accepted=accepted)
-        folder = _fetch_configs(path)
-    subfolder = "unet" if (folder / "unet" / "config.json").is_file() else None
-    if not (folder / (subfolder or "") / "config.json").is_file():
+        folder = _fetch(path, _CONFIGS)
+    elif folder.name == "unet" and (folder.parent / "model_index.json").is_file():
+        folder = folder.parent  # the pipeline, which knows the schedule
+    part = "unet" if (folder / "unet" / "config.json").is_file() else "."
+    if not (folder / part / "config.json").is_file():
         raise CheckpointError("holds no config.json; accepted: a folder that diffusers saved")
     _check_pipeline(folder)
+    config = _read_json(folder / part / "config.json")
+    check_unet_config(config)
     conditioning = _conditioning(folder)
-    try:
-        loaded: Any = UNet2DModel.from_pretrained(
-            source, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except Exception as error:  # diffusers and the hub raise dozens of types
-        raise CheckpointError(f"cannot be loaded as a diffusers UNet2DModel: {one_line(error)}") from None
-    unet, info = loaded
-    if missing := sorted(info["missing_keys"]):  # diffusers leaves those at random
-        raise CheckpointError(f"lacks {len(missing)} of the network's tensors, such as {missing[0]}")
-    return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
+    _check_labels(config, range(LINEAR_VP.T) if conditioning is None else (c.label for c in conditioning))
+    for names in _weight_files(folder / part):
+        if not is_local:
+            _fetch(path, [str(Path(part, name)) for name in names], revision=folder.name)
+        if all(_is_there(folder / part / name) for name in names):
+            unet = _build_unet(config, _read_weights([folder / part / name for name in names]))
+            return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
+    raise CheckpointError(f"holds no weights; accepted: {SAFETENSORS} or {PICKLE}")
 
 
 def save_diffusers(unet: UNet2DModel, schedule: Schedule, folder: str | Path) -> None:
@@ -107,20 +140,70 @@ def save_diffusers(unet: UNet2DModel, schedule: Schedule, folder: str | Path) ->
     DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)
 
 
-def _fetch_configs(identifier: str) -> Path:
-    """A folder with a hub checkpoint's configs alone: they are checked before its weights are downloaded."""
-    names = ("config.json", "model_index.json", "scheduler_config.json")
+_CONFIGS = [
+    str(Path(part, name))
+    for part in (".", "unet", "scheduler")
+    for name in ("config.json", "model_index.json", "scheduler_config.json", INDEX)
+]
+"""A hub checkpoint's configs: they are checked before its weights are downloaded."""
+
+
+def _fetch(identifier: str, names: Sequence[str], revision: str | None = None) -> Path:
+    """A folder with these files of a hub checkpoint, where it has them."""
     try:
-        patterns = [f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in names]
-        return Path(snapshot_download(identifier, allow_patterns=patterns))
+        return Path(snapshot_download(identifier, revision=revision, allow_patterns=list(names)))
     except Exception as error:  # the hub raises dozens of types
         raise AbsentError("denoiser.path", f"{identifier}: not available from the hub: {one_line(error)}") from None
+
+
+def _weight_files(folder: Path) -> list[list[str]]:
+    """The names under which weights may be there, by preference: the parts that an index lists, or one file."""
+    if not _is_there(folder / INDEX):
+        return [[SAFETENSORS], [PICKLE]]
+    parts = _read_json(folder / INDEX).get("weight_map")
+    names = list(parts.values()) if isinstance(parts, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError(f"{INDEX}: weight_map is no mapping to files of this folder")
+    return [sorted(set(names))]
+
+
+def _read_weights(files: Sequence[Path]) -> State:
+    weights: State = {}
+    for file in files:
+        try:
+            part = as_state(read_file(file))
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.name}: {error}") from None
+        if twice := weights.keys() & part.keys():
+            raise CheckpointError(f"{file.name}: {min(twice)} is in another file too")
+        weights |= part
+    return {rename(name, _FORMER_NAMES): value for name, value in weights.items()}
+
+
+def _build_unet(config: Mapping[str, Any], weights: State) -> UNet2DModel:
+    check_unet_config(config, len(weights))
+    try:
+        with torch.device("meta"):
+            unet: Any = UNet2DModel.from_config(dict(config))
+    except Exception as error:  # a config may hold anything
+        raise CheckpointError(f"config.json: no UNet2DModel can be made of it: {one_line(error, 160)}") from None
+    # Not copied: kernels round by a tensor's address, and diffusers itself leaves them where safetensors maps the file.
+    unet.load_state_dict(fitted(unet, weights), assign=True)
+    return unet
+
+
+def _check_labels(config: Mapping[str, Any], labels: Iterable[float]) -> None:
+    """Refuses a learned embedding without an entry for each timestep that will be asked for."""
+    entries = config.get("num_train_timesteps")
+    if config.get("time_embedding_type") == "learned" and (entries is None or round(max(labels)) >= entries):
+        needed = "a learned embedding needs an entry for every timestep of its schedule"
+        raise CheckpointError(f"config.json: num_train_timesteps is {entries}; {needed}")
 
 
 def _check_pipeline(folder: Path) -> None:
     """Refuses latent diffusion: its UNet may have three channels too."""
     file = folder / "model_index.json"
-    if file.is_file() and (latent := {"vae", "vqvae"} & _read_json(file).keys()):
+    if _is_there(file) and (latent := {"vae", "vqvae"} & _read_json(file).keys()):
         raise CheckpointError(f"{file.name} has a {latent.pop()}; accepted: denoisers of images, not of latents")
 
 
@@ -179,14 +262,14 @@ def _conditioning(folder: Path) -> list[Conditioning] | None:
     What a config leaves out has the default of the scheduler's class, as in diffusers.
     """
     files = [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if _is_there(file)), None)
     if file is None:
         return None
     given = _read_json(file)
     name = str(given.get("_class_name", "DDPMScheduler"))
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise CheckpointError(f"{file.name}: _class_name is {name!r}, which is no scheduler of diffusers")
+        raise CheckpointError(f"{file.name}: _class_name is {name!r:.60}, which is no scheduler of diffusers")
     settings = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()} | given
     if name == "CMStochasticIterativeScheduler":
         data, least = (_positive(settings, key, file) for key in ("sigma_data", "sigma_min"))
@@ -196,16 +279,18 @@ def _conditioning(folder: Path) -> list[Conditioning] | None:
             f"{file.name}: {name} is no variance-preserving schedule of noise, v or sample prediction"
         )
     if settings.get("use_flow_sigmas"):
-        raise CheckpointError(f"{file.name}: use_flow_sigmas is {settings['use_flow_sigmas']!r}; accepted: false")
+        raise CheckpointError(f"{file.name}: use_flow_sigmas is {settings['use_flow_sigmas']!r:.60}; accepted: false")
+    if settings.get("timestep_type", "discrete") != "discrete":  # labels that are no timesteps
+        raise CheckpointError(f"{file.name}: timestep_type is {settings['timestep_type']!r:.60}; accepted: discrete")
     if all(settings.get(key, value) == value for key, value in OURS.items()):
         return None
     prediction = settings.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         accepted = ", ".join(PREDICTIONS)
-        raise CheckpointError(f"{file.name}: prediction_type is {prediction!r}; accepted: {accepted}")
+        raise CheckpointError(f"{file.name}: prediction_type is {prediction!r:.60}; accepted: {accepted}")
     T: Any = settings["num_train_timesteps"]
     if type(T) is not int or not 1 < T <= LARGEST_T:
-        raise CheckpointError(f"{file.name}: num_train_timesteps is {T!r}; accepted: 2..{LARGEST_T}")
+        raise CheckpointError(f"{file.name}: num_train_timesteps is {T!r:.60}; accepted: 2..{LARGEST_T}")
     return match_levels(_alphas_cumprod(cls, given, file), prediction)
 
 
@@ -215,7 +300,7 @@ def _alphas_cumprod(cls: Any, given: Mapping[str, Any], file: Path) -> np.ndarra
         scheduler = cls.from_config(dict(given))
         abar = scheduler.alphas_cumprod.double().numpy()
     except Exception as error:  # a config may hold anything
-        raise CheckpointError(f"{file.name}: {cls.__name__} cannot be made: {one_line(error)}") from None
+        raise CheckpointError(f"{file.name}: {cls.__name__} cannot be made: {one_line(error, 120)}") from None
     # Of a schedule that ends in pure noise, abar is 0 at its last timestep.
     falls = len(abar) > 1 and np.isfinite(abar).all() and (np.diff(abar) < 0).all()
     if not falls or abar[-1] < 0.0 or abar[0] >= 1.0:
@@ -224,17 +309,28 @@ def _alphas_cumprod(cls: Any, given: Mapping[str, Any], file: Path) -> np.ndarra
 
 
 def _positive(settings: Mapping[str, Any], key: str, file: Path) -> float:
-    value = settings.get(key)
-    if not isinstance(value, int | float) or not 0.0 < value < math.inf:
-        raise CheckpointError(f"{file.name}: {key} is {value!r}; accepted: a number above 0")
+    value: Any = settings.get(key)
+    if type(value) not in (int, float) or not 0.0 < value < math.inf:
+        raise CheckpointError(f"{file.name}: {key} is {value!r:.60}; accepted: a number above 0")
     return float(value)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a folder has such an entry; a folder or a broken link in the place of a file is not passed over."""
+    return file.exists() or file.is_symlink()
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file.name} cannot be read as JSON: {error}") from None
+        size = regular_file(file).stat().st_size
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.name} {error}") from None
+    if size > LARGEST_CONFIG:
+        raise CheckpointError(f"{file.name} is {size} bytes; accepted: up to {LARGEST_CONFIG}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file.name} cannot be read as JSON: {one_line(error, 120)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{file.name} cannot be read as JSON: holds no keys")
     return content

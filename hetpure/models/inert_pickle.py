@@ -10,15 +10,16 @@ import collections
 import functools
 import io
 import pickle
+import pickletools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hetpure.models.checkpoints import CheckpointError, one_line
+from hetpure.models.checkpoints import CheckpointError, one_line, regular_file
 
 _SCALARS = {"f8": np.float64, "f4": np.float32, "i8": np.int64, "i4": np.int32, "b1": np.bool_}
 
@@ -40,12 +41,16 @@ class Inert:
         modules = self.state.get("_modules") or {}
         return {str(name): child for name, child in modules.items() if isinstance(child, Inert)}
 
-    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+    def tensors(self, prefix: str = "", seen: set[int] | None = None) -> dict[str, Tensor]:
         """Parameters and buffers of this module and those inside, named as in a state dict."""
+        seen = set() if seen is None else seen
+        if id(self) in seen:  # a module inside itself has no end, and a few that share theirs have billions
+            raise CheckpointError(f"holds the same module twice ({prefix[:80]})")
+        seen.add(id(self))
         own = {**(self.state.get("_parameters") or {}), **(self.state.get("_buffers") or {})}
         tensors = {f"{prefix}{name}": value for name, value in own.items() if isinstance(value, Tensor)}
         for name, child in self.children.items():
-            tensors.update(child.tensors(f"{prefix}{name}."))
+            tensors.update(child.tensors(f"{prefix}{name}.", seen))
         return tensors
 
 
@@ -56,14 +61,27 @@ def read_inert(path: str | Path) -> Any:
         CheckpointError: where the file is damaged, or names anything that is not on this module's short list.
     """
     try:
-        with Path(path).open("rb") as file:
+        with regular_file(path).open("rb") as file:
+            _check_memo(file)
             return _InertUnpickler(file).load()
+    except CheckpointError:
+        raise
     except _RefusedError as error:
         raise CheckpointError(
             f"refused, it holds code ({error}); accepted: networks that NVlabs' persistence saved"
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(f"cannot be read as a network pickle: {one_line(error, 200)}") from None
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuses numbers of remembered objects beyond the file's size: Python makes a table up to the largest."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name.endswith("PUT") and int(argument or 0) > size:
+            raise CheckpointError(f"cannot be read as a network pickle: it numbers an object {argument}")
+    file.seek(0)
 
 
 class _RefusedError(Exception):
@@ -103,8 +121,8 @@ def _storage(content: bytes) -> Tensor:
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    # as_strided refuses what reaches beyond the storage.
-    return storage.as_strided(tuple(size), tuple(stride), offset).clone()
+    # as_strided refuses what reaches beyond the storage. No copy: a few bytes may claim any size (stride 0).
+    return storage.as_strided(tuple(size), tuple(stride), offset)
 
 
 class _DType:

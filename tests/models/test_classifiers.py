@@ -226,6 +226,29 @@ class Touch:
         return (Path.touch, (self.file,))
 
 
+def test_infinities_of_the_networks_own_and_average_counters_load(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        made = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+        made.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+        return made
+
+    state = network().state_dict()
+    torch.save({**state, "1.num_batches_tracked": torch.tensor(2.5)}, tmp_path / "n.pt")
+    load_weights(network(), str(tmp_path / "n.pt"))
+    torch.save({**state, "mask": torch.tensor([float("inf"), -float("inf")])}, tmp_path / "n.pt")
+    with pytest.raises(ConfigError, match=r"'mask' holds numbers that are not finite$"):
+        load_weights(network(), str(tmp_path / "n.pt"))
+
+
+def test_a_harmless_pickle_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "n.pt").write_bytes(pickle.dumps((1, 2)))
+    with pytest.raises(ConfigError, match=r"refused, it is a pickle that torch\.save did not write"):
+        load_weights(TinyNetwork(), str(tmp_path / "n.pt"))
+    torch.save((1, 2), tmp_path / "n.pt")
+    with pytest.raises(ConfigError, match=r"holds no state dict, but a tuple$"):
+        load_weights(TinyNetwork(), str(tmp_path / "n.pt"))
+
+
 def test_no_code_in_a_weights_file_is_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     torch.save({"conv.weight": torch.zeros(1), "extra": Touch(mark)}, tmp_path / "bad.pt")

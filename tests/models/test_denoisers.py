@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from safetensors.torch import load_file, save_file
 
 from hetpure.errors import ConfigError
+from hetpure.evaluation.content import network_content
 from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
 from hetpure.models.diffusers_folder import MatchedDenoiser, save_diffusers
 from hetpure.models.precision import Lowered
@@ -55,6 +56,18 @@ def test_diffusers_folders_load(tmp_path: Path, form: str) -> None:
     assert (denoiser.channels, denoiser.image_size, denoiser.multiple) == (1, 8, 2)
     x = images(2)
     assert torch.equal(denoiser(x, 3), DiffusersDenoiser(tiny_unet())(x, 3))
+
+
+def test_attention_weights_under_their_early_names_load(tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    early = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for now, before in early.items():
+        state = {name.replace(f".{now}.", f".{before}."): value.clone() for name, value in state.items()}
+    assert sum(".query." in name for name in state) == 2
+    save_file(state, file)
+    assert network_content(build_denoiser(str(tmp_path))) == network_content(DiffusersDenoiser(tiny_unet()))
 
 
 def test_half_precision_weights_compute_in_float32(tmp_path: Path) -> None:
@@ -138,19 +151,16 @@ def test_hub_ids_are_checked_as_folders_are(
         DDPMPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path)
     fetched: list[str] = []
 
-    def snapshot(identifier: str, allow_patterns: list[str]) -> str:
+    def snapshot(identifier: str, allow_patterns: list[str], revision: str | None = None) -> str:
+        assert revision in ({None} if not fetched else {tmp_path.name})
         fetched.extend(f for f in map(str, tmp_path.rglob("*")) if f.removeprefix(f"{tmp_path}/") in allow_patterns)
         return str(tmp_path)
 
-    def from_pretrained(source: str, subfolder: str | None, **_: object) -> tuple[UNet2DModel, dict[str, list[str]]]:
-        fetched.append(f"weights of {source}, {subfolder}")
-        return tiny_unet(), {"missing_keys": []}
-
     monkeypatch.setattr("hetpure.models.diffusers_folder.snapshot_download", snapshot)
-    monkeypatch.setattr(UNet2DModel, "from_pretrained", from_pretrained)
     if beta_schedule == "linear":
-        build_denoiser("owner/name")
-        assert fetched.pop() == f"weights of owner/name, {'unet' if form == 'pipeline' else None}"
+        assert network_content(build_denoiser("owner/name")) == network_content(DiffusersDenoiser(tiny_unet()))
+        weights = "unet/diffusion_pytorch_model" if form == "pipeline" else "diffusion_pytorch_model"
+        assert fetched.pop() == str(tmp_path / f"{weights}.safetensors")
     else:
         with pytest.raises(ConfigError, match=r"denoiser\.path.*no_such is not implemented"):
             build_denoiser("owner/name")

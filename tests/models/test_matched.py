@@ -1,5 +1,6 @@
 """diffusers networks of other schedules and predictions, against diffusers' own schedulers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
+from hetpure.errors import ConfigError
+from hetpure.evaluation.content import network_content
 from hetpure.models.denoisers import LINEAR_VP, DiffusersDenoiser, build_denoiser
 from hetpure.models.diffusers_folder import MatchedDenoiser, match_levels
 from tests.toys import images, tiny_unet
@@ -137,6 +140,64 @@ def test_a_learned_embedding_is_asked_at_whole_timesteps(tmp_path: Path) -> None
     assert denoiser(2 * images(2) - 1, 321).shape == (2, 1, 8, 8)
 
 
+@pytest.mark.parametrize(("entries", "scheduler"), [(999, "linear"), (100, "squaredcos_cap_v2"), (None, "linear")])
+def test_a_learned_embedding_without_all_timesteps_is_refused(
+    entries: int | None, scheduler: str, tmp_path: Path
+) -> None:
+    config = {key: value for key, value in tiny_unet().config.items() if not key.startswith("_")}
+    UNet2DModel(**config | {"time_embedding_type": "learned", "num_train_timesteps": 50}).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_train_timesteps": entries}))
+    diffusers.DDPMScheduler(beta_schedule=scheduler).save_pretrained(tmp_path)  # pyright: ignore
+    with pytest.raises(ConfigError, match=f"num_train_timesteps is {entries}; a learned embedding needs an entry"):
+        build_denoiser(str(tmp_path))
+
+
+def test_the_network_folder_of_a_pipeline_has_the_pipelines_schedule(tmp_path: Path) -> None:
+    saved(tmp_path, "cosine, v")
+    (tmp_path / "model_index.json").write_text("{}")
+    whole, part = build_denoiser(str(tmp_path)), build_denoiser(str(tmp_path / "unet"))
+    assert isinstance(whole, MatchedDenoiser) and isinstance(part, MatchedDenoiser)
+    assert part.conditioning == whole.conditioning
+
+
+def test_labels_that_are_no_timesteps_are_refused(tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path)
+    diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction").save_pretrained(  # pyright: ignore
+        tmp_path
+    )
+    with pytest.raises(ConfigError, match="timestep_type is 'continuous'; accepted: discrete"):
+        build_denoiser(str(tmp_path))
+
+
+def test_the_content_covers_the_scheduler(tmp_path: Path) -> None:
+    """Of one network under every scheduler; on our schedule, its hash is that of its weights alone."""
+    found = {}
+    for kind in KINDS:
+        saved(tmp_path / kind, kind)
+        denoiser = build_denoiser(str(tmp_path / kind))
+        found[kind] = network_content(denoiser)
+        assert network_content(build_denoiser(str(tmp_path / kind))) == found[kind]
+        assert network_content(denoiser.double().float()) == found[kind]
+    assert len(set(found.values())) == len(KINDS)
+    tiny_unet(seed=3).save_pretrained(tmp_path / "ours")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "ours")  # pyright: ignore
+    ours = build_denoiser(str(tmp_path / "ours"))
+    assert network_content(ours) == network_content(DiffusersDenoiser(tiny_unet(seed=3)))
+    assert network_content(ours) not in found.values() and not any("extra" in name for name in ours.state_dict())
+
+
+def test_weights_of_another_conditioning_are_not_loaded(tmp_path: Path) -> None:
+    saved(tmp_path / "a", "cosine")
+    saved(tmp_path / "b", "scaled linear")
+    a, b = build_denoiser(str(tmp_path / "a")), build_denoiser(str(tmp_path / "b"))
+    a.load_state_dict(a.state_dict())
+    with pytest.raises(ValueError, match="another conditioning"):
+        a.load_state_dict(b.state_dict())
+
+
 def test_the_included_networks_are_called_as_they_are() -> None:
-    for folder in ("digits", "cifar10_lab"):
-        assert type(build_denoiser(f"checkpoints/{folder}/denoiser")) is DiffusersDenoiser
+    """And their hash, which finished runs hold, is what it was."""
+    for folder, content in (("digits", "94f8ea7071bd7801"), ("cifar10_lab", "77965e1657b7b5df")):
+        denoiser = build_denoiser(f"checkpoints/{folder}/denoiser")
+        assert type(denoiser) is DiffusersDenoiser and network_content(denoiser) == content
