@@ -232,6 +232,7 @@ def test_a_purifier_without_derivative_has_its_variants() -> None:
         ({"name": "pgd", "step_size": 0.02}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.2}),
         ({"name": "pgd", "step_size": 0.3}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.3}),
         ({"name": "momentum_pgd"}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.25}),
+        ({"name": "selective"}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.25}),
         ({"name": "apgd"}, {"steps": 20}, {"eps": 0.8, "steps": 20}),
         ({"name": "autoattack"}, {"steps": 20}, {"eps": 0.8, "steps": 20}),
         ({"name": "random_noise"}, None, {"eps": 0.8}),
