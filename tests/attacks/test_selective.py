@@ -139,7 +139,7 @@ def test_a_mode_that_does_not_say_how_grafts_go_back_is_refused(denoiser, classi
             return 2.0 * super().see(x, draws, prepared)
 
     source = Own(PurifiedClassifier(classifier, UniformPurifier(denoiser, 0.1, 20), 10), 2, 0)
-    with pytest.raises(ConfigError, match="^attack.gradient is 'Own', which does not define to_image"):
+    with pytest.raises(ConfigError, match=r"^attack\.gradient is 'Own', which does not define to_image"):
         SelectivePGD(steps=4)(source, images(2), LABEL, SAMPLE)
 
 
