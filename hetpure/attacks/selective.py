@@ -23,8 +23,8 @@ class SelectivePGD(AveragingPGD):
     v = (i + 1)^-alpha, i from 0. The step is ``AveragingPGD``'s, where the public code has PGD's or APGD's.
 
     Text and public code part; defaults are the code's. The text iterates the E-step to a maximum, the code computes
-    ``em_steps`` times the same weights (here 1; more iterate). The text bounds the E-step's displacement by eps, the
-    code by 1 (``reach``). The text has the same sigmoid where the representative draw is chosen, the code ELU. The text
+    ``em_steps`` times the same weights (here 1; more iterate). In the text both ends of the E-step's displacement
+    are in the ball, in the code its length is 1 (``reach``). The text has the same sigmoid where the representative draw is chosen, the code ELU. The text
     divides by the number of draws, the code by the sum of weights. Three slips of the code are mended: a chosen draw is
     replayed with all of its noise, not with its first noise alone; the gradient always is that of the present image;
     and weights that all underflow keep their ratio.
