@@ -22,12 +22,12 @@ class SelectivePGD(AveragingPGD):
     purifier, however many draws there are. Iterations are averaged by stepwise EM, g <- v g_i + (1 - v) g with
     v = (i + 1)^-alpha, i from 0. The step is ``AveragingPGD``'s, where the public code has PGD's or APGD's.
 
-    Text and public code part; defaults are the code's. The text iterates the E-step to a maximum, the code computes
-    ``em_steps`` times the same weights (here 1; more iterate). In the text both ends of the E-step's displacement
-    are in the ball, in the code its length is 1 (``reach``). The text has the same sigmoid where the representative draw is chosen, the code ELU. The text
-    divides by the number of draws, the code by the sum of weights. Three slips of the code are mended: a chosen draw is
-    replayed with all of its noise, not with its first noise alone; the gradient always is that of the present image;
-    and weights that all underflow keep their ratio.
+    Text and public code part; defaults are the code's. The text iterates the E-step to a maximum; the code has a loop
+    but discards what it computes, which is one step (``em_steps``). In the text both ends of the E-step's displacement
+    are in the ball, in the code its length is 1 (``reach``). To choose the representative draw, the text has the same
+    sigmoid, the code ELU. The text divides by the number of draws, the code by the sum of weights. Three slips of the
+    code are mended: a chosen draw is replayed with all of its noise, not with its first noise alone; the gradient
+    always is that of the present image; and weights that all underflow keep their ratio.
 
     Args:
         norm, eps, steps, step_size, checks, evaluations: see ``AveragingPGD``.
