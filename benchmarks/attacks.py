@@ -1,4 +1,4 @@
-"""Strength against network calls: PGD+EOT, APGD+EOT and momentum PGD on the digits that ship with the project.
+"""Strength against network calls: PGD, APGD, momentum and selective PGD on the digits that ship with the project.
 
     python benchmarks/attacks.py --images 24 --json calls.jsonl --plot calls.png
     python benchmarks/attacks.py --images 16 --only pgd-50x4,momentum-200x4
@@ -9,10 +9,10 @@ logits of these draws get right (robust accuracy), and the difference of shares 
 by image, with its standard error. Calls are images that the denoiser sees, for one image attacked: selection, checks
 and padding included; a call with a gradient and one without count alike.
 
-``--only`` names NAME[:LOSS][~DRAWS]-STEPSxEOT. NAME is ``pgd``, ``apgd``, ``momentum`` (momentum PGD) or ``cosine``
-(the same without momentum: PGD whose steps fall from a quarter of eps to zero). DRAWS is ``grow``, draws that grow
-linearly from 1 to 2 EOT - 1, so that EOT is their mean, or ``share4``, the same draws in four consecutive iterations.
-Results in ``--json`` are kept: what is there already is not run again.
+``--only`` names NAME[:LOSS][~DRAWS]-STEPSxEOT. NAME is ``pgd``, ``apgd``, ``selective``, ``momentum`` (momentum PGD) or
+``cosine`` (momentum PGD without momentum: steps that fall from a quarter of eps to zero). DRAWS is ``grow``, draws that
+grow linearly from 1 to 2 EOT - 1, so that EOT is their mean, or ``share4``, the same draws in four consecutive
+iterations. Results in ``--json`` are kept: what is there already is not run again.
 """
 
 import json
@@ -31,6 +31,7 @@ from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.momentum import MomentumPGD
 from hetpure.attacks.pgd import PGD
+from hetpure.attacks.selective import SelectivePGD
 from hetpure.config import read_config, to_dict
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.defense.classifier import PurifiedClassifier
@@ -77,6 +78,8 @@ def attack_of(name: str, steps: int) -> Attack:
         return PGD("Linf", EPS, steps, 0.02, **arguments)
     if kind == "apgd":
         return APGD("Linf", EPS, steps, **arguments)
+    if kind == "selective":
+        return SelectivePGD("Linf", EPS, steps, **arguments)
     return MomentumPGD("Linf", EPS, steps, momentum=0.0 if kind == "cosine" else 0.9, **arguments)
 
 
@@ -96,6 +99,7 @@ def plot(results: dict[str, dict[str, Any]], title: str, file: Path) -> None:
         "cosine": (style.SKY, "v", "PGD, falling steps"),
         "momentum": (style.VERMILLION, "s", "momentum PGD"),
         "apgd": (style.GREEN, "^", "APGD-CE"),
+        "selective": (style.PURPLE, "D", "selective PGD"),
     }
     figure, drawing = style.sheet(8.0, 4.6, title)
     axes = drawing.subplots()

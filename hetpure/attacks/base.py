@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hetpure.arguments import KeepsArguments
-from hetpure.attacks.gradients import GradientSource
+from hetpure.attacks.gradients import ExactGradient, GradientSource
 from hetpure.attacks.norms import NormName
 from hetpure.attacks.search import Observer, Search
 from hetpure.errors import require
@@ -69,6 +69,10 @@ class Attack(KeepsArguments, ABC):
     @abstractmethod
     def __str__(self) -> str:
         """The attack in a few words, for titles."""
+
+    def purifications(self, gradient: ExactGradient) -> int:
+        """Purifications of an image that go into each gradient that is observed."""
+        return gradient.purifications
 
     def more_steps(self, factor: int) -> dict[str, Any]:
         """Arguments that give this attack ``factor`` times the iterations; none where that is not declared."""

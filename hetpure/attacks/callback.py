@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from hetpure.attacks.base import Attack, Observer
-from hetpure.attacks.gradients import Gradient, GradientSource, GradientWrapper
+from hetpure.attacks.gradients import Gradient, GradientSource, GradientWrapper, Select
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.defense.batch import ATTACKED, AttackedImages, AttackTrace
 from hetpure.defense.classifier import PurifiedClassifier
@@ -33,7 +33,14 @@ class RecordedGradient(GradientWrapper):
         self.failures: dict[int, str] = {}
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
-        gradient = self.source(x, label, sample, iteration, loss)
+        return self._recorded(self.source(x, label, sample, iteration, loss), x, sample, iteration)
+
+    def graft(
+        self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, select: Select, loss: Loss = LOSSES["ce"]
+    ) -> Gradient:
+        return self._recorded(self.source.graft(x, label, sample, iteration, select, loss), x, sample, iteration)
+
+    def _recorded(self, gradient: Gradient, x: Tensor, sample: Tensor, iteration: int) -> Gradient:
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = gradient.value.abs().flatten(1).amax(dim=1)
         finite = (finite_rows(gradient.value) & gradient.loss.isfinite()).tolist()

@@ -3,7 +3,7 @@
 This file has the gradient that approximates nothing. ``modes.py`` has the other views.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hetpure.attacks.losses import LOSSES, Loss
-from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import require
+from hetpure.defense.classifier import Chunk, PurifiedClassifier
+from hetpure.errors import ConfigError, require
 from hetpure.noise import Draws, attack_draws, selection_draws
 
 
@@ -23,6 +23,15 @@ class Gradient:
     value: Tensor
     loss: Tensor
     correct: Tensor
+
+
+Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From the losses (N,) of an image's draws and their gradients at the purified images (N, C, H, W): the numbers (K,) of
+the draws on which gradients are grafted, K the same for every image, and the gradients (K, C, H, W) to graft."""
+
+
+View = Callable[[Tensor, Draws, Sequence[Tensor]], Tensor]
+"""Of a chunk's rows, their draws and what is prepared for them, something differentiable: such as the logits."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,16 @@ class GradientSource(Protocol):
         """Gradient of the loss at images x (B, C, H, W) in [0, 1] with their labels and dataset indices (B,)."""
         ...
 
+    def graft(
+        self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, select: Select, loss: Loss = LOSSES["ce"]
+    ) -> Gradient:
+        """The same with gradient grafting (Wang et al. 2024): cheap for all draws but the few that are selected.
+
+        The gradients at the purified images are taken for all draws. What ``select`` makes of them is brought back to
+        the images, d purified / d x, through the selected draws, and averaged. Loss and share are means of all draws.
+        """
+        ...
+
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
         """Tries images x out with ``count`` draws of the attacker's that no gradient ever sees."""
         ...
@@ -94,6 +113,11 @@ class GradientWrapper:
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         return self.source(x, label, sample, iteration, loss)
 
+    def graft(
+        self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, select: Select, loss: Loss = LOSSES["ce"]
+    ) -> Gradient:
+        return self.source.graft(x, label, sample, iteration, select, loss)
+
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
         return self.source.evaluate(x, label, sample, count)
 
@@ -118,9 +142,11 @@ class ExactGradient:
 
     Attributes:
         purifications: of an image, that one gradient goes through.
+        graft_purifications: and those of each graft, beside them.
     """
 
     description = "exact"
+    graft_purifications = 1
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         require(eot >= 1, "eot", eot, "1 or more")
@@ -137,22 +163,60 @@ class ExactGradient:
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         draws = attack_draws(self.seed, sample, iteration, self.eot)
-        gradients, losses, hits = [], [], []
-        for chunk in self.process.chunks(x, draws):
-            labels, real = label[chunk.image], chunk.real
-            with torch.enable_grad():
-                rows = chunk.x.detach().requires_grad_()
-                logits = self.see(rows, chunk.draws, chunk.prepared)
-                value = loss.rows(chunk.image)(logits, labels)
-                (gradient,) = torch.autograd.grad(value.sum(), rows)
-            gradients.append(gradient[:real])
-            losses.append(value[:real].detach())
-            hits.append((logits.argmax(dim=1) == labels)[:real].to(x.dtype))
-        return Gradient(*(mean_over_draws(torch.cat(parts), len(x)) for parts in (gradients, losses, hits)))
+
+        def view(chunk: Chunk) -> tuple[Tensor, Tensor]:
+            rows = chunk.x.detach().requires_grad_()
+            return rows, self.see(rows, chunk.draws, chunk.prepared)
+
+        return Gradient(*(mean_over_draws(part, len(x)) for part in self._of_draws(x, label, draws, loss, view)))
+
+    def graft(
+        self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, select: Select, loss: Loss = LOSSES["ce"]
+    ) -> Gradient:
+        mode = type(self)
+        has_own_view = mode.see is not ExactGradient.see or mode.__call__ is not ExactGradient.__call__
+        if has_own_view and mode.to_image is ExactGradient.to_image:
+            raise ConfigError("attack.gradient", "which does not define to_image for grafts", found=mode.__name__)
+        draws = attack_draws(self.seed, sample, iteration, self.eot)
+
+        def view(chunk: Chunk) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                purified = self.process.purifier.purify(chunk.x, chunk.draws, *chunk.prepared)
+            purified = purified.detach().requires_grad_()
+            return purified, self.process.classifier(purified)
+
+        gradients, losses, hits = self._of_draws(x, label, draws, loss, view)
+        # Image by image, from copies: matrix products round by their shapes, and by where in memory they start.
+        of_images = zip(losses.split(self.eot), gradients.split(self.eot), strict=True)
+        numbers, grafts = zip(*(select(*(part.clone() for part in of_image)) for of_image in of_images), strict=True)
+        first = self.eot * torch.arange(len(x), device=x.device)[:, None]
+        value = self.to_image(x, draws.rows((first + torch.stack(numbers)).flatten()), torch.cat(grafts))
+        return Gradient(*(mean_over_draws(part, len(x)) for part in (value, losses, hits)))
 
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
         """Logits (N, K) of one chunk's rows x, as the attacker differentiates them."""
         return self.process.classifier(self.process.purifier.purify(x, draws, *prepared))
+
+    def to_image(self, x: Tensor, draws: Draws, gradient: Tensor) -> Tensor:
+        """Each draw's gradient at its purified image, (N, C, H, W), to that at its image; x is (B, C, H, W), B <= N."""
+
+        def purified(rows: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
+            return self.process.purifier.purify(rows, draws, *prepared)
+
+        return self.pull_back(x, draws, gradient, purified)
+
+    def pull_back(self, x: Tensor, draws: Draws, gradient: Tensor, function: View) -> Tensor:
+        """Each draw's gradient at the function's value, (N, ...), to that at its image, (N, C, H, W)."""
+        gradients, start = [], 0
+        for chunk in self.process.chunks(x, draws):
+            weight = gradient.new_zeros(len(chunk.x), *gradient.shape[1:])  # zero for the padding
+            weight[: chunk.real] = gradient[start : start + chunk.real]
+            start += chunk.real
+            with torch.enable_grad():
+                rows = chunk.x.detach().requires_grad_()
+                (at_image,) = torch.autograd.grad(function(rows, chunk.draws, chunk.prepared), rows, weight)
+            gradients.append(at_image[: chunk.real])
+        return torch.cat(gradients)
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
         logits = self._selection_logits(x, sample, count)
@@ -174,6 +238,22 @@ class ExactGradient:
     def __str__(self) -> str:
         """The mode in a few words, for tables."""
         return self.description
+
+    def _of_draws(
+        self, x: Tensor, label: Tensor, draws: Draws, loss: Loss, view: Callable[[Chunk], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients, losses and right answers of all draws; ``view`` gives a chunk's leaf and the logits behind it."""
+        gradients, losses, hits = [], [], []
+        for chunk in self.process.chunks(x, draws):
+            labels, real = label[chunk.image], chunk.real
+            with torch.enable_grad():
+                leaf, logits = view(chunk)
+                value = loss.rows(chunk.image)(logits, labels)
+                (gradient,) = torch.autograd.grad(value.sum(), leaf)
+            gradients.append(gradient[:real])
+            losses.append(value[:real].detach())
+            hits.append((logits.argmax(dim=1) == labels)[:real].to(x.dtype))
+        return torch.cat(gradients), torch.cat(losses), torch.cat(hits)
 
     def _prepared(self, x: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

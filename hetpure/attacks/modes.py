@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient, sum_over_draws
+from hetpure.attacks.gradients import Evaluation, ExactGradient, Gradient, Select, sum_over_draws
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.protocols import ensemble_scores
@@ -24,6 +24,7 @@ class BPDAGradient(ExactGradient):
     """
 
     description = "BPDA"
+    graft_purifications = 0
 
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
         with torch.no_grad():
@@ -31,6 +32,9 @@ class BPDAGradient(ExactGradient):
         passed = _StraightThrough.apply(x, purified)
         assert isinstance(passed, Tensor)
         return self.process.classifier(passed)
+
+    def to_image(self, x: Tensor, draws: Draws, gradient: Tensor) -> Tensor:
+        return gradient
 
 
 class BlindGradient(ExactGradient):
@@ -73,6 +77,7 @@ class KnownDrawsGradient(ExactGradient):
     """
 
     description = "deterministic: the defender's draws are known"
+    graft_purifications = 0
 
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         super().__init__(process, 1, seed)
@@ -85,18 +90,15 @@ class KnownDrawsGradient(ExactGradient):
             leaf = logits.requires_grad_()
             value = loss(self._joined(leaf), label)
             (logit_gradient,) = torch.autograd.grad(value.sum(), leaf)
-        logit_gradient = logit_gradient.flatten(0, 1)
-        gradients, start = [], 0
-        for chunk in self.process.chunks(x, self._draws(sample)):
-            weight = logit_gradient.new_zeros(len(chunk.x), logit_gradient.shape[1])  # zero for the padding
-            weight[: chunk.real] = logit_gradient[start : start + chunk.real]
-            start += chunk.real
-            with torch.enable_grad():
-                rows = chunk.x.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.see(rows, chunk.draws, chunk.prepared), rows, weight)
-            gradients.append(gradient[: chunk.real])
+        gradients = self.pull_back(x, self._draws(sample), logit_gradient.flatten(0, 1), self.see)
         correct = self._correct(logits.detach(), label).to(x.dtype)
-        return Gradient(sum_over_draws(torch.cat(gradients), len(x)), value.detach(), correct)
+        return Gradient(sum_over_draws(gradients, len(x)), value.detach(), correct)
+
+    def graft(
+        self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, select: Select, loss: Loss = LOSSES["ce"]
+    ) -> Gradient:
+        """See ``GradientSource``; all known draws are joined in one loss, so none is left out."""
+        return self(x, label, sample, iteration, loss)
 
     def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
         logits = self._purified_logits(x, sample)

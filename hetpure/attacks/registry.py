@@ -60,6 +60,7 @@ ATTACKS: Registry[Attack] = _Attacks(
         "pgd": "hetpure.attacks.pgd:PGD",
         "apgd": "hetpure.attacks.apgd:APGD",
         "momentum_pgd": "hetpure.attacks.momentum:MomentumPGD",
+        "selective": "hetpure.attacks.selective:SelectivePGD",
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",

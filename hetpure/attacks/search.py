@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hetpure.attacks.gradients import Gradient, GradientSource
+from hetpure.attacks.gradients import Gradient, GradientSource, Select
 from hetpure.attacks.losses import Loss
 from hetpure.attacks.norms import Norm
 from hetpure.noise import Draws
@@ -70,7 +70,14 @@ class Search:
 
     def ask(self, rows: Tensor, images: Tensor, loss: Loss) -> Gradient:
         """The gradient of a loss (of these rows' images) at the images of some rows: one iteration."""
-        gradient = self.gradient(images, self.label[rows], self.sample[rows], self.iteration, loss)
+        return self._asked(rows, self.gradient(images, self.label[rows], self.sample[rows], self.iteration, loss))
+
+    def graft(self, rows: Tensor, images: Tensor, select: Select, loss: Loss) -> Gradient:
+        """The same with gradient grafting."""
+        of_rows = self.label[rows], self.sample[rows]
+        return self._asked(rows, self.gradient.graft(images, *of_rows, self.iteration, select, loss))
+
+    def _asked(self, rows: Tensor, gradient: Gradient) -> Gradient:
         if self.observe is not None:
             self._last = gradient if len(rows) == len(self.x) else self._merged(rows, gradient)
         self.skip(1)

@@ -15,9 +15,9 @@ from hetpure.defense.protocols import draws_needed
 from hetpure.evaluation.build import Row
 from hetpure.noise import Draws
 
-Work = Literal["gradient", "classifier gradient", "prediction", "prepare"]
-"""Purification and classification with a gradient through both, through the classifier alone, or without gradients; and
-the purifier's work per image. What needs most memory comes first."""
+Work = Literal["gradient", "purifier gradient", "classifier gradient", "prediction", "prepare"]
+"""Purification and classification with a gradient through both, through the purifier (without classification), through
+the classifier alone, or without gradients; and the purifier's work per image. What needs most memory comes first."""
 
 WORK = get_args(Work)
 
@@ -96,10 +96,14 @@ class _Counter(nn.Module):
 
     def purify(self, x: Tensor, draws: Draws) -> Tensor:
         self.differentiated = torch.is_grad_enabled() and x.requires_grad
+        if self.differentiated:
+            self.calls["purifier gradient", len(x), self.chunked] += 1
         return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) with a clear winner and a gradient that is small but not zero."""
         through_classifier = "classifier gradient" if torch.is_grad_enabled() and x.requires_grad else "prediction"
         self.calls["gradient" if self.differentiated else through_classifier, len(x), self.chunked] += 1
+        if self.differentiated:  # what was taken for the purifier alone
+            self.calls["purifier gradient", len(x), self.chunked] -= 1
         return self.margins + 1e-3 * x.flatten(1).mean(dim=1, keepdim=True) * torch.arange(len(self.margins))

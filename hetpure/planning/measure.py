@@ -179,9 +179,12 @@ class Meter:
             prepared = [tensor[image] for tensor in purifier.prepare(self.images)]
 
         def task() -> None:
-            with torch.set_grad_enabled(piece.work == "gradient"):
-                leaf = x.clone().requires_grad_(piece.work == "gradient")
+            with torch.set_grad_enabled(_through_purifier(piece)):
+                leaf = x.clone().requires_grad_(_through_purifier(piece))
                 purified = purifier.purify(leaf, draws, *prepared)
+            if piece.work == "purifier gradient":
+                torch.autograd.grad(purified.sum(), leaf)
+                return
             if piece.work == "classifier gradient":
                 leaf = purified = purified.requires_grad_()
             with torch.set_grad_enabled(piece.work != "prediction"):
@@ -194,7 +197,12 @@ class Meter:
 
 def _identity_of(piece: Piece) -> Any:
     """Equal for pieces that cost the same a row."""
-    return _identity(piece.process.purifier, piece.work == "gradient"), id(piece.process.classifier), piece.work
+    return _identity(piece.process.purifier, _through_purifier(piece)), id(piece.process.classifier), piece.work
+
+
+def _through_purifier(piece: Piece) -> bool:
+    """Whether there is a graph of the purification."""
+    return piece.work in ("gradient", "purifier gradient")
 
 
 def _identity(value: Any, gradient: bool) -> Any:

@@ -58,6 +58,8 @@ ATTACK_CASES: dict[str, dict[str, Any]] = {
     "apgd": {"name": "apgd", "steps": 5, "eot": 2, "restarts": 2, "evaluations": 3},
     "apgd targeted": {"name": "apgd", "steps": 2, "eot": 2, "loss": "dlr_targeted", "targets": 2, "evaluations": 3},
     "momentum": {"name": "momentum_pgd", "steps": 4, "eot": 2, "checks": 2, "evaluations": 3},
+    "selective": {"name": "selective", "steps": 4, "eot": 3, "grafts": 2, "checks": 2, "evaluations": 3},
+    "selective bpda": {"name": "selective", "steps": 2, "eot": 2, "checks": 1, "evaluations": 3, "gradient": "bpda"},
     "autoattack": {"name": "autoattack", "steps": 3, "eot": 2, "evaluations": 3},
     "random noise": {"name": "random_noise"},
     "surrogate": {"name": "pgd", "steps": 2, "eot": 2, "process": {"grid_size": 10}},
@@ -166,7 +168,7 @@ def test_calls_of_every_purifier_are_exact(name: str, monkeypatch: pytest.Monkey
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-EARLY = ("pgd restarts", "apgd", "apgd targeted", "momentum", "autoattack")
+EARLY = ("pgd restarts", "apgd", "apgd targeted", "momentum", "selective", "autoattack")
 """Attacks that leave broken samples alone."""
 
 

@@ -232,6 +232,7 @@ def test_a_purifier_without_derivative_has_its_variants() -> None:
         ({"name": "pgd", "step_size": 0.02}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.2}),
         ({"name": "pgd", "step_size": 0.3}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.3}),
         ({"name": "momentum_pgd"}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.25}),
+        ({"name": "selective"}, {"steps": 20}, {"eps": 0.8, "steps": 20, "step_size": 0.25}),
         ({"name": "apgd"}, {"steps": 20}, {"eps": 0.8, "steps": 20}),
         ({"name": "autoattack"}, {"steps": 20}, {"eps": 0.8, "steps": 20}),
         ({"name": "random_noise"}, None, {"eps": 0.8}),
@@ -301,7 +302,7 @@ def test_checks_know_an_attack_by_what_it_declares(
 
 # ---- the whole, with an attack that is whole and with broken ones
 
-REAL_CALL, REAL_PROJECT = ExactGradient.__call__, Linf.project
+REAL_CALL, REAL_GRAFT, REAL_PROJECT = ExactGradient.__call__, ExactGradient.graft, Linf.project
 
 
 def zero(self: ExactGradient, *args) -> Gradient:
@@ -311,6 +312,11 @@ def zero(self: ExactGradient, *args) -> Gradient:
 
 def wrong_sign(self: ExactGradient, *args) -> Gradient:
     found = REAL_CALL(self, *args)
+    return replace(found, value=-found.value)
+
+
+def wrong_graft(self: ExactGradient, *args) -> Gradient:
+    found = REAL_GRAFT(self, *args)
     return replace(found, value=-found.value)
 
 
@@ -324,9 +330,10 @@ def wrong_ball(self: Linf, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         (None, set()),
         ((ExactGradient, "__call__", zero), {"loss rises", "huge eps", "random noise", "transfer", "gradients"}),
         ((ExactGradient, "__call__", wrong_sign), {"loss rises", "huge eps", "random noise"}),
+        ((ExactGradient, "graft", wrong_graft), {"loss rises", "huge eps", "random noise"}),
         ((Linf, "project", wrong_ball), {"inside the ball"}),
     ],
-    ids=["whole", "zero gradient", "wrong sign", "wrong ball"],
+    ids=["whole", "zero gradient", "wrong sign", "wrong graft", "wrong ball"],
 )
 def test_broken_attacks_fail_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, planted: tuple | None, failing: set[str]
@@ -345,6 +352,8 @@ def test_broken_attacks_fail_the_report(
         "data.subset=12", "attack.steps=8", "attack.step_size=0.05", "attack.eps=0.2", "attack.eot=2",
         "ensemble.size=1", "chunk_size=24", "honesty=true", "data.batch_size=12",
     ]  # fmt: skip
+    if planted and planted[1] == "graft":
+        overrides += ["attack.name=selective", "attack.step_size=0.25", "attack.checks=1", "attack.evaluations=2"]
     rows = {"only": {"purifier": {"name": "uniform", "t": 0.05, "grid_size": 20}}}
     assert jobs.evaluate(tmp_path / "run", rows, *overrides) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
