@@ -62,6 +62,8 @@ ATTACKS: Registry[Attack] = _Attacks(
         "momentum_pgd": "hetpure.attacks.momentum:MomentumPGD",
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
+        "stadv": "hetpure.attacks.stadv:StAdv",
+        "low_frequency": "hetpure.attacks.low_frequency:LowFrequency",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
         "saved": "hetpure.attacks.saved:SavedImages",
     },
