@@ -157,4 +157,6 @@ class LowFrequency(ParameterAttack):
 
     def __str__(self) -> str:
         filters = "no filters" if not self.sizes else "filters of " + ", ".join(f"{h}x{w}" for h, w in self.sizes)
-        return f"low-frequency {self.threat}, {self.steps} steps, {filters}" + f", {self.loss}" * (self.loss != "margin")
+        return f"low-frequency {self.threat}, {self.steps} steps, {filters}" + f", {self.loss}" * (
+            self.loss != "margin"
+        )

@@ -1,4 +1,4 @@
-"""Attacks that do not add to an image but make it from parameters, such as a flow field, and optimise those with Adam."""
+"""Attacks that make an image from parameters, such as a flow field, and optimise those with Adam."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class ImageParameters(ABC):
         return gradients
 
     def step(self, value: Tensor) -> None:
-        """One step, up the attacker's loss, whose gradient at ``image`` is ``value`` (1, C, H, W): the exact chain rule."""
+        """One step up the attacker's loss, whose gradient at ``image`` is ``value`` (1, C, H, W): the chain rule."""
         with torch.enable_grad():
             image = self.image()
             descent = self.penalty(image) - (image * value).sum()
