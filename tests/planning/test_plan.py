@@ -58,6 +58,7 @@ ATTACK_CASES: dict[str, dict[str, Any]] = {
     "apgd": {"name": "apgd", "steps": 5, "eot": 2, "restarts": 2, "evaluations": 3},
     "apgd targeted": {"name": "apgd", "steps": 2, "eot": 2, "loss": "dlr_targeted", "targets": 2, "evaluations": 3},
     "momentum": {"name": "momentum_pgd", "steps": 4, "eot": 2, "checks": 2, "evaluations": 3},
+    "stadv": {"name": "stadv", "steps": 3, "eot": 2},
     "autoattack": {"name": "autoattack", "steps": 3, "eot": 2, "evaluations": 3},
     "random noise": {"name": "random_noise"},
     "surrogate": {"name": "pgd", "steps": 2, "eot": 2, "process": {"grid_size": 10}},
