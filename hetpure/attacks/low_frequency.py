@@ -41,19 +41,23 @@ def filtered(image: Tensor, guide: Tensor, logits: Tensor, sigma_color: float) -
     A tap's weight is the softmax of the mirrored logits (h, w, H, W), times exp(-d^2 / (2 sigma_color^2)), where d is
     the sum over channels of the guide's differences between tap and pixel. Weights are divided by their sum.
     """
-    kernel = tuple(2 * size - 1 for size in logits.shape[:2])
-    mirrored = [[min(tap, size - 1 - tap) for tap in range(size)] for size in kernel]
-    spatial = logits[mirrored[0]][:, mirrored[1]].flatten(0, 1).softmax(dim=0)  # (taps, H, W)
-    patches, guides = (_patches(of, kernel) for of in (image, guide))
+    half = torch.cat([logits, logits[:-1].flip(0)])
+    whole = torch.cat([half, half[:, :-1].flip(1)], dim=1)
+    spatial = whole.flatten(0, 1).softmax(dim=0)  # (taps, H, W)
+    patches, guides = (_patches(of, whole.shape[0], whole.shape[1]) for of in (image, guide))
     difference = (guides - guide[0, :, None]).abs().sum(dim=0)
     weights = spatial * torch.exp(-difference.square() / (2.0 * sigma_color**2))
     return ((patches * weights).sum(dim=1) / weights.sum(dim=0))[None]
 
 
-def _patches(image: Tensor, kernel: Sequence[int]) -> Tensor:
+def _patches(image: Tensor, height: int, width: int) -> Tensor:
     """What each tap sees at each pixel, (C, taps, H, W); beyond the edge the image is mirrored."""
-    height, width = kernel
-    padded = functional.pad(image, (width // 2, width // 2, height // 2, height // 2), mode="reflect")
+    padded = image
+    for dim, pad in ((2, height // 2), (3, width // 2)):
+        # ``functional.pad`` has no deterministic gradient on GPUs.
+        before = padded.narrow(dim, 1, pad).flip(dim)
+        after = padded.narrow(dim, padded.shape[dim] - 1 - pad, pad).flip(dim)
+        padded = torch.cat([before, padded, after], dim=dim)
     seen = functional.unfold(padded, (height, width))
     return seen.view(image.shape[1], height * width, *image.shape[2:])
 
