@@ -26,7 +26,7 @@ def check_lpips(shape: tuple[int, int, int]) -> None:
     accepted = f"LPIPS needs images of 1 or 3 channels and at least {SMALLEST} x {SMALLEST} pixels"
     require(shape[0] in (1, 3) and min(shape[1:]) >= SMALLEST, "norm", "LPIPS", f"{accepted}; the data have {shape}")
     if not (file := _weights()).is_file():
-        get = "python -c \"import torchvision; torchvision.models.vgg16(weights='DEFAULT')\""
+        get = "get them with python -c \"import torchvision; torchvision.models.vgg16(weights='DEFAULT')\""
         raise AbsentError("norm", f"needs the weights of VGG-16, and {file} does not exist; {get}", found="LPIPS")
 
 
