@@ -15,9 +15,13 @@ from hetpure.errors import require
 
 
 class Threat(NamedTuple):
-    """A threat model: adversarial images lie within eps of the clean image, for images in [0, 1]."""
+    """A threat model: adversarial images lie within eps of the clean image, for images in [0, 1].
 
-    norm: NormName
+    ``norm`` is a ``NormName`` or names another measure: ``StAdv``, the largest component of a flow field, in units of
+    half the image's width or height; ``LPIPS``, of VGG. Results under different measures are not compared.
+    """
+
+    norm: str
     eps: float
 
     def __str__(self) -> str:

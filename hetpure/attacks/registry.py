@@ -63,6 +63,8 @@ ATTACKS: Registry[Attack] = _Attacks(
         "selective": "hetpure.attacks.selective:SelectivePGD",
         "autoattack": "hetpure.attacks.autoattack:AutoAttack",
         "autoattack_reference": "hetpure.attacks.autoattack:ReferenceAutoAttack",
+        "stadv": "hetpure.attacks.stadv:StAdv",
+        "low_frequency": "hetpure.attacks.low_frequency:LowFrequency",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
         "saved": "hetpure.attacks.saved:SavedImages",
     },

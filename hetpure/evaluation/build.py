@@ -191,6 +191,7 @@ class _Builder:
         conditions = Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls)
         if attack is None:
             return Row(name, model, None, None, store, conditions, own)
+        norm = attack.threat.norm if attack.threat is not None else None
         if attack.classes > data.num_classes:
             raise ConfigError(
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
@@ -206,12 +207,12 @@ class _Builder:
             mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
             gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
         if not attack.uses_defense:
-            conditions = Conditions(str(attack), "-", 1, model.ensemble_size)
+            conditions = Conditions(str(attack), "-", 1, model.ensemble_size, norm=norm)
             return Row(name, model, attack, gradient, store, conditions, own)
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
-        conditions = replace(conditions, attack=str(attack), gradients=view, eot=gradient.eot)
+        conditions = replace(conditions, attack=str(attack), gradients=view, eot=gradient.eot, norm=norm)
         return Row(name, model, attack, gradient, store, conditions, own)
 
     def _classifier(self, settings: RowSettings) -> Classifier:

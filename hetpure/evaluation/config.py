@@ -16,7 +16,7 @@ from hetpure.config.schema import LARGEST, SECTION, plain, signature_schema, str
 from hetpure.config.trainer import check_trainer
 from hetpure.errors import AbsentError, ConfigError, require
 from hetpure.evaluation.expand_grid import SECTIONS, combination_rows, refused_combination, swept
-from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, expand, select_rows
+from hetpure.evaluation.expand_table import Cell, TableConfig, check_protocols, check_threats, expand, select_rows
 from hetpure.purification.registry import (
     DEFAULT,
     check_purifier_keys,
@@ -219,6 +219,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
                 raise cell.blame(error) from None
     if left_out and not rows:
         raise ConfigError("grid", "the purifier refuses every combination of these values")
+    check_threats(table, {name: row.attack.get("norm") for name, row in rows.items()})
     own = {} if alone else {name: tuple(dict.fromkeys((*cells[name].changed, "attack", "ensemble"))) for name in rows}
     settings = {**vars(config), **vars(whole), "rows": rows, "table": table, "grid": grid}
     return RunSettings(**settings, own=own, left_out=left_out)

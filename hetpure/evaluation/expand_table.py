@@ -141,6 +141,18 @@ def check_protocols(table: TableConfig, resubmissions: int, votes: int) -> None:
             raise ConfigError(f"table.columns.{name}.protocol", found=protocol, accepted=accepted)
 
 
+def check_threats(table: TableConfig, norms: Mapping[str, str | None]) -> None:
+    """Refuses a column of robust accuracies under several threat models; ``norms`` are the evaluated rows' norms."""
+    for name, column in table.columns.items():
+        if column.get("side") != "standard":
+            cells = [line["cells"].get(name) for line in table.lines.values()]
+            if len(found := {norm for cell in cells if (norm := norms.get(cell or "")) is not None}) > 1:
+                accepted = "attacks of one norm in a column; others in a column of their own"
+                raise ConfigError(
+                    f"table.columns.{name}", f"has attacks of {', '.join(sorted(found))}", accepted=accepted
+                )
+
+
 def select_rows(rows: Collection[str], table: TableConfig, names: Collection[str]) -> list[str]:
     """The rows that some names mean: a row's own, or a table's method with all its columns. Refuses other names."""
     selected = []

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from hetpure.attacks.base import Attack, Threat
+from hetpure.attacks.norms import NORMS
 from hetpure.attacks.registry import complete_attack
 from hetpure.evaluation.config import RowSettings
 
@@ -24,7 +25,8 @@ def variants(
     pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more iterations and
     with steps that can reach it. ``random_noise`` has the attack's norm and eps and asks for no gradient. ``transfer``
     attacks the undefended classifier. Left out are variants that the attack does not declare, ``more_eot`` of a defense
-    without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense.
+    without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense; and
+    ``huge_eps`` and ``random_noise`` of threat models that are no norm ball.
     """
     settings, threat = row.attack, attack.threat
     asked = stochastic and attack.uses_defense
@@ -32,10 +34,11 @@ def variants(
     changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if asked else {}}
     if threat is not None:
         changes["larger_eps"] = attack.with_eps(factor * threat.eps)
+    if threat is not None and threat.norm in NORMS:
         huge = attack.reaching(huge_eps(threat, image_shape))
         changes["huge_eps"] = {**more_steps, **huge} if huge else {}
     sections = {name: {**settings, **change} for name, change in changes.items() if change}
-    if threat is not None:
+    if threat is not None and threat.norm in NORMS:
         # How the attacker sees the defense stays: a purifier without derivative accepts no other gradient.
         seen = {key: settings[key] for key in ("gradient", "process")}
         sections["random_noise"] = {"name": "random_noise", "norm": threat.norm, "eps": threat.eps, **seen}

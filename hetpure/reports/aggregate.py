@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetpure.errors import ConfigError, require
+from hetpure.reports.table import accuracies_of
 from hetpure.reports.tables import forms
 from hetpure.runs.claim import ALWAYS_FREE, differences
 from hetpure.runs.read import read_results, read_settings
 
 FREE = (*ALWAYS_FREE, "seed", "pictures", "threads", "data.batch_size", "data.root", "honesty.images")
 """Keys in which the runs may differ."""
-
-SIDES = ("standard", "robust")
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Spread:
 def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread | None]]:
     """``standard`` and ``robust`` of each (method, protocol) over finished runs that differ only in their seed.
 
+    Where the attacks' threat models have several norms, there is ``robust_NORM`` for each.
+
     Raises:
         ConfigError: for fewer than two runs, an unfinished run, or runs that are not of one experiment.
     """
@@ -48,18 +49,23 @@ def aggregate(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Spread
         for row in rows:
             if row.images + row.failed < row.total:
                 raise ConfigError(str(folder), f"is not finished: {row.method} has {row.images} of {row.total} images")
-        sides = [{side: getattr(row, side).value for side in SIDES} for row in rows]
+        columns = accuracies_of(rows)
+        sides = [{side: accuracy(row).value for side, accuracy in columns.items()} for row in rows]
         accuracies.append({(row.method, row.protocol): values for row, values in zip(rows, sides, strict=True)})
         if list(accuracies[-1]) != list(accuracies[0]):
             raise ConfigError(str(folder), f"its table has other methods or protocols than that of {folders[0]}")
-    return {name: {side: _spread([run[name][side] for run in accuracies]) for side in SIDES} for name in accuracies[0]}
+    return {
+        name: {side: _spread([run[name].get(side, math.nan) for run in accuracies]) for side in sides}
+        for name, sides in accuracies[0].items()
+    }
 
 
 def markdown(spreads: dict[tuple[str, str], dict[str, Spread | None]], runs: int) -> str:
     """The table as Markdown."""
+    sides = [*next(iter(spreads.values()), {})]
     headings = [forms.Heading(name, words=True) for name in ("method", "protocol")]
-    headings += [forms.Heading(f"{side}, %") for side in SIDES]
-    lines = [[*names, *(str(sides[side] or "-") for side in SIDES)] for names, sides in spreads.items()]
+    headings += [forms.Heading(f"{side}, %") for side in sides]
+    lines = [[*names, *(str(spread or "-") for spread in of_sides.values())] for names, of_sides in spreads.items()]
     return forms.markdown(forms.TextTable(f"{runs} runs, mean ± standard deviation", headings, lines))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hetpure.config.tracking import quiet_settings, wandb_mode
 from hetpure.reports.plots.sweep import FIGURE
-from hetpure.reports.table import COLUMNS
+from hetpure.reports.table import columns_of
 from hetpure.reports.tables.paper_table import build_table, numbers
 from hetpure.runs.files import one_line
 from hetpure.runs.names import combinations, labels, text
@@ -110,6 +110,7 @@ class Dashboard:
             self.run.log({"table": self.wandb.Table(columns=columns, data=data)})
         if folder.config["grid"] and (folder.path / FIGURE).is_file():
             self.run.log({"sweep/figure": [self.wandb.Image(str(folder.path / FIGURE))]})
-        data = [[str(column.value(row)) for column in COLUMNS] for row in folder.report.rows]
-        self.run.log({"results": self.wandb.Table(columns=[column.heading for column in COLUMNS], data=data)})
+        columns = columns_of(folder.report.rows)
+        data = [[str(column.value(row)) for column in columns] for row in folder.report.rows]
+        self.run.log({"results": self.wandb.Table(columns=[column.heading for column in columns], data=data)})
         self.run.finish()

@@ -8,7 +8,7 @@ from typing import Any
 
 from hetpure.reports.tables import forms
 from hetpure.runs.files import write_whole
-from hetpure.runs.results import Report, TableRow
+from hetpure.runs.results import Accuracy, Report, TableRow
 
 Value = Callable[[TableRow], Any]
 
@@ -31,16 +31,19 @@ def _images(row: TableRow) -> str:
     return images + (f" ({row.failed} failed)" if row.failed else "")
 
 
-def _accuracy(side: str) -> dict[str, Value]:
-    ends = {side: "value", f"{side}_low": "low", f"{side}_high": "high"}
-    return {heading: attrgetter(f"{side}.{end}") for heading, end in ends.items()}
+def _accuracy(name: str, value: Callable[[TableRow], Accuracy]) -> Column:
+    ends = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+    numbers: dict[str, Value] = {key: lambda row, end=end: getattr(value(row), end) for key, end in ends.items()}
+    return Column(f"{name.replace('_', ' under ')}, %", value, numbers, by_protocol=True)
 
+
+ROBUST = _accuracy("robust", attrgetter("robust"))
 
 COLUMNS = [
     Column("method", attrgetter("method"), words=True),
     Column("protocol", attrgetter("protocol"), words=True, by_protocol=True, common=True),
-    Column("standard, %", attrgetter("standard"), _accuracy("standard"), by_protocol=True),
-    Column("robust, %", attrgetter("robust"), _accuracy("robust"), by_protocol=True),
+    _accuracy("standard", attrgetter("standard")),
+    ROBUST,
     Column("images", _images, {"images": attrgetter("images"), "failed": attrgetter("failed")}),
     Column("attack", attrgetter("conditions.attack"), words=True, wraps=True, common=True),
     Column("gradients", attrgetter("conditions.gradients"), words=True, wraps=True, common=True),
@@ -51,11 +54,34 @@ COLUMNS = [
 """All columns in order. A column added here is in the terminal, Markdown, LaTeX, CSV, the page and W&B."""
 
 
+def accuracies_of(rows: Sequence[TableRow]) -> dict[str, Callable[[TableRow], Accuracy]]:
+    """``standard`` and ``robust``; or ``robust_NORM`` for each norm, where the rows' attacks have several.
+
+    So no column holds accuracies under norms that cannot be compared. Rows whose norm is not known stay ``robust``.
+    """
+
+    def under(norm: str | None) -> Callable[[TableRow], Accuracy]:
+        return lambda row: row.robust if row.conditions.norm == norm else Accuracy()
+
+    norms = list(dict.fromkeys(row.conditions.norm for row in rows if row.robust.count))
+    if len(set(norms) - {None}) < 2:
+        return {"standard": attrgetter("standard"), "robust": attrgetter("robust")}
+    robust = {f"robust_{norm}" if norm else "robust": under(norm) for norm in norms}
+    return {"standard": attrgetter("standard"), **robust}
+
+
+def columns_of(rows: Sequence[TableRow]) -> list[Column]:
+    """``COLUMNS`` for some rows, with the robust accuracies of ``accuracies_of``."""
+    robust = [_accuracy(name, value) for name, value in accuracies_of(rows).items() if name != "standard"]
+    return [each for column in COLUMNS for each in (robust if column is ROBUST else [column])]
+
+
 def split_common(rows: Sequence[TableRow]) -> tuple[list[Column], dict[str, str]]:
     """The columns that differ between rows, and by heading the value of those that do not and are ``common``."""
-    values = {column.heading: {str(column.value(row)) for row in rows} for column in COLUMNS if column.common}
+    columns = columns_of(rows)
+    values = {column.heading: {str(column.value(row)) for row in rows} for column in columns if column.common}
     common = {heading: next(iter(texts)) for heading, texts in values.items() if len(texts) == 1}
-    return [column for column in COLUMNS if column.heading not in common], common
+    return [column for column in columns if column.heading not in common], common
 
 
 def cells(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[list[str]]:
@@ -79,7 +105,7 @@ def print_report(report: Report) -> None:
     """Prints the table and the honesty checks in the terminal."""
     from rich.console import Console
 
-    forms.print_table(text_table(report, COLUMNS))
+    forms.print_table(text_table(report, columns_of(report.rows)))
     console = Console(width=None if Console().is_terminal else 160)
     for method, verdicts in report.checks.items():
         console.print(f"honesty checks of {method}:", markup=False, highlight=False)
@@ -93,7 +119,8 @@ def markdown(report: Report) -> str:
     lines = []
     for method, verdicts in report.checks.items():
         lines += ["", f"Honesty checks of {method}:", "", *(f"* {verdict}" for verdict in verdicts)]
-    return forms.markdown(text_table(report, COLUMNS)) + "".join(f"{forms.one_line(line)}\n" for line in lines)
+    table = text_table(report, columns_of(report.rows))
+    return forms.markdown(table) + "".join(f"{forms.one_line(line)}\n" for line in lines)
 
 
 def write_table_files(report: Report, folder: Path) -> None:
@@ -103,7 +130,7 @@ def write_table_files(report: Report, folder: Path) -> None:
         OSError: if one cannot be written; the old file stays.
     """
     numbers: dict[str, Value] = {}
-    for column in COLUMNS:
+    for column in columns_of(report.rows):
         numbers |= column.numbers or {column.heading: column.value}
     lines = [[value(row) for value in numbers.values()] for row in report.rows]
     write_whole(folder / "results.csv", forms.csv_text(list(numbers), lines))

@@ -5,11 +5,13 @@ records to a verdict. Attacks are compared on the same samples under the same dr
 one attack broke and the other did not carry information (exact one-sided sign test, McNemar's).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.stats import binomtest, ttest_1samp
 
 from hetpure.runs.names import VARIANTS
@@ -19,6 +21,7 @@ from hetpure.runs.results import Verdict
 LEVEL = 0.05  # significance level of every test
 TOLERATED = 0.05  # share of images that may be right at a huge eps: a random prediction is sometimes right by chance
 MARGIN = 2.0**-22  # rounding error allowed per float32 value near 1
+NORMS = ("Linf", "L2")
 
 
 def loss_rises(records: Sequence[Record], run_length: int | None = None) -> Verdict:
@@ -127,9 +130,12 @@ def inside(
 ) -> Verdict:
     """Every saved adversarial image is in the ball and in [0, 1], up to the rounding of float32.
 
+    An image does not show how far it is in another threat model. There is no verdict, unless it cannot be inside: for
+    values outside [0, 1], or, under ``StAdv``, values that no pixel has as near as the flow reaches.
+
     Args:
         records: of all samples.
-        norm: ``Linf`` or ``L2``.
+        norm: ``Linf``, ``L2``, or another threat model's.
         eps: the ball's radius.
         saved: a record's adversarial image as saved.
         clean: the clean image of an index.
@@ -140,18 +146,36 @@ def inside(
         if image is None:
             outside.append(record.index)
             continue
-        delta = (image.astype(np.float64) - clean(record.index)).ravel()
-        length = float(np.abs(delta).max() if norm == "Linf" else np.linalg.norm(delta))
-        margin = MARGIN * (1.0 if norm == "Linf" else delta.size**0.5)
-        furthest, checked = max(furthest, length), checked + 1
-        low, high = min(low, float(image.min())), max(high, float(image.max()))
-        if not (length <= eps + margin and image.min() >= 0.0 and image.max() <= 1.0):
+        original = clean(record.index)
+        if norm in NORMS:
+            delta = (image.astype(np.float64) - original).ravel()
+            length = float(np.abs(delta).max() if norm == "Linf" else np.linalg.norm(delta))
+            furthest = max(furthest, length)
+            possible = length <= eps + MARGIN * (1.0 if norm == "Linf" else delta.size**0.5)
+        else:
+            possible = norm != "StAdv" or _is_warped(image, original, eps)
+        checked, low, high = checked + 1, min(low, float(image.min())), max(high, float(image.max()))
+        if not (possible and image.min() >= 0.0 and image.max() <= 1.0):
             outside.append(record.index)
     if not checked and not outside:
         return Verdict("inside the ball", None, "no adversarial images")
-    details = f"{checked} images, at most {furthest:.6g} away ({norm}, eps {eps:.6g}), values {low:g} to {high:g}"
-    details += f"; outside: {len(outside)} ({_first(outside)})" if outside else ""
-    return Verdict("inside the ball", not outside, details)
+    away = f"at most {furthest:.6g} away ({norm}, eps {eps:.6g})" if norm in NORMS else f"{norm} eps {eps:.6g}"
+    details = f"{checked} images, {away}, values {low:g} to {high:g}"
+    if outside:
+        return Verdict("inside the ball", False, f"{details}; outside: {len(outside)} ({_first(outside)})")
+    if norm in NORMS:
+        return Verdict("inside the ball", True, details)
+    return Verdict("inside the ball", None, f"{details}: the images alone do not show how far they are")
+
+
+def _is_warped(image: np.ndarray, clean: np.ndarray, eps: float) -> bool:
+    """Whether images (C, H, W) can be warps of each other: whether each value is between those that its flow reaches.
+
+    The flow is in units of half the image's sides. Beyond the edge may be black, as public code has it.
+    """
+    window = (1, *(2 * math.ceil(eps * side / 2.0) + 1 for side in clean.shape[1:]))
+    lowest, highest = (find(clean, size=window, mode="constant") for find in (minimum_filter, maximum_filter))
+    return bool(((image >= lowest - 4 * MARGIN) & (image <= highest + 4 * MARGIN)).all())
 
 
 def check(
@@ -187,7 +211,8 @@ def check(
         if name in variants:
             verdicts.append(function(base, variants[name]))
         elif name != "transfer":  # which an undefended classifier does not have
-            verdicts.append(Verdict(VARIANTS[name], None, "the attack does not declare its threat model"))
+            reason = "the attack does not declare its threat model" if norm is None else f"{norm} is no norm ball"
+            verdicts.append(Verdict(VARIANTS[name], None, reason))
     verdicts.append(gradients(base))
     if norm is None or eps is None:
         verdicts.append(Verdict("inside the ball", None, "the attack does not declare its threat model"))

@@ -35,6 +35,7 @@ class Conditions:
     eot: int = 1  # draws per gradient; 1 for a purifier without randomness
     ensemble: int = 1  # purifications per prediction, likewise
     network_calls: int | None = None  # of the denoiser in one purification; None where an older run does not say
+    norm: str | None = None  # of the attack's threat model; None where it declares none or an older run does not say
 
 
 @dataclass(frozen=True)

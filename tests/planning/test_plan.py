@@ -60,6 +60,7 @@ ATTACK_CASES: dict[str, dict[str, Any]] = {
     "momentum": {"name": "momentum_pgd", "steps": 4, "eot": 2, "checks": 2, "evaluations": 3},
     "selective": {"name": "selective", "steps": 4, "eot": 3, "grafts": 2, "checks": 2, "evaluations": 3},
     "selective bpda": {"name": "selective", "steps": 2, "eot": 2, "checks": 1, "evaluations": 3, "gradient": "bpda"},
+    "stadv": {"name": "stadv", "steps": 3, "eot": 2},
     "autoattack": {"name": "autoattack", "steps": 3, "eot": 2, "evaluations": 3},
     "random noise": {"name": "random_noise"},
     "surrogate": {"name": "pgd", "steps": 2, "eot": 2, "process": {"grid_size": 10}},

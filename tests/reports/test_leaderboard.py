@@ -86,6 +86,21 @@ def test_boards_are_kept_apart_by_data_and_threat(tmp_path: Path) -> None:
     assert not tables[1].same_images
 
 
+def test_attacks_beyond_norm_balls_have_boards_of_their_own(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", {"ours/pgd": "1101", "ours/stadv": "0111"})
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["rows"]["ours/stadv"] = {"attack": {"name": "stadv", "norm": "StAdv", "eps": 0.05}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    submission = read_submission(run)
+    tables = boards([submission])
+    assert [table.threat for table in tables] == [("Linf", 0.1), ("StAdv", 0.05)]
+    assert all(len(table.entries) == 1 and table.entries[0][1].worst is None for table in tables)
+    info = model_info(submission.card, tables[1].entries[0][1])
+    assert card_of_model_info(info).threat == ThreatCard("StAdv", 0.05)
+    (run / "card.json").write_text(json.dumps(info))
+    assert read_card(run / "card.json").threat.norm == "StAdv"
+
+
 def test_a_verification_counts_for_the_content_that_it_was_made_of(tmp_path: Path) -> None:
     run = made(tmp_path / "run", {"a": "11"})
     assert read_submission(run).verified == "not verified"

@@ -117,6 +117,16 @@ def test_a_column_meets_every_rows_purifier_as_a_row_does() -> None:
     assert (modes["none/aa"], modes["gns/aa"], modes["heterogeneous/aa"]) == ("mean_logits", "vote", "vote")
 
 
+STADV = {"attack": {"name": "stadv"}}
+
+
+def test_threat_models_have_columns_of_their_own() -> None:
+    columns = {"standard": {"side": "standard"}, "pgd": {}, "stadv": STADV}
+    found = complete(raw({"columns": columns}, {"m": {}, "n": {"columns": ["stadv"]}})).rows
+    norms = {name: (row.attack["norm"], row.attack["eps"]) for name, row in found.items()}
+    assert norms["m/pgd"][0] == "Linf" and norms["m/stadv"] == norms["n/stadv"] == ("StAdv", 0.05)
+
+
 @pytest.mark.parametrize(
     ("table", "rows", "said"),
     [
@@ -142,6 +152,7 @@ def test_a_column_meets_every_rows_purifier_as_a_row_does() -> None:
         ({"columns": {"a": {}}}, {"m": {"purifier": {"name": "uniform", "tt": 1}}}, "rows.m.purifier.tt: unknown key"),
         ({"columns": {"a": {}}}, {"m": {"seed": 1}}, "rows.m.seed: is the same for all rows"),
         ({"columns": {"a": {}}}, {"m": {"reason": ["x"]}}, "rows.m.reason"),
+        ({"columns": {"a": {}}}, {"m": {"columns": {"a": STADV}}, "n": {}}, "columns.a: has attacks of Linf, StAdv"),
         ({"rows": 1}, {}, "table.rows: unknown key"),
     ],
 )  # fmt: skip

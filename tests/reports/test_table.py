@@ -14,7 +14,7 @@ from hetpure.cli import main
 from hetpure.reports import dashboard, write_reports
 from hetpure.reports.aggregate import aggregate, markdown
 from hetpure.reports.dashboard import Dashboard
-from hetpure.reports.table import COLUMNS, Column, print_report, write_table_files
+from hetpure.reports.table import COLUMNS, Column, columns_of, print_report, write_table_files
 from hetpure.runs.records import Record
 from hetpure.runs.results import (
     Conditions,
@@ -124,6 +124,27 @@ def test_protocols_are_lines_of_one_method(tmp_path: Path) -> None:
         ("ours", "one-shot", "PGD"),
         ("ours", "best of 5", "PGD"),
     ]
+
+
+def test_threat_models_have_columns_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        one_shot("ball", outcomes("1111", "0001"), 4, Conditions("PGD", "exact", 8, norm="Linf")),
+        one_shot("clean", outcomes("1110"), 4),
+        one_shot("warp", outcomes("1111", "0111"), 4, Conditions("StAdv", "exact", 8, norm="StAdv")),
+    ]
+    headings = [column.heading for column in columns_of(rows)]
+    assert headings[:5] == ["method", "protocol", "standard, %", "robust under Linf, %", "robust under StAdv, %"]
+    assert all(len(columns_of(some)) == len(COLUMNS) for some in (rows[:2], rows[1:])), "one norm is one column"
+    write_table_files(Report("t", rows), tmp_path)
+    assert "| 25.00 [4.6, 69.9] | - | 4 | PGD" in (tmp_path / "results.md").read_text()
+    assert "| - | 75.00 [30.1, 95.4] | 4 | StAdv" in (tmp_path / "results.md").read_text()
+    with (tmp_path / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    both = [(line["robust_Linf"], line["robust_StAdv"]) for line in lines]
+    assert both == [("0.25", "nan"), ("nan", "nan"), ("nan", "0.75")]
+    assert "robust" not in lines[0]
+    print_report(Report("t", rows))
+    assert "robust under" in capsys.readouterr().out
 
 
 def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,6 +278,20 @@ def test_runs_together_are_a_mean_and_a_standard_deviation(tmp_path: Path, capsy
     assert "| ours | one-shot | 100.00 ± 0.00 | 50.00 ± 25.00 |" in markdown(found, 3)
     assert main(["aggregate", *map(str, folders)]) == 0
     assert "50.00 ± 25.00" in capsys.readouterr().out
+
+
+def test_runs_together_keep_threat_models_apart(tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / str(k), k, "1110") for k in range(2)]
+    for folder, robust in zip(folders, ("0110", "0010"), strict=True):
+        rows = [
+            one_shot(norm, outcomes("1111", robust), 4, Conditions("an attack", norm=norm))
+            for norm in ("Linf", "LPIPS")
+        ]
+        write_results(Report("t", rows), folder)
+    found = aggregate(folders)
+    assert found["LPIPS", "one-shot"]["robust_Linf"] is None and "robust" not in found["LPIPS", "one-shot"]
+    assert "| Linf | one-shot | 100.00 ± 0.00 | 37.50 ± 17.68 | - |" in markdown(found, 2)
+    assert "| method | protocol | standard, % | robust_Linf, % | robust_LPIPS, % |" in markdown(found, 2)
 
 
 def test_runs_that_are_no_one_experiment_are_refused(tmp_path: Path, capsys) -> None:

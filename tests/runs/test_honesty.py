@@ -14,6 +14,7 @@ from hetpure.attacks.base import Attack, Threat
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.norms import Linf
 from hetpure.attacks.registry import ATTACKS, build_attack, complete_attack
+from hetpure.attacks.stadv import Flow
 from hetpure.config import read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.evaluation.build import build_rows
@@ -153,6 +154,13 @@ def test_an_image_that_is_not_there_is_not_inside() -> None:
     assert honesty.inside(attacked("01"), "Linf", 0.1, lambda r: None, lambda k: np.zeros(1)).passed is None
 
 
+def test_lpips_is_not_measured_on_images_alone() -> None:
+    records, clean = attacked("0", image="adversarial/000000.npz"), np.full((3, 8, 8), 0.7, np.float32)
+    found = [honesty.inside(records, "LPIPS", 0.05, lambda r, d=d: clean + d, lambda k: clean) for d in (-0.7, 0.4)]
+    assert [verdict.passed for verdict in found] == [None, False]
+    assert "LPIPS eps 0.05, values 0 to 0: the images alone do not show how far" in found[0].details
+
+
 # ---- the variants
 
 
@@ -247,6 +255,16 @@ def test_what_every_attack_declares(attack: dict[str, Any], more: dict | None, h
     assert found["larger_eps"] == {**plain, "eps": pytest.approx(0.2)}
     assert found.get("more_steps") == (None if more is None else {**plain, **more})
     assert found["huge_eps"] == {**plain, **{key: pytest.approx(value) for key, value in huge.items()}}
+
+
+@pytest.mark.parametrize("name", ["stadv", "low_frequency"])
+def test_beyond_norm_balls_no_variant_is_a_norm_ball(name: str) -> None:
+    found = variants_of(f"attack={{name: {name}, eot: 3}}")
+    assert list(found) == ["more_steps", "more_eot", "larger_eps", "transfer"]
+    assert (found["more_steps"]["steps"], found["larger_eps"]["eps"]) == (200, 0.1)
+    verdicts = honesty.check(attacked("01"), {}, 2, lambda r: None, lambda k: np.zeros(1), norm="StAdv", eps=0.05)
+    silent = {verdict.check: verdict.details for verdict in verdicts if verdict.passed is None}
+    assert silent["huge eps"] == silent["random noise"] == "StAdv is no norm ball"
 
 
 class Undeclared(Attack):
@@ -364,3 +382,34 @@ def test_broken_attacks_fail_the_report(
     printed = capsys.readouterr().out
     assert ("THIS REPORT FAILS" in printed) is bool(planted)
     assert (tmp_path / "run" / "results.md").read_text().startswith("**THIS REPORT FAILS") is bool(planted)
+
+
+def three_times(self: Flow) -> None:
+    self.flow.clamp_(-3 * self.eps, 3 * self.eps)
+
+
+@pytest.mark.parametrize(
+    ("planted", "failing"),
+    [
+        (None, set()),
+        ((ExactGradient, "__call__", wrong_sign), {"loss rises"}),
+        ((Flow, "constrain", three_times), {"inside the ball"}),
+    ],
+    ids=["whole", "wrong sign", "long flow"],
+)
+def test_broken_flows_fail_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple | None, failing: set[str]
+) -> None:
+    if planted:
+        monkeypatch.setattr(*planted)
+    overrides = [
+        "data.subset=12", "ensemble.size=1", "chunk_size=24", "honesty=true", "data.batch_size=12",
+        "attack={name: stadv, eps: 0.2, steps: 6, step_size: 0.1, eot: 1}",
+    ]  # fmt: skip
+    rows = {"only": {"purifier": {"name": "none"}}}
+    assert jobs.evaluate(tmp_path / "run", rows, *overrides) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["rows"][0]["conditions"]["norm"] == "StAdv"
+    verdicts = {v["check"]: v["passed"] for v in results["honesty"]["only"]}
+    assert {check for check, passed in verdicts.items() if passed is False} == failing, results["honesty"]
+    assert verdicts["huge eps"] is verdicts["random noise"] is None

@@ -17,6 +17,9 @@ from hetpure.runs.files import read_mapping
 NAMES = ("card.yaml", "card.json")
 """Where a run folder has its card."""
 
+THREATS = ("Linf", "L2", "StAdv", "LPIPS")
+"""Threat models that a card may name."""
+
 
 @dataclass(frozen=True)
 class ThreatCard:
@@ -77,7 +80,7 @@ def read_card(file: Path) -> Card:
             address = getattr(card, key)
             accepted = "an address that begins with http:// or https://"
             require(address is None or address.startswith(("http://", "https://")), key, address, accepted)
-        require(card.threat.norm in (None, "Linf", "L2"), "threat.norm", card.threat.norm, "Linf, L2")
+        require(card.threat.norm in (None, *THREATS), "threat.norm", card.threat.norm, ", ".join(THREATS))
         eps = card.threat.eps
         require(eps is None or 0.0 < eps < math.inf, "threat.eps", eps, "a number above 0, such as 8/255")
     except ConfigError as error:
