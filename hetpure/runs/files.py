@@ -1,6 +1,7 @@
 """Files of a run folder: their names, the version of the format, and how they are read and written."""
 
 import contextlib
+import itertools
 import json
 import os
 import uuid
@@ -79,6 +80,24 @@ def write_whole(file: Path, content: str | bytes, part: Path | None = None) -> N
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def free_name(path: Path) -> Path:
+    """A name beside a damaged file, under which it can be kept."""
+    numbers = itertools.count(2)
+    free = path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(free):
+        free = path.with_name(f"{path.name}.damaged-{next(numbers)}")
+    return free
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file or folder, and returns its new path.
+
+    Raises:
+        OSError: if it cannot be renamed.
+    """
+    return path.rename(free_name(path))
 
 
 def one_line(error: Exception) -> str:
