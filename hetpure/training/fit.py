@@ -1,4 +1,4 @@
-"""Lightning's Trainer as both training commands use it: counted in steps, resumed from one file, logged quietly."""
+"""Lightning's Trainer as both training commands use it: counted in steps, resumed from a file, logged quietly."""
 
 import json
 from collections.abc import Mapping, Sequence

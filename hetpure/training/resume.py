@@ -41,6 +41,7 @@ class ResumeFile(Callback):
         self.interrupted = False
         self._saved_step = -1
         self._restoring = False
+        self._restored_step = 0
 
     @property
     def exists(self) -> bool:
@@ -55,27 +56,27 @@ class ResumeFile(Callback):
         """
         if stage != "fit" or not self.exists:
             return
-        problem = None
-        if trainer.is_global_zero:
-            try:
-                self._repair()
-            except (ConfigError, OSError) as error:
-                problem = error
+        problem = self._repair() if trainer.is_global_zero else ""
         if problem := trainer.strategy.broadcast(problem):  # or the other processes would wait for ever
-            raise problem
+            raise ConfigError(str(self.path), problem)
         self._restoring = True
 
-    def _repair(self) -> None:
-        problem = _damage(self.path)
-        if problem is None:
-            return
-        other = _damage(self.previous)
-        if other is not None:
-            raise ConfigError(str(self.path), f"{problem}, and {self.previous.name} {other}; {WAY_OUT}")
-        if os.path.lexists(self.path):
-            problem += f"; kept as {set_aside(self.path).name}"
-        self.previous.replace(self.path)
+    def _repair(self) -> str:
+        """Sets a damaged newest file aside for the previous one; returns what stands in the way, if anything."""
+        try:
+            if (problem := _damage(self.path)) is None:
+                if self.previous.is_dir():  # a file would be replaced
+                    print(f"{self.previous}: is a directory; kept as {set_aside(self.previous).name}", file=sys.stderr)
+                return ""
+            if other := _damage(self.previous):
+                return f"{problem}, and {self.previous.name} {other}; {WAY_OUT}"
+            if os.path.lexists(self.path):
+                problem += f"; kept as {set_aside(self.path).name}"
+            self.previous.replace(self.path)
+        except OSError as error:
+            return f"cannot be read or renamed: {error.strerror}"
         print(f"{self.path}: {problem}; resuming from {self.previous.name}", file=sys.stderr)
+        return ""
 
     @contextmanager
     def restoring(self, trainer: Trainer) -> Iterator[None]:
@@ -112,7 +113,9 @@ class ResumeFile(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses a restored state that would fail in the first step, or silently begin anew."""
         self._saved_step = trainer.global_step
-        if not (self._restoring and trainer.global_step):
+        if trainer.global_step != self._restored_step:
+            raise self._misfit("it says in two ways how many steps were taken")
+        if not trainer.global_step:
             return
         for optimizer in trainer.optimizers:
             if reason := _lacks(optimizer):
@@ -128,6 +131,9 @@ class ResumeFile(Callback):
         Its own count depends on where in a step, or in the accumulation of a gradient, the last run was cut off.
         """
         loop, steps = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
+        if type(steps) is not int or steps < 0:
+            raise self._misfit(f"its global_step is {steps!r:.40}")
+        self._restored_step = steps
         batches = steps * trainer.accumulate_grad_batches
         for progress in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
             progress.update(ready=batches, started=batches, processed=batches, completed=batches)
@@ -164,8 +170,10 @@ def _damage(path: Path) -> str | None:
         read_state(path)
     except CheckpointError as error:
         return one_line(error, 120)
-    except PermissionError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
+    except PermissionError:  # can be given, and says nothing of damage
+        raise
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return None
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hetpure.models.checkpoints import CheckpointError, read_file
-from hetpure.runs.files import one_line, write_whole
+from hetpure.runs.files import write_whole
 
 KEYS = (
     "callbacks",
@@ -23,6 +23,7 @@ KEYS = (
     "state_dict",
 )
 MARK, DIGEST = b"blake2b ", 64
+ARCHIVE_END, END = b"PK\5\6", 22  # an archive's last record; its own last two bytes are the comment's length
 
 
 class StateFileIO(TorchCheckpointIO):
@@ -48,26 +49,29 @@ def read_state(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: where the file is damaged, or holds something else.
-        PermissionError: if it must not be read.
+        OSError: if it cannot be read.
     """
-    try:
-        content = path.read_bytes() if path.is_file() else b""
-        if content[-DIGEST - len(MARK) : -DIGEST] == MARK:
-            is_whole = _digest(memoryview(content)[:-DIGEST]) == content[-DIGEST:]
-        else:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                is_whole = archive.testzip() is None
-    except PermissionError:
-        raise
-    except Exception as error:  # a damaged archive raises almost anything
-        raise CheckpointError(f"is damaged ({one_line(error)[:80]})") from None
+    content = path.read_bytes() if path.is_file() else b""
+    if content[-END:].startswith(ARCHIVE_END) and content.endswith(b"\0\0"):
+        is_whole = _members_are_whole(content)
+    else:
+        mark, digest = content[-DIGEST - len(MARK) : -DIGEST], content[-DIGEST:]
+        is_whole = mark == MARK and digest == _digest(memoryview(content)[:-DIGEST])
     if not is_whole:
-        raise CheckpointError("is damaged (its checksum differs)")
+        raise CheckpointError("is damaged, or something else")
     state = read_file(path)
     missing = KEYS if not isinstance(state, dict) else [key for key in KEYS if key not in state]
     if missing:
         raise CheckpointError(f"is no training's state (without {', '.join(missing[:2])})")
     return state
+
+
+def _members_are_whole(archive: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as members:
+            return members.testzip() is None
+    except Exception:  # a damaged archive raises almost anything
+        return False
 
 
 def _digest(content: memoryview) -> bytes:
