@@ -1,22 +1,22 @@
-"""Lightning's Trainer as both training commands use it: counted in steps, resumed from one file, logged quietly."""
+"""Lightning's Trainer as both training commands use it: counted in steps, resumed from a file, logged quietly."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hetpure.config.tracking import quiet_settings, wandb_mode
 from hetpure.config.trainer import build_trainer as trainer_of
 from hetpure.config.trainer import check_trainer as check_keys
-from hetpure.errors import require
-from hetpure.training.resume import ResumeFile
+from hetpure.errors import ConfigError, require
+from hetpure.training.resume import WAY_OUT, ResumeFile
+from hetpure.training.state_file import StateFileIO
 
+METRICS = "metrics.json"
 RESERVED = ("logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_checkpointing", "max_epochs")
 
 
@@ -31,7 +31,7 @@ def fit(
     wandb: WandbLogger | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Trains to ``max_steps`` (or the time limit), resuming from ``output/last.ckpt`` where it exists.
+    """Trains to ``max_steps`` (or the time limit), resuming from ``output/last.ckpt`` or ``previous.ckpt``.
 
     Args:
         module: what to train.
@@ -47,25 +47,28 @@ def fit(
         The final validation figures, also in ``output/metrics.json``.
 
     Raises:
-        ConfigError: for Trainer arguments that cannot be used.
+        ConfigError: for Trainer arguments that cannot be used, or no resume file that can.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
     output.mkdir(parents=True, exist_ok=True)
     resume = ResumeFile(output / "last.ckpt", save_every)
+    kept = [file.name for file in (output / METRICS, *output.glob("*.ckpt.damaged*")) if file.exists()]
+    if kept and not resume.exists:  # or a finished network would be replaced by one that begins at step 0
+        raise ConfigError("output", f"{output} has {kept[0]}, but no {resume.path.name}; {WAY_OUT}")
     loggers = [CSVLogger(output, name="logs"), *([wandb] if wandb is not None else [])]
     for logger in loggers if config else ():
         logger.log_hyperparams(dict(config or {}))
     bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
     runner = build_trainer(trainer, logger=loggers, callbacks=[resume, *bar, *callbacks], default_root_dir=str(output))
-    runner.strategy.checkpoint_io = WeightsOnlyIO()
-    with resume.listening():
-        runner.fit(module, datamodule=data, ckpt_path=str(resume.path) if resume.path.is_file() else None)
+    runner.strategy.checkpoint_io = StateFileIO()
+    with resume.listening(), resume.restoring(runner):
+        runner.fit(module, datamodule=data, ckpt_path=str(resume.path) if resume.exists else None)
     if resume.interrupted:
         raise KeyboardInterrupt
     figures = runner.validate(module, datamodule=data, verbose=False)
     metrics = {"steps": runner.global_step, **(figures[0] if figures else {})}
     if runner.is_global_zero:
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (output / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
@@ -107,16 +110,6 @@ def build_logger(project: str, name: str | None, directory: Path, mode: str = "a
     # Lightning still hands on an argument that W&B has dropped and warns about in every run.
     logger._wandb_init.pop("anonymous", None)
     return logger
-
-
-class WeightsOnlyIO(TorchCheckpointIO):
-    """Reads a resume file as data, never as code.
-
-    ``Trainer.fit(weights_only=True)`` says the same, but only since Lightning 2.6.
-    """
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class StepBar(RichProgressBar):

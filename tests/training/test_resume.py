@@ -1,5 +1,4 @@
 import os
-import pickle
 import signal
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 
 from hetpure.cli import main
 from hetpure.data import ImageDataModule
+from hetpure.errors import ConfigError
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.fit import fit
 from tests.training.test_diffusion import new_module
@@ -48,7 +48,7 @@ class Bait:
 
 def test_no_code_in_a_resume_file_is_run(tmp_path: Path):
     torch.save({"global_step": 1, "state_dict": Bait(tmp_path / "ran")}, tmp_path / "last.ckpt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ConfigError, match="refused, it holds code"):
         fit(new_module(), ImageDataModule("digits"), tmp_path, trainer={"max_steps": 2}, save_every=1)
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "last.ckpt", weights_only=False)
