@@ -41,6 +41,7 @@ class Attack(KeepsArguments, ABC):
         classes: how many classes there must be at least.
         threat: the threat model; None where none is declared.
         run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
+        has_prefixes: whether the images at which it asks for gradients are what it would return if it stopped there.
         uses_defense: whether the adversarial images depend on the defense.
         content: what the images depend on beside the config: a version, a hash of files; part of the run's content.
     """
@@ -49,6 +50,7 @@ class Attack(KeepsArguments, ABC):
     classes: int = 2
     threat: Threat | None = None
     run_length: int | None = None
+    has_prefixes: bool = False
     uses_defense: bool = True
     content: str | None = None
 

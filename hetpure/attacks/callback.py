@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import lightning
@@ -26,9 +26,12 @@ class RecordedGradient(GradientWrapper):
     ``process`` is what the gradients go through, to say where values stopped being finite; None says less.
     """
 
-    def __init__(self, source: GradientSource, process: PurifiedClassifier | None = None) -> None:
+    def __init__(
+        self, source: GradientSource, process: PurifiedClassifier | None = None, checkpoints: Collection[int] = ()
+    ) -> None:
         super().__init__(source)
-        self.process = process
+        self.process, self.checkpoints = process, checkpoints
+        self.images: dict[int, Tensor] = {}  # (B, C, H, W), after so many iterations, of those of ``checkpoints``
         self.traces: defaultdict[int, AttackTrace] = defaultdict(AttackTrace)
         self.failures: dict[int, str] = {}
 
@@ -41,6 +44,8 @@ class RecordedGradient(GradientWrapper):
         return self._recorded(self.source.graft(x, label, sample, iteration, select, loss), x, sample, iteration)
 
     def _recorded(self, gradient: Gradient, x: Tensor, sample: Tensor, iteration: int) -> Gradient:
+        if iteration in self.checkpoints:
+            self.images[iteration] = x
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = gradient.value.abs().flatten(1).amax(dim=1)
         finite = (finite_rows(gradient.value) & gradient.loss.isfinite()).tolist()
@@ -77,7 +82,9 @@ class AdversarialAttack(Callback):
         observe: Observer | None = None,
         processes: Sequence[PurifiedClassifier] = (),
         notify: Callable[[str], None] = print,
+        checkpoints: Collection[int] = (),
     ) -> None:
+        self.checkpoints = checkpoints
         self.attack, self.gradient, self.observe = attack, gradient, observe
         self.processes, self.notify = processes, notify
 
@@ -98,7 +105,7 @@ class AdversarialAttack(Callback):
         """The attack's outcome on images x (B, C, H, W) in [0, 1] with their labels and dataset indices (B,)."""
 
         def attempt() -> tuple[Tensor, RecordedGradient]:
-            gradient = RecordedGradient(self.gradient, next(iter(self.processes), None))
+            gradient = RecordedGradient(self.gradient, next(iter(self.processes), None), self.checkpoints)
             return self.attack(gradient, x, label, sample, self.observe), gradient
 
         x_adv, recorded = in_smaller_chunks(attempt, self.processes, self.notify)
@@ -107,9 +114,10 @@ class AdversarialAttack(Callback):
         for index, finite in zip(indices, finite_rows(x_adv).tolist(), strict=True):
             if not finite:
                 failures.setdefault(index, "not finite: the adversarial image")
-        failed = torch.tensor([index in failures for index in indices], device=x.device)
+        failed = torch.tensor([index in failures for index in indices], device=x.device).view(-1, *[1] * (x.ndim - 1))
         return AttackedImages(
-            images=torch.where(failed.view(-1, *[1] * (x.ndim - 1)), x, x_adv),
+            images=torch.where(failed, x, x_adv),
+            checkpoints={number: torch.where(failed, x, image) for number, image in recorded.images.items()},
             traces=[recorded.traces[index] for index in indices],
             failures=failures,
             chunk_size=min((process.chunk_size for process in self.processes), default=0),

@@ -37,6 +37,7 @@ class PGD(IterativeAttack):
         self.step_size, self.loss, self.random_start, self.restarts = step_size, loss, random_start, restarts
         self.classes = find_loss(loss).classes
         self.steps = steps * restarts
+        self.has_prefixes = restarts == 1
 
     def attack(self, search: Search) -> Tensor:
         for restart in range(self.restarts):

@@ -6,7 +6,7 @@ Nothing is imported before it is used, so that a misspelt name or key is found a
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hetpure.config.registry import Registry, check_defined, check_keys, errors_within
@@ -102,10 +102,11 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "eot": (int, 20),
     "recompute": (bool | Literal["auto"], True),
     "process": (dict[str, Any], {}),
+    "checkpoints": (list[int], []),
 }
 """Keys of every attack: how the attacker sees the defense; draws per gradient; whether the backward pass computes each
 denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
-(a surrogate)."""
+(a surrogate); numbers of iterations after which the image is judged, too."""
 
 SUPPLIED = ("process", "eot", "seed")
 
@@ -134,7 +135,7 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
-    build_attack(completed)
+    _check_checkpoints(completed["checkpoints"], build_attack(completed))
     return completed
 
 
@@ -154,6 +155,16 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
     with errors_within("attack.gradient"):
         cls = GRADIENTS[name]
     return to_dict(structure(signature_schema(cls, SUPPLIED, name=(str, name)), settings, "attack.gradient"))
+
+
+def _check_checkpoints(checkpoints: Sequence[int], attack: Attack | None) -> None:
+    if not checkpoints:
+        return
+    if attack is None or not attack.has_prefixes:
+        accepted = "[] for this attack: stopped earlier, it would have gone another way"
+        raise ConfigError("attack.checkpoints", found=checkpoints, accepted=accepted)
+    rising = all(a < b for a, b in zip([0, *checkpoints], [*checkpoints, attack.steps], strict=True))
+    require(rising, "attack.checkpoints", checkpoints, f"rising numbers from 1 to below steps, which is {attack.steps}")
 
 
 def build_attack(settings: Mapping[str, Any]) -> Attack | None:

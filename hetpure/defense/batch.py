@@ -27,6 +27,7 @@ class AttackedImages:
     traces: list[AttackTrace]  # of each image
     failures: dict[int, str]  # why an attack failed, by the sample's index
     chunk_size: int  # rows in a network call of the attack
+    checkpoints: dict[int, Tensor] = field(default_factory=dict)  # like images, after so many iterations
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,4 @@ class BatchScores:
     scores: dict[Side, dict[str, Tensor]]  # (B, evaluations, K), by protocol
     failures: dict[int, str]  # why a sample has no result, by its index, also where the attack failed
     chunk_size: int  # rows in a network call of the defense
+    checkpoints: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # like scores, after so many iterations

@@ -152,25 +152,30 @@ class PurifiedClassifier(lightning.LightningModule):
         The batch has ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` (B,); after an attack ``ATTACKED``, too.
         Raises RunError where the memory does not hold one row of a network call.
         """
-        scores, failures = in_smaller_chunks(lambda: self._scores(batch), [self], self.notify)
-        return BatchScores(scores, failures, self.chunk_size)
+        scores, checkpoints, failures = in_smaller_chunks(lambda: self._scores(batch), [self], self.notify)
+        return BatchScores(scores, failures, self.chunk_size, checkpoints)
 
-    def _scores(self, batch: dict[str, Any]) -> tuple[dict[Side, dict[str, Tensor]], dict[int, str]]:
+    def _scores(
+        self, batch: dict[str, Any]
+    ) -> tuple[dict[Side, dict[str, Tensor]], dict[int, dict[str, Tensor]], dict[int, str]]:
         attacked: AttackedImages | None = batch.get(ATTACKED)
-        images: dict[Side, Tensor] = {"clean": batch["image"]}
         failures = dict(attacked.failures) if attacked is not None else {}
-        if attacked is not None:
-            images["adversarial"] = attacked.images
         count = draws_needed(self.protocols)
         draws = defense_draws(self.seed, batch["index"], count)
-        scores: dict[Side, dict[str, Tensor]] = {}
-        for side, x in images.items():
+
+        def judged(x: Tensor, image: str) -> dict[str, Tensor]:
             logits = self.purified_logits(x, draws).unflatten(0, (len(x), count))
             for i, finite in enumerate(finite_rows(logits).tolist()):
                 index = int(batch["index"][i])
                 if not finite and index not in failures:
                     own_draws = draws.rows(slice(i * count, (i + 1) * count))
                     where = first_not_finite(self, x[i : i + 1], own_draws) or "logits"
-                    failures[index] = f"not finite in the defense, {side} image: {where}"
-            scores[side] = {protocol.name: protocol.scores(logits) for protocol in self.protocols}
-        return scores, failures
+                    failures[index] = f"not finite in the defense, {image}: {where}"
+            return {protocol.name: protocol.scores(logits) for protocol in self.protocols}
+
+        scores: dict[Side, dict[str, Tensor]] = {"clean": judged(batch["image"], "clean image")}
+        if attacked is None:
+            return scores, {}, failures
+        scores["adversarial"] = judged(attacked.images, "adversarial image")
+        checkpoints = {n: judged(x, f"image after {n} iterations") for n, x in attacked.checkpoints.items()}
+        return scores, checkpoints, failures

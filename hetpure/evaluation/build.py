@@ -55,6 +55,11 @@ class Row:
         return self.model.protocols
 
     @property
+    def checkpoints(self) -> list[int]:
+        """After how many iterations of the attack its images are judged, beside the end."""
+        return self.settings["attack"].get("checkpoints") or []
+
+    @property
     def processes(self) -> list[PurifiedClassifier]:
         """The attack process, if any, in which the attacker's network calls run."""
         return [] if self.gradient is None else [self.gradient.process]
@@ -212,7 +217,9 @@ class _Builder:
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
-        conditions = replace(conditions, attack=str(attack), gradients=view, eot=gradient.eot, norm=norm)
+        calls = gradient.purifications * surrogate.network_calls
+        measured = {"attack": str(attack), "gradients": view, "eot": gradient.eot, "norm": norm}
+        conditions = replace(conditions, **measured, gradient_calls=calls)
         return Row(name, model, attack, gradient, store, conditions, own)
 
     def _classifier(self, settings: RowSettings) -> Classifier:

@@ -72,6 +72,11 @@ class Recorder(Callback):
                     evaluations = by_protocol[protocol.name][i]
                     predictions[side] = [row.index(max(row)) for row in evaluations]
                     predictions[f"{side}_scores"] = evaluations
+                if failure is None and outputs.checkpoints:
+                    predictions["checkpoints"] = {
+                        str(number): [row.index(max(row)) for row in by_protocol[protocol.name][i].tolist()]
+                        for number, by_protocol in outputs.checkpoints.items()
+                    }
                 records.append(Record(protocol=protocol.name, draws=protocol.draws, **common, **predictions))
             if failure is not None:
                 pl_module.notify(f"sample {index}: {failure}; it is recorded as failed, the rest goes on")

@@ -15,10 +15,13 @@ from hetpure.evaluation.resolve import Resolved
 from hetpure.models.classifiers import RANDOM
 from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
+from hetpure.runs.convergence import is_random, verdict, with_verdict
 from hetpure.runs.honesty import Verdict, blind, check
 from hetpure.runs.read import RunFolder, read_run
 from hetpure.runs.records import Record
 from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_results
+
+CONVERGED = {True: "converged", False: "NOT CONVERGED", None: "perhaps not converged"}
 
 
 class RunReport:
@@ -38,6 +41,10 @@ class RunReport:
             records = row.store.read()
             lines += _table_rows(row, records, self.data)
             notes += notes_on(row.name, records, int(self.config.chunk_size))
+            if row.checkpoints:
+                first = [record for record in records if record.protocol == row.protocols[0].name]
+                found = verdict(first, _doubled(row), is_random(row.conditions))
+                notes.append(f"{row.name}: the attack has {CONVERGED[found.passed]}: {found.details}")
             if self.config.honesty.images and row.attack is not None:
                 checks[row.name] = honesty_verdicts(row, records, self.config.honesty.factor, self.data)
             if images := blind(records):
@@ -147,4 +154,10 @@ def describe(config: RunSettings) -> str:
 
 def _table_rows(row: Row, records: Sequence[Record], data: ImageDataModule) -> list[TableRow]:
     names = [protocol.name for protocol in row.protocols]
-    return table_rows(row.name, records, len(data.indices), names, row.conditions)
+    rows = table_rows(row.name, records, len(data.indices), names, row.conditions)
+    return with_verdict(rows, records, _doubled(row))
+
+
+def _doubled(row: Row) -> list[Record] | None:
+    """Records of the variant with more EOT draws, where there is one."""
+    return row.variants["more_eot"].store.read() if "more_eot" in row.variants else None

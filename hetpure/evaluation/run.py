@@ -161,7 +161,8 @@ def evaluate_row(
     callbacks: list[Callback] = [Recorder(store), progress]
     if row.attack is not None and row.gradient is not None:
         observe, notify = progress.on_attack_iteration, progress.notify
-        callbacks.append(AdversarialAttack(row.attack, row.gradient, observe, row.processes, notify))
+        how = (observe, row.processes, notify, row.checkpoints)
+        callbacks.append(AdversarialAttack(row.attack, row.gradient, *how))
     others, trainer.callbacks = trainer.callbacks, [*trainer.callbacks, *callbacks]  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with after_calls(networks([row.model, *row.processes]), monitor.tick):

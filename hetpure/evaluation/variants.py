@@ -28,7 +28,7 @@ def variants(
     without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense; and
     ``huge_eps`` and ``random_noise`` of threat models that are no norm ball.
     """
-    settings, threat = row.attack, attack.threat
+    settings, threat = {**row.attack, "checkpoints": []}, attack.threat
     asked = stochastic and attack.uses_defense
     more_steps = attack.more_steps(factor)
     changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if asked else {}}

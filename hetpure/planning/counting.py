@@ -43,7 +43,7 @@ def count_pieces(
         The counts at most, and the counts if every sample broke as soon as the attack looks: fewer, where an attack
         leaves broken samples alone.
     """
-    sides = 1 if row.attack is None else 2
+    sides = 1 if row.attack is None else 2 + len(row.checkpoints)
     defense: Calls = Counter({("prepare", 1, True): sides, ("prediction", draws_needed(row.protocols), True): sides})
     most, least = Counter[Piece](), Counter[Piece]()
     for pieces, broken in ((most, False), (least, True)):

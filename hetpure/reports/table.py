@@ -31,6 +31,12 @@ def _images(row: TableRow) -> str:
     return images + (f" ({row.failed} failed)" if row.failed else "")
 
 
+def _converged(row: TableRow) -> str:
+    if not row.robust.count:
+        return "-"
+    return {True: "yes", False: "NO", None: "not checked"}[row.converged]
+
+
 def _accuracy(name: str, value: Callable[[TableRow], Accuracy]) -> Column:
     ends = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
     numbers: dict[str, Value] = {key: lambda row, end=end: getattr(value(row), end) for key, end in ends.items()}
@@ -44,6 +50,7 @@ COLUMNS = [
     Column("protocol", attrgetter("protocol"), words=True, by_protocol=True, common=True),
     _accuracy("standard", attrgetter("standard")),
     ROBUST,
+    Column("converged", _converged, {"converged": attrgetter("converged")}, words=True),
     Column("images", _images, {"images": attrgetter("images"), "failed": attrgetter("failed")}),
     Column("attack", attrgetter("conditions.attack"), words=True, wraps=True, common=True),
     Column("gradients", attrgetter("conditions.gradients"), words=True, wraps=True, common=True),

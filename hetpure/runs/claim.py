@@ -165,6 +165,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str],
         if any(_matches(name, pattern) for pattern in free) or (prefix == "rows." and not (key in old and key in new)):
             continue  # rows are independent of each other, so they may come and go
         a, b = old.get(key), new.get(key)
+        if key not in old and b in (None, False, [], {}):
+            continue  # an earlier version did not have this key; it did what the key switched off means
         if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
             lines += differences(a or {}, b or {}, free, f"{name}.")
         elif a != b and not (a == "auto" and key in CHOSEN_LATER):

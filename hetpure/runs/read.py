@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from hetpure.config import merge
 from hetpure.errors import ConfigError
 from hetpure.runs import files
+from hetpure.runs.convergence import with_verdict
 from hetpure.runs.images import Pictures, Samples, load_pictures, load_samples
 from hetpure.runs.names import check_row_name, default_row_name, protocol_names
 from hetpure.runs.records import Expected, Record
@@ -156,6 +157,7 @@ def _method(
         for path in sorted((folder / name).glob("honesty/*/")):
             variant = f"{name}/honesty/{path.name}"
             variants[path.name] = _store(folder, variant, protocol_names(), samples, problems).read()
+    rows = with_verdict(rows, records, variants.get("more_eot"))
     pictures = _optional(load_pictures, folder, f"{name}/{files.PICTURES}", problems)
     return Method(name, settings, store, records, rows, variants, pictures)
 

@@ -33,6 +33,7 @@ class Record:
     chunks: dict[str, int] = field(default_factory=dict)  # rows in a network call of "attack" and "defense"
     image: str | None = None  # file in the row's folder that holds the adversarial image, under the name of its index
     failure: str | None = None  # why there is no result; predictions are then empty
+    checkpoints: dict[str, list[int]] = field(default_factory=dict)  # like adversarial, after so many iterations
     settings: str = ""  # hash of the settings that it was made under; empty in folders of version 2 and earlier
 
     def right(self, side: Side) -> bool | None:
@@ -200,6 +201,7 @@ _KINDS = {
     "chunks": lambda value: type(value) is dict and all(map(_natural, value.values())),
     "image": _image,
     "failure": lambda value: value is None or _text(value),
+    "checkpoints": lambda value: type(value) is dict and all(k.isdecimal() and _classes(v) for k, v in value.items()),
     "settings": _text,
 }
 """What the values of a line must be, as ``record.schema.json`` says it: a schema's validator is far too slow here."""

@@ -35,6 +35,7 @@ class Conditions:
     eot: int = 1  # draws per gradient; 1 for a purifier without randomness
     ensemble: int = 1  # purifications per prediction, likewise
     network_calls: int | None = None  # of the denoiser in one purification; None where an older run does not say
+    gradient_calls: int | None = None  # of the denoiser in one gradient, forward; likewise
     norm: str | None = None  # of the attack's threat model; None where it declares none or an older run does not say
 
 
@@ -51,6 +52,7 @@ class TableRow:
     conditions: Conditions = field(default_factory=Conditions)
     protocol: str = "one-shot"
     failed: int = 0  # samples without a result, which count in neither accuracy
+    converged: bool | None = None  # see ``convergence.verdict``; None where that was not tried, or cannot be told
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,16 @@ class Report:
 
     @property
     def warning(self) -> str | None:
-        """What must be read before any number: an honesty check failed, or an attack saw no gradients."""
+        """What must be read before any number: a check failed, an attack saw no gradients, or has not converged."""
         failed = {method: [v.check for v in verdicts if v.passed is False] for method, verdicts in self.checks.items()}
         failing = "; ".join(f"{method}: {', '.join(names)}" for method, names in failed.items() if names)
         blind = "; ".join(f"{method}: {images}" for method, images in self.blind.items())
         fails = f"THIS REPORT FAILS ITS HONESTY CHECKS ({failing}). Do not rely on its robust accuracies."
         zero = f"THE ATTACK SAW NO GRADIENT ({blind}): every gradient was zero, so the robust accuracy means nothing."
-        return " ".join(text for text, named in ((fails, failing), (zero, blind)) if named) or None
+        open_ended = ", ".join(dict.fromkeys(row.method for row in self.rows if row.converged is False))
+        weak = f"THE ATTACK HAS NOT CONVERGED ({open_ended}): a longer one leaves fewer images right."
+        every = ((fails, failing), (zero, blind), (weak, open_ended))
+        return " ".join(text for text, named in every if named) or None
 
 
 def write_results(report: Report, folder: Path) -> None:

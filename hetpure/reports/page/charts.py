@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from hetpure.runs.convergence import budgets
 from hetpure.runs.read import Method
 from hetpure.runs.results import accuracy
 
@@ -87,6 +88,21 @@ def correct_charts(methods: Sequence[Method]) -> list[Chart]:
     lines = [_line(name, [100.0 * float(np.mean(column)) for column in columns]) for name, columns in curves]
     text = "mean share of the attacker's own draws still right; the defender's draws decide the robust accuracy"
     return _charts("Right under attack", text, "iteration", "attacker's draws still right, %", lines, 100.0)
+
+
+def budget_charts(methods: Sequence[Method]) -> list[Chart]:
+    """Robust accuracy by how much the attacker computes, with Wilson intervals, in percent."""
+    lines = []
+    for method in methods:
+        found = budgets(method.one_shot, method.rows[0].conditions.gradient_calls)
+        if not found:
+            continue
+        values, low, high = ([100.0 * getattr(b.robust, end) for b in found] for end in ("value", "low", "high"))
+        lines.append(
+            Line(method.name, [b.iterations if b.calls is None else b.calls for b in found], values, low, high)
+        )
+    text = "robust accuracy after shorter attacks and the whole one, with 95 % intervals; level at its end: converged"
+    return _charts("Convergence", text, "denoiser calls of the attack, an image", "robust accuracy, %", lines, 100.0)
 
 
 def submissions_charts(methods: Sequence[Method]) -> list[Chart]:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from hetpure.reports.page.charts import correct_charts, loss_charts, submissions_charts
+from hetpure.reports.page.charts import budget_charts, correct_charts, loss_charts, submissions_charts
 from hetpure.reports.page.embed import LIMIT, Album
 from hetpure.reports.page.samples import browser_data
 from hetpure.reports.table import cells, split_common
@@ -48,7 +48,12 @@ def page(run: RunFolder, table: PaperTable | None = None, limit: int = LIMIT) ->
         **_table(run.report.rows),
         alarms=_alarms(run),
         checks=_checks(run),
-        charts=[*loss_charts(run.methods), *correct_charts(run.methods), *submissions_charts(run.methods)],
+        charts=[
+            *budget_charts(run.methods),
+            *loss_charts(run.methods),
+            *correct_charts(run.methods),
+            *submissions_charts(run.methods),
+        ],
         notes=[*run.report.notes, *run.problems, *data["notes"]],
         commands=_commands(run.path),
         table=table,
