@@ -36,8 +36,9 @@ def one(seed=0, process="defense", sample=0, draw=0, purpose="diffuse", step=5, 
 
 
 def test_normals_are_normal() -> None:
-    x = one(size=200_000)
+    x = one(size=300_000)  # more than 2^16 counters
     n = len(x)
+    assert len(np.unique(x)) == n
     # Four standard errors of each moment.
     assert abs(x.mean()) < 4 / np.sqrt(n)
     assert abs(x.var() - 1) < 4 * np.sqrt(2 / n)
@@ -71,12 +72,16 @@ VARIANTS = {
     "a third purpose": {"purpose": "step"},
     "another step": {"step": 6},
     "the clean step": {"step": -1},
+    "the sample 2^16 further": {"sample": 1 << 16},
+    "the draw 2^16 further": {"draw": 1 << 16},
+    "the step 2^16 further": {"step": 5 + (1 << 16)},
+    "the seed 2^32 further": {"seed": 1 << 32},
     "sample and draw swapped": {"sample": 5, "draw": 0},
     "draw and step swapped": {"draw": 5, "step": 0},
 }
 
 
-@pytest.mark.parametrize(("a", "b"), itertools.combinations(VARIANTS, 2))
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations(VARIANTS, 2)))
 def test_different_keys_share_no_number_and_do_not_correlate(a: str, b: str) -> None:
     x, y = one(**VARIANTS[a]), one(**VARIANTS[b])
     assert not np.intersect1d(x, y).size

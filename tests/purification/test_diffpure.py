@@ -59,6 +59,9 @@ def test_defaults_take_every_timestep_and_the_continuous_schedule_meets_the_disc
     purifier = DiffPureSDE(denoiser)
     purifier(images(1), rows(1))
     assert denoiser.asked == list(range(99, -1, -1))
+    purifier = DiffPureSDE(denoiser, 0.29, 100)
+    assert purifier.network_calls == 29  # 0.29 * 100 is a bit less
+    assert [purifier.timestep(time) for time in (0.0996, 0.1004, 1e-5)] == [99, 99, 0]
     for t in (0.05, 0.1, 0.3):
         assert abs(math.exp(-(0.1 * t + 9.95 * t * t)) / abar(round(1000 * t) - 1) - 1) < 5e-3
 

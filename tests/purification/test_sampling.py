@@ -39,6 +39,7 @@ def test_the_released_grid_starts_at_t_and_ends_at_timestep_0(t: float, grid_siz
         (0.125, {"network_calls": 5}, [124, 99, 74, 49, 24, CLEAN]),
         (0.03, {"network_calls": 2}, [29, 14, CLEAN]),
         (0.03, {"network_calls": 1}, [29, CLEAN]),
+        (0.0296, {"network_calls": 1}, [29, CLEAN]),  # to the nearest timestep
     ],
 )
 def test_other_grids_start_one_timestep_below_and_end_clean(t: float, density: dict, expected: list[int]) -> None:
@@ -111,6 +112,12 @@ def test_the_loop_calls_the_network_once_a_step_and_hands_its_noise_on() -> None
     assert seen == [(30, 20), (20, 5)] and denoiser.asked == [30, 20]
     y = x - 0.1 * ToyDenoiser()(x, 30)
     assert torch.equal(out, y - 0.1 * ToyDenoiser()(y, 20))
+
+
+def test_however_little_noise_a_step_adds_it_is_drawn() -> None:
+    x, eps, draws = images(2), images(2, seed=4), rows(2)
+    found = Sampler(ToyDenoiser(), draws, eta=1e-3).step(x, eps, 3, 1)
+    assert torch.equal(found, Schedule().ddim_step(x, eps, 3, 1, 1e-3, draws.normal_like(x, "step", 1)))
 
 
 @pytest.mark.parametrize(
