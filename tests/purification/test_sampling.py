@@ -120,6 +120,16 @@ def test_however_little_noise_a_step_adds_it_is_drawn() -> None:
     assert torch.equal(found, Schedule().ddim_step(x, eps, 3, 1, 1e-3, draws.normal_like(x, "step", 1)))
 
 
+def test_views_show_every_round() -> None:
+    purifier, x, draws = RoundsPurifier(ToyDenoiser(), [0.02, 0.03, 0.04], [1, 1, 2], eta=1.0), images(2), rows(2)
+    views, results = purifier.views(x, draws), purifier.after_rounds(2 * x - 1, draws)
+    assert list(views) == ["first noise", "after round 1", "after round 2", "purified"]
+    for view, result in zip(list(views.values())[1:], results, strict=True):
+        assert torch.equal(view, ((result + 1) / 2).clamp(0, 1))
+    noisy = Sampler(ToyDenoiser(), draws).diffuse(2 * x - 1, 19)
+    assert torch.equal(views["first noise"], ((noisy + 1) / 2).clamp(0, 1))
+
+
 @pytest.mark.parametrize(
     ("t", "network_calls", "key"), [([], [], "t"), ([0.1], [1, 1], "network_calls"), ([1.5], [1], "t")]
 )
