@@ -13,6 +13,8 @@ Two blocks of two channels on a 2x2 image:
     min-max, p = 2, root:     [1 0; .4 .2]     [0 1; 0 .75]     maximum [1 1; .4 .75]
 """
 
+import math
+
 import pytest
 import timm
 import torch
@@ -27,6 +29,7 @@ from hetpure.purification.mask import (
     normalize_map,
     select_threshold,
     select_top_fraction,
+    top_fraction_threshold,
 )
 from tests.toys import images, tiny_classifier
 
@@ -189,6 +192,12 @@ def test_top_fraction_takes_exactly_that_many_of_every_image() -> None:
         assert a[m == 1].min() > a[m == 0].max()
     ties = select_top_fraction(torch.zeros(2, 1, 4, 4), 0.25)
     assert ties.flatten(1).sum(1).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.2, math.inf), (0.25, 0.8), (0.5, 0.55), (1.0, -math.inf)])
+def test_the_threshold_of_a_top_fraction_is_halfway_to_the_next_pixel(fraction: float, expected: float) -> None:
+    found = top_fraction_threshold(square([[0.4, 0.9], [0.1, 0.7]]).double(), fraction)
+    torch.testing.assert_close(found, torch.full((1, 1, 1, 1), expected, dtype=torch.float64))
 
 
 def test_the_classifier_looks_through_its_own_normalisation_at_images_in_0_1() -> None:

@@ -136,7 +136,7 @@ def test_views_show_every_round() -> None:
 def test_impossible_rounds_are_refused(t: list[float], network_calls: list[int], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RoundsPurifier(ToyDenoiser(), t, network_calls, eta=1.0)
-    assert caught.value.key == key
+    assert caught.value.key == key and caught.value.related == (("t",) if key == "network_calls" else ())
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
