@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 UV := 'uv>=0.13,<0.14'
 
-.PHONY: demo docs test test-lowest lint lock clean
+.PHONY: demo docs test test-lowest mutants lint lock clean
 
 demo: .venv/installed
 	$(BIN)/python evaluate.py --config demo.yaml
@@ -16,6 +16,11 @@ test: .venv/installed
 # The same tests with the oldest direct dependencies that pyproject.toml admits (docs/versions.md). Python 3.11.
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python $(PYTEST)
+
+# Small changes to the code that decides results, each of which a test should notice: takes hours, goes on where it was stopped.
+# A part: make mutants ONLY='hetpure/noise.py hetpure/schedule.py'
+mutants: .venv/mutants
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ONLY)
 
 # The documentation as a site: site/index.html. A broken link, a missing page or a docstring that does not fit its function fails.
 docs: .venv/installed
@@ -47,5 +52,9 @@ lock: .venv/installed
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
 	touch $@
 
+.venv/mutants: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,mutants]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-lowest runs site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest mutants runs site .pytest_cache .ruff_cache

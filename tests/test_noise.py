@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hetpure.noise import Draws, attack_draws, defense_draws, philox
+from hetpure.noise import Draws, attack_draws, defense_draws, philox, selection_draws
 
 ONES = 0xFFFFFFFF
 
@@ -35,9 +35,40 @@ def one(seed=0, process="defense", sample=0, draw=0, purpose="diffuse", step=5, 
     return draws.normal(purpose, step, (size,), torch.float64)[0].numpy()
 
 
+@pytest.mark.parametrize(
+    ("draws", "numbers", "normals", "uniforms"),
+    [
+        (
+            defense_draws(3, torch.tensor([70000]), 2),
+            [0, 1],
+            [-0.8788774864738057, 0.49689593890832817, 0.4068390361850495],
+            [0.24356618511956185, 0.6393477179808542, 0.5452861482044682, 0.8338766078231856, 0.506449555628933],
+        ),
+        (
+            attack_draws(3, torch.tensor([70000]), 1, 2),
+            [2, 3],
+            [1.0188204427076852, 1.6261591392404224, 0.7973233365035677],
+            [0.10363112657796592, 0.5664261161582544, 0.03407949616666883, 0.915505759534426, 0.012307848897762597],
+        ),
+        (
+            selection_draws(3, torch.tensor([70000]), 2),
+            [0, 1],
+            [0.44644696808635437, -0.9818569623395469, 0.011185887890263686],
+            [0.5421398779144511, 0.23038066399749368, 0.21040753310080618, 0.3673870487837121, 0.026462233043275774],
+        ),
+    ],
+)
+def test_a_seed_means_these_numbers(draws: Draws, numbers: list, normals: list, uniforms: list) -> None:
+    """Pinned, so that published results can be repeated: to 1e-12, for the rounding of cosines and logarithms."""
+    assert draws.draw.tolist() == numbers
+    assert draws.normal("diffuse", 7, (3,), torch.float64)[1].tolist() == pytest.approx(normals, rel=1e-12)
+    assert draws.uniform("gaps", 7, (5,), torch.float64)[1].tolist() == pytest.approx(uniforms, rel=1e-12)
+
+
 def test_normals_are_normal() -> None:
-    x = one(size=200_000)
+    x = one(size=300_000)  # more than 2^16 counters
     n = len(x)
+    assert len(np.unique(x)) == n
     # Four standard errors of each moment.
     assert abs(x.mean()) < 4 / np.sqrt(n)
     assert abs(x.var() - 1) < 4 * np.sqrt(2 / n)
@@ -71,12 +102,16 @@ VARIANTS = {
     "a third purpose": {"purpose": "step"},
     "another step": {"step": 6},
     "the clean step": {"step": -1},
+    "the sample 2^16 further": {"sample": 1 << 16},
+    "the draw 2^16 further": {"draw": 1 << 16},
+    "the step 2^16 further": {"step": 5 + (1 << 16)},
+    "the seed 2^32 further": {"seed": 1 << 32},
     "sample and draw swapped": {"sample": 5, "draw": 0},
     "draw and step swapped": {"draw": 5, "step": 0},
 }
 
 
-@pytest.mark.parametrize(("a", "b"), itertools.combinations(VARIANTS, 2))
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations(VARIANTS, 2)))
 def test_different_keys_share_no_number_and_do_not_correlate(a: str, b: str) -> None:
     x, y = one(**VARIANTS[a]), one(**VARIANTS[b])
     assert not np.intersect1d(x, y).size

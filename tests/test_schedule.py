@@ -83,7 +83,7 @@ def ddim(steps: int) -> DDIMScheduler:
     return scheduler
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.01, 0.3, 1.0])
 @pytest.mark.parametrize(("steps", "t"), [(500, 200), (500, 2), (10, 200), (10, 100), (1000, 1), (1000, 0), (10, 0)])
 def test_ddim_step_is_diffusers_step(schedule: Schedule, eta: float, steps: int, t: int) -> None:
     x, eps, noise = normal(0), normal(1), normal(2)

@@ -134,7 +134,7 @@ class APGD(IterativeAttack):
         return TargetedDLR(ranked[:, target]) if target < ranked.shape[1] else None
 
     def __str__(self) -> str:
-        names = {"ce": "APGD-CE", "margin": "APGD-margin", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
+        names = {"ce": "APGD-CE", "dlr": "APGD-DLR", "dlr_targeted": "APGD-T"}
         targets = f"{self.targets} targets" if self.loss == "dlr_targeted" else None
         restarts = f"{self.restarts} restarts" if self.restarts > 1 else None
         return self.title(names.get(self.loss, f"APGD-{self.loss}"), f"{self.run_length} steps", targets, restarts)

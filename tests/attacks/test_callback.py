@@ -5,13 +5,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hetpure.attacks.base import Attack, Observer
-from hetpure.attacks.callback import AdversarialAttack
+from hetpure.attacks.callback import AdversarialAttack, RecordedGradient
 from hetpure.attacks.gradients import ExactGradient, Gradient, GradientSource, GradientWrapper
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.pgd import PGD
 from hetpure.defense.batch import AttackedImages, BatchScores
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
+from hetpure.noise import attack_draws
 from hetpure.purification.uniform import UniformPurifier
 from tests.toys import images
 
@@ -74,11 +75,15 @@ def test_every_test_batch_is_attacked_through_the_attack_process(defense, gradie
 
 
 class Spoiled(GradientWrapper):
-    """The gradient of one sample is NaN."""
+    """The gradient of one sample is NaN, or that or the loss is another value."""
+
+    def __init__(self, source: GradientSource, part: str = "value", number: float = torch.nan) -> None:
+        super().__init__(source)
+        self.part, self.number = part, number
 
     def __call__(self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]) -> Gradient:
         gradient = self.source(x, label, sample, iteration, loss)
-        gradient.value[sample == 5] = torch.nan
+        getattr(gradient, self.part)[sample == 5] = self.number
         return gradient
 
 
@@ -111,3 +116,32 @@ def test_where_an_attack_fails_the_clean_image_stands(gradient) -> None:
     assert torch.equal(outcome.images[2:4], x[2:4])
     assert torch.equal(outcome.images[[0, 1, 4]], 0.5 * x[[0, 1, 4]])
     assert [len(trace.loss) for trace in outcome.traces] == [2] * 5
+
+
+@pytest.mark.parametrize(
+    ("part", "number", "said"),
+    [
+        ("value", torch.inf, "the gradient, infinite"),
+        ("loss", torch.nan, "the loss, NaN"),
+        ("loss", torch.inf, "the loss, infinite"),
+    ],
+)
+def test_a_failure_says_what_was_not_finite(gradient, part: str, number: float, said: str) -> None:
+    recorded = RecordedGradient(Spoiled(gradient, part, number))
+    recorded(images(5), LABEL, SAMPLE, 2)
+    assert recorded.failures == {5: f"not finite at attack iteration 2: {said}"}
+
+
+def test_a_failure_is_traced_with_the_draws_that_failed(gradient, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "hetpure.attacks.callback.first_not_finite", lambda *given: asked.append(given) or "logits, NaN"
+    )
+    x = images(5)
+    recorded = RecordedGradient(Spoiled(gradient), gradient.process)
+    recorded(x, LABEL, SAMPLE, 2)
+    assert recorded.failures == {5: "not finite at attack iteration 2: logits, NaN"}
+    ((process, image, draws),) = asked
+    expected = attack_draws(0, SAMPLE[2:3], 2, 2)
+    assert process is gradient.process and torch.equal(image, x[2:3]) and (draws.seed, draws.process) == (0, "attack")
+    assert torch.equal(draws.sample, expected.sample) and torch.equal(draws.draw, expected.draw)

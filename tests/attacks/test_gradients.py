@@ -235,6 +235,7 @@ def test_a_wrapper_is_the_gradient_source_but_for_what_it_overrides(denoiser, cl
     assert torch.equal(wrapper.evaluate(x, LABEL, SAMPLE, 3).margin, source.evaluate(x, LABEL, SAMPLE, 3).margin)
     assert torch.equal(wrapper.logits(x, SAMPLE, 4), source.logits(x, SAMPLE, 4))
     assert torch.equal(wrapper.scores(x, SAMPLE, 3), 2 * source.scores(x, SAMPLE, 3))
+    assert torch.equal(GradientWrapper(source).scores(x, SAMPLE, 3), source.scores(x, SAMPLE, 3))
     own = ExactGradient(PurifiedClassifier(tiny_classifier(), NoPurifier(), 10), 1, 0)
     Doubled(own).to(torch.device("meta"))
     assert own.process.device.type == "meta"

@@ -229,6 +229,7 @@ def test_selection_draws_are_the_same_for_every_candidate(process) -> None:
     [
         ("temperature", {"temperature": 0.0}),
         ("temperature", {"temperature": float("nan")}),
+        ("temperature", {"temperature": float("inf")}),
         ("forward", {"forward": "x"}),
     ],
 )

@@ -83,7 +83,7 @@ def test_linf_steps_along_the_sign() -> None:
 
 def test_l2_steps_have_their_length_for_each_image_by_itself() -> None:
     x = torch.full((2, 1, 2, 2), 0.5)
-    value = torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, -1e-6]]]])
+    value = torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, -1e-30]]]])  # its square is 0
     found = PGD("L2", eps=0.5, steps=1, step_size=0.1)(Constant(value), x, LABEL[:2], SAMPLE[:2])
     expected = torch.tensor([[[[0.06, 0.08], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, -0.1]]]])
     torch.testing.assert_close(found - x, expected, rtol=0, atol=1e-6)
@@ -153,6 +153,7 @@ def test_norms_by_name() -> None:
 def test_the_papers_attack_is_the_default() -> None:
     attack = PGD()
     assert (attack.norm, attack.eps, attack.steps, attack.step_size) == ("Linf", 8 / 255, 200, 0.007)
+    assert attack.evaluations == 20 and PGD(steps=5, restarts=3).steps == 15
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ def test_all_protocols_look_at_the_same_purifications() -> None:
     logits = torch.randn(3, 12, 5)
     one, best, vote = protocols = build_protocols(4, "mean_probs", resubmissions=3, votes=7)
     assert [p.name for p in protocols] == ["one-shot", "best of 3", "majority of 7"]
+    assert [p.mode for p in protocols] == ["mean_probs", "mean_probs", "vote"]
     assert draws_needed(protocols) == 12
     assert [p.scores(logits).shape for p in protocols] == [(3, 1, 5), (3, 3, 5), (3, 1, 5)]
     # By hand: softmax, mean over each four; counts of the first seven.

@@ -26,7 +26,7 @@ def test_adp_is_the_released_loop(stop: float) -> None:
         going = going & (size > stop)
         seen.append(going)
         y = (y + g * (size * going)[:, None, None, None]).clamp(0, 1)
-    found = ScorePurifier(denoiser, sigma=0.1, score_steps=4, stop=stop)(x, rows(4))
+    found = ScorePurifier(denoiser, sigma=0.1, score_steps=4, stop=stop, t=0.1446)(x, rows(4))
     torch.testing.assert_close(found, y, rtol=1e-8, atol=1e-8)
     assert bool(torch.stack(seen).any())
 

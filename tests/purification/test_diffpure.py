@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hetpure.errors import ConfigError
 from hetpure.purification.diffpure import DiffPureODE, DiffPureSDE
 from tests.toys import LinearDenoiser, QueueDraws, ToyDenoiser, abar, images, rows
 
@@ -59,6 +60,15 @@ def test_defaults_take_every_timestep_and_the_continuous_schedule_meets_the_disc
     purifier = DiffPureSDE(denoiser)
     purifier(images(1), rows(1))
     assert denoiser.asked == list(range(99, -1, -1))
+    ode = DiffPureODE(denoiser)
+    assert (ode.times, ode.solver, ode.network_calls) == (purifier.times, "euler", 100)
+    assert DiffPureSDE(denoiser, 0.1, 10).network_calls == 1
+    with pytest.raises(ConfigError, match=r"^grid_size is 4; accepted: 10 or more, so that \[0, t\] holds") as caught:
+        DiffPureSDE(denoiser, 0.1, 4)
+    assert caught.value.related == ("t",)
+    purifier = DiffPureSDE(denoiser, 0.29, 100)
+    assert purifier.network_calls == 29  # 0.29 * 100 is a bit less
+    assert [purifier.timestep(time) for time in (0.0996, 0.1004, 1e-5)] == [99, 99, 0]
     for t in (0.05, 0.1, 0.3):
         assert abs(math.exp(-(0.1 * t + 9.95 * t * t)) / abar(round(1000 * t) - 1) - 1) < 5e-3
 

@@ -364,7 +364,7 @@ def test_the_papers_counts_of_network_calls(net: Classifier) -> None:
 # ---- draws
 
 
-@pytest.mark.parametrize(("mode", "order"), itertools.product(MODES, ("paper", "released")))
+@pytest.mark.parametrize(("mode", "order"), list(itertools.product(MODES, ("paper", "released"))))
 @pytest.mark.parametrize("U", [4, 10, 20])
 def test_no_draw_is_used_twice(net: Classifier, mode: str, order: str, U: int) -> None:
     """Also where noising up lands on other points of the grid, whose stride is 10."""

@@ -13,6 +13,8 @@ Two blocks of two channels on a 2x2 image:
     min-max, p = 2, root:     [1 0; .4 .2]     [0 1; 0 .75]     maximum [1 1; .4 .75]
 """
 
+import math
+
 import pytest
 import timm
 import torch
@@ -27,6 +29,7 @@ from hetpure.purification.mask import (
     normalize_map,
     select_threshold,
     select_top_fraction,
+    top_fraction_threshold,
 )
 from tests.toys import images, tiny_classifier
 
@@ -191,6 +194,12 @@ def test_top_fraction_takes_exactly_that_many_of_every_image() -> None:
     assert ties.flatten(1).sum(1).tolist() == [4, 4]
 
 
+@pytest.mark.parametrize(("fraction", "expected"), [(0.2, math.inf), (0.25, 0.8), (0.5, 0.55), (1.0, -math.inf)])
+def test_the_threshold_of_a_top_fraction_is_halfway_to_the_next_pixel(fraction: float, expected: float) -> None:
+    found = top_fraction_threshold(square([[0.4, 0.9], [0.1, 0.7]]).double(), fraction)
+    torch.testing.assert_close(found, torch.full((1, 1, 1, 1), expected, dtype=torch.float64))
+
+
 def test_the_classifier_looks_through_its_own_normalisation_at_images_in_0_1() -> None:
     class Seen(nn.Module):
         def __init__(self) -> None:
@@ -249,8 +258,8 @@ def test_a_fraction_of_less_than_a_pixel_is_an_empty_mask() -> None:
     assert select_top_fraction(torch.rand(1, 1, 2, 2), 0.1).sum() == 0
 
 
-@pytest.mark.parametrize(("side", "far"), [(32, 0), (64, 1), (50, 1)])
-def test_the_mask_lies_where_the_classifier_looks_though_it_sees_a_crop(side: int, far: int) -> None:
+@pytest.mark.parametrize(("height", "width", "far"), [(32, 32, 0), (64, 64, 1), (50, 50, 1), (32, 48, 0), (48, 32, 0)])
+def test_the_mask_lies_where_the_classifier_looks_though_it_sees_a_crop(height: int, width: int, far: int) -> None:
     """A classifier that sees the centre 28 of 32: its maps are put back in their place, and beyond them is nothing."""
 
     class Echo(nn.Module):
@@ -262,13 +271,13 @@ def test_the_mask_lies_where_the_classifier_looks_though_it_sees_a_crop(side: in
             return self.block(x).flatten(1)
 
     classifier = Classifier(Echo(), [0.0], [1.0], image_size=28, crop_pct=0.875).eval()
-    x = torch.zeros(1, 1, side, side)
-    row, column = round(0.3 * side), round(0.8 * side)
+    x = torch.zeros(1, 1, height, width)
+    row, column = round(0.3 * height), round(0.7 * width)
     x[..., row, column] = 1.0
     x[..., 0, :] = 1.0  # beyond the crop
-    mask = AttentionMask(classifier, ["block"], selection="top_fraction", top_fraction=1 / side**2)
+    mask = AttentionMask(classifier, ["block"], selection="top_fraction", top_fraction=1 / (height * width))
     attention = mask.attention(x)
-    rows, columns = classifier.seen(side, side)
+    rows, columns = classifier.seen(height, width)
     outside = torch.ones_like(attention)
     outside[..., rows, columns] = 0.0
     assert attention.shape == x.shape and (attention * outside).sum() == 0

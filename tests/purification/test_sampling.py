@@ -39,6 +39,7 @@ def test_the_released_grid_starts_at_t_and_ends_at_timestep_0(t: float, grid_siz
         (0.125, {"network_calls": 5}, [124, 99, 74, 49, 24, CLEAN]),
         (0.03, {"network_calls": 2}, [29, 14, CLEAN]),
         (0.03, {"network_calls": 1}, [29, CLEAN]),
+        (0.0296, {"network_calls": 1}, [29, CLEAN]),  # to the nearest timestep
     ],
 )
 def test_other_grids_start_one_timestep_below_and_end_clean(t: float, density: dict, expected: list[int]) -> None:
@@ -113,13 +114,29 @@ def test_the_loop_calls_the_network_once_a_step_and_hands_its_noise_on() -> None
     assert torch.equal(out, y - 0.1 * ToyDenoiser()(y, 20))
 
 
+def test_however_little_noise_a_step_adds_it_is_drawn() -> None:
+    x, eps, draws = images(2), images(2, seed=4), rows(2)
+    found = Sampler(ToyDenoiser(), draws, eta=1e-3).step(x, eps, 3, 1)
+    assert torch.equal(found, Schedule().ddim_step(x, eps, 3, 1, 1e-3, draws.normal_like(x, "step", 1)))
+
+
+def test_views_show_every_round() -> None:
+    purifier, x, draws = RoundsPurifier(ToyDenoiser(), [0.02, 0.03, 0.04], [1, 1, 2], eta=1.0), images(2), rows(2)
+    views, results = purifier.views(x, draws), purifier.after_rounds(2 * x - 1, draws)
+    assert list(views) == ["first noise", "after round 1", "after round 2", "purified"]
+    for view, result in zip(list(views.values())[1:], results, strict=True):
+        assert torch.equal(view, ((result + 1) / 2).clamp(0, 1))
+    noisy = Sampler(ToyDenoiser(), draws).diffuse(2 * x - 1, 19)
+    assert torch.equal(views["first noise"], ((noisy + 1) / 2).clamp(0, 1))
+
+
 @pytest.mark.parametrize(
     ("t", "network_calls", "key"), [([], [], "t"), ([0.1], [1, 1], "network_calls"), ([1.5], [1], "t")]
 )
 def test_impossible_rounds_are_refused(t: list[float], network_calls: list[int], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RoundsPurifier(ToyDenoiser(), t, network_calls, eta=1.0)
-    assert caught.value.key == key
+    assert caught.value.key == key and caught.value.related == (("t",) if key == "network_calls" else ())
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
