@@ -24,7 +24,12 @@ class ConfigError(ValueError):
         found: the value at fault.
         accepted: in words, what would be accepted.
         related: other arguments that the value does not go together with.
+
+    Attributes:
+        longest: about how long the message may be; what is longer is cut in its middle.
     """
+
+    longest = 300
 
     def __init__(
         self, key: str, problem: str = "", *, found: Any = UNSET, accepted: str = "", related: Collection[str] = ()
@@ -45,7 +50,7 @@ class ConfigError(ValueError):
             text += f" is {_shown(self.found)}"
         if self.problem:
             text += f"{', ' if self.found is not UNSET else ': '}{self.problem}"
-        return shorten(f"{text}; accepted: {self.accepted}" if self.accepted else text)
+        return shorten(f"{text}; accepted: {self.accepted}" if self.accepted else text, self.longest)
 
 
 def shorten(text: str, length: int = 300) -> str:

@@ -99,7 +99,7 @@ def _exit_code(command: Callable[..., int | None], *arguments: Any) -> int:
         with _interrupted_imports():
             return command(*arguments) or 0
     except (ConfigError, RunError) as error:
-        print(f"error: {shorten(str(error))}", file=sys.stderr)
+        print(f"error: {error if isinstance(error, ConfigError) else shorten(str(error))}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, ConfigError) else STOPPED
     except KeyboardInterrupt:
         print(INTERRUPTED_LINE, file=sys.stderr)

@@ -111,6 +111,7 @@ def check_files(config: RunSettings) -> None:
     if errors:
         first, *others = {str(error): error for error in errors}.values()  # rows share files: each is named once
         first.problem = "; and ".join([first.problem, *map(str, others)])
+        first.longest = sum(map(len, map(str, others))) + ConfigError.longest  # whoever fetches one fetches all
         raise first
 
 

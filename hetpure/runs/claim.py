@@ -94,7 +94,7 @@ def check_claim(
         if evaluated and (old := files.undamaged(folder / name)) is not None:
             if name == files.CONFIG:
                 old, known = files.read_config(folder), True
-            compared = new if name == files.CONFIG else _hashed_before(old, new)
+            compared = new if name == files.CONFIG else hashed_before(old, new)
             changes += differences(old, compared, {*ALWAYS_FREE, *free})
     if changes:
         problem = f"{folder} holds another config's run ({'; '.join(changes[:4])})"
@@ -148,10 +148,10 @@ def _without(settings: Any, free: Collection[str], prefix: str = "") -> Any:
     return {key: _without(settings[key], free, f"{name}.") for key, name in bound.items()}
 
 
-def _hashed_before(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def hashed_before(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The new content without what the old one does not hold: an earlier version may have hashed less."""
     return {
-        key: _hashed_before(old[key], value) if isinstance(value, Mapping) and isinstance(old[key], Mapping) else value
+        key: hashed_before(old[key], value) if isinstance(value, Mapping) and isinstance(old[key], Mapping) else value
         for key, value in new.items()
         if key in old
     }

@@ -23,7 +23,7 @@ from hetpure.evaluation.config import restore
 from hetpure.models.precision import allow_tf32
 from hetpure.noise import Draws, defense_draws
 from hetpure.purification.base import Purifier
-from hetpure.runs.claim import differences
+from hetpure.runs.claim import differences, hashed_before
 from hetpure.runs.files import CONTENT
 from hetpure.runs.read import read_run, row_settings
 
@@ -134,7 +134,7 @@ class FinishedRun:
         rows = build_rows(replace(self.config, honesty=honesty, rows=rows), self.data)
         content = yaml.safe_load(self.saved.texts.get(CONTENT, "{}"))
         content["rows"] = {name: content["rows"][name] for name in names if name in content.get("rows", {})}
-        if changes := differences(content, content_of(rows, self.data), ()):
+        if changes := differences(content, hashed_before(content, content_of(rows, self.data)), ()):
             raise ConfigError(str(self.saved.path), f"was made with other data or weights ({'; '.join(changes[:4])})")
         for row in rows:
             row.model.to(self.device)

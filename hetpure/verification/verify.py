@@ -11,7 +11,7 @@ import numpy as np
 from hetpure import __version__
 from hetpure.config.named_code import allowed_config
 from hetpure.errors import ConfigError, require
-from hetpure.runs.claim import differences
+from hetpure.runs.claim import differences, hashed_before
 from hetpure.runs.files import CONTENT, RESULTS, read_mapping
 from hetpure.runs.honesty import inside
 from hetpure.runs.read import read_results, read_settings, row_settings
@@ -180,7 +180,8 @@ class _Checks:
                 code = {self.code.get(target, target): value for target, value in row.pop("code", {}).items()}
                 hashed = hashed and (not code or "code" in rows[name])  # earlier versions did not hash code
                 row |= {"code": code} if code and "code" in rows[name] else {}
-            changes = differences({"data": claimed.get("data"), "rows": rows}, here, ())
+            images = hashed_before(claimed["data"], here["data"])  # earlier versions hashed the first images alone
+            changes = differences({"data": claimed["data"], "rows": rows}, {**here, "data": images}, ())
         except (ConfigError, KeyError, AttributeError) as error:
             self.add("", Verdict(check, False, f"{CONTENT} cannot be read: {error}"))
             return set()

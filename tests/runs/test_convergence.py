@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,6 @@ def test_budgets_are_accuracies_by_calls() -> None:
 
 def test_what_has_not_converged_is_said_as_loudly_as_a_failed_check() -> None:
     rows = table_rows("ours", made({}, "1"), 1, ["one-shot"])
-    from dataclasses import replace
-
     warning = Report("", [replace(rows[0], converged=False)]).warning
     assert warning is not None and "THE ATTACK HAS NOT CONVERGED (ours)" in warning
     assert Report("", rows).warning is None

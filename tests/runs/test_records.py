@@ -238,5 +238,6 @@ def test_a_record_is_what_the_store_says() -> None:
     """The fields that readers of the files rely on."""
     assert list(asdict(record(0))) == [
         "index", "protocol", "label", "clean", "clean_scores", "adversarial", "adversarial_scores", "attack_loss",
-        "gradient_size", "attack_correct", "seconds", "seed", "draws", "chunks", "image", "failure", "settings",
+        "gradient_size", "attack_correct", "seconds", "seed", "draws", "chunks", "image", "failure",
+        "checkpoints", "settings",
     ]  # fmt: skip
