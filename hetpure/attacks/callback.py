@@ -17,6 +17,7 @@ from hetpure.defense.batch import ATTACKED, AttackedImages, AttackTrace
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import finite_rows, first_not_finite
 from hetpure.defense.memory import in_smaller_chunks
+from hetpure.models.precision import tf32_if
 from hetpure.noise import attack_draws
 
 
@@ -72,7 +73,8 @@ class AdversarialAttack(Callback):
     """Attacks each test batch: adds ``AttackedImages`` to it, under the key ``ATTACKED``.
 
     ``gradient`` goes through the attack process, which is moved to the module's device. ``processes`` is that process,
-    whose chunks are halved where memory runs out; ``notify`` gets a line of text each time.
+    whose chunks are halved where memory runs out; ``notify`` gets a line of text each time. After so many iterations as
+    ``checkpoints`` says the images are kept, too. ``tf32`` allows it for the attack alone.
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class AdversarialAttack(Callback):
         processes: Sequence[PurifiedClassifier] = (),
         notify: Callable[[str], None] = print,
         checkpoints: Collection[int] = (),
+        tf32: bool = False,
     ) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints, self.tf32 = checkpoints, tf32
         self.attack, self.gradient, self.observe = attack, gradient, observe
         self.processes, self.notify = processes, notify
 
@@ -108,7 +111,8 @@ class AdversarialAttack(Callback):
             gradient = RecordedGradient(self.gradient, next(iter(self.processes), None), self.checkpoints)
             return self.attack(gradient, x, label, sample, self.observe), gradient
 
-        x_adv, recorded = in_smaller_chunks(attempt, self.processes, self.notify)
+        with tf32_if(self.tf32):
+            x_adv, recorded = in_smaller_chunks(attempt, self.processes, self.notify)
         failures = dict(recorded.failures)
         indices = sample.tolist()
         for index, finite in zip(indices, finite_rows(x_adv).tolist(), strict=True):

@@ -103,10 +103,12 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "recompute": (bool | Literal["auto"], True),
     "process": (dict[str, Any], {}),
     "checkpoints": (list[int], []),
+    "precision": (Literal["tf32", "bfloat16"] | None, None),
 }
 """Keys of every attack: how the attacker sees the defense; draws per gradient; whether the backward pass computes each
 denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
-(a surrogate); numbers of iterations after which the image is judged, too."""
+(a surrogate); numbers of iterations after which the image is judged, too; a lower precision of the attacker's networks
+alone."""
 
 SUPPLIED = ("process", "eot", "seed")
 

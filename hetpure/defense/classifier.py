@@ -98,10 +98,10 @@ class PurifiedClassifier(lightning.LightningModule):
         self.protocols = build_protocols(self.ensemble_size, mode, resubmissions, votes)
         self.notify: Callable[[str], None] = print
 
-    def behind(self, purifier: Purifier) -> "PurifiedClassifier":
-        """The same classifier, ensemble, chunks and seed behind another purifier."""
+    def behind(self, purifier: Purifier, classifier: Classifier | None = None) -> "PurifiedClassifier":
+        """The same ensemble, chunks and seed behind another purifier; by default with the same classifier."""
         own = (self.num_classes, self.ensemble_size, self.ensemble_mode, self.chunk_size, self.seed)
-        copy = PurifiedClassifier(self.classifier, purifier, *own)
+        copy = PurifiedClassifier(classifier or self.classifier, purifier, *own)
         copy.pads = self.pads
         return copy
 

@@ -19,13 +19,19 @@ from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
-from hetpure.errors import AbsentError, ConfigError
+from hetpure.errors import AbsentError, ConfigError, require
 from hetpure.evaluation.config import SHARED, ProtocolsConfig, RowSettings, RunSettings
 from hetpure.evaluation.content import FREE, code_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
 from hetpure.models.denoisers import Denoiser, Recomputed, build_denoiser
-from hetpure.models.precision import prepared_classifier, prepared_denoiser
+from hetpure.models.precision import (
+    Precision,
+    lowered_classifier,
+    lowered_denoiser,
+    prepared_classifier,
+    prepared_denoiser,
+)
 from hetpure.purification.base import Purifier
 from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
@@ -204,9 +210,12 @@ class _Builder:
         with errors_within("attack"):
             attack.check_images(data.indices, lambda index: item(data.test_source, index)["image"])
         process = surrogate_settings(settings.purifier, attack_settings["process"])
-        seen = Recomputed(guarded) if guarded is not None and attack_settings["recompute"] else guarded
-        surrogate = build_purifier(process, classifier, seen, "attack.process", network)
-        behind = model.behind(self._tried(surrogate, "attack.process"))
+        precision = self._attack_precision(attack_settings, network)
+        lowered = lowered_classifier(classifier, precision)
+        seen = None if denoiser is None else Guarded(lowered_denoiser(denoiser, precision))
+        seen = Recomputed(seen) if seen is not None and attack_settings["recompute"] else seen
+        surrogate = build_purifier(process, lowered, seen, "attack.process", network)
+        behind = model.behind(self._tried(surrogate, "attack.process"), lowered)
         with errors_within("attack.gradient"):
             # A mode that every purifier accepts, for an attack that asks for no gradient.
             mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
@@ -217,10 +226,23 @@ class _Builder:
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
+        view += f", in {precision}" if precision else ""
         calls = gradient.purifications * surrogate.network_calls
         measured = {"attack": str(attack), "gradients": view, "eot": gradient.eot, "norm": norm}
         conditions = replace(conditions, **measured, gradient_calls=calls)
         return Row(name, model, attack, gradient, store, conditions, own)
+
+    def _attack_precision(self, attack: Mapping[str, Any], network: nn.Module | None) -> Precision | None:
+        """The attacker's precision; None where it is the defense's. Refuses one that is not lower."""
+        precision, own, order = attack.get("precision"), self.config.precision, ("float32", "tf32", "bfloat16")
+        if precision is None:
+            return None
+        lower = order.index(precision) > order.index(own)
+        require(lower, "attack.precision", precision, f"null, or lower than precision, which is {own}")
+        require(network is None, "attack.precision", precision, "null: the purifier's own network runs as it is")
+        if precision == "tf32" and not torch.cuda.is_available():
+            raise ConfigError("attack.precision", "which only NVIDIA GPUs have", found=precision, accepted="bfloat16")
+        return precision
 
     def _classifier(self, settings: RowSettings) -> Classifier:
         known, key = self.loaded.classifiers, settings_key(settings.classifier)

@@ -161,7 +161,7 @@ def evaluate_row(
     callbacks: list[Callback] = [Recorder(store), progress]
     if row.attack is not None and row.gradient is not None:
         observe, notify = progress.on_attack_iteration, progress.notify
-        how = (observe, row.processes, notify, row.checkpoints)
+        how = (observe, row.processes, notify, row.checkpoints, row.settings["attack"].get("precision") == "tf32")
         callbacks.append(AdversarialAttack(row.attack, row.gradient, *how))
     others, trainer.callbacks = trainer.callbacks, [*trainer.callbacks, *callbacks]  # pyright: ignore[reportAttributeAccessIssue]
     try:

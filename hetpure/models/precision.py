@@ -3,6 +3,10 @@
 Only the networks: noise, steps and gradients' sums stay float32. Weights are kept in float32 and cast as they are used.
 """
 
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -37,6 +41,34 @@ def prepared_classifier(classifier: Classifier, precision: Precision, compiled: 
     if compiled:
         classifier.network.compile(dynamic=False)
     return classifier
+
+
+def lowered_denoiser(denoiser: Denoiser, precision: Precision | None) -> Denoiser:
+    """A denoiser as an attacker calls it who computes in a lower precision; the weights are shared."""
+    return Lowered(denoiser) if precision == "bfloat16" else denoiser
+
+
+def lowered_classifier(classifier: Classifier, precision: Precision | None) -> Classifier:
+    """A classifier likewise; the one that is given stays as it is."""
+    if precision != "bfloat16":
+        return classifier
+    lowered = copy.copy(classifier)
+    lowered._forward_hooks = OrderedDict()  # a copy shares them, and a call would count twice
+    lowered.autocast_dtype = torch.bfloat16
+    return lowered
+
+
+@contextmanager
+def tf32_if(wanted: bool) -> Iterator[None]:
+    """Allows TF32 as long as the context lasts, and forbids it afterwards; changes nothing where it is not wanted."""
+    if not wanted:
+        yield
+        return
+    allow_tf32("tf32")
+    try:
+        yield
+    finally:
+        allow_tf32("float32")
 
 
 def allow_tf32(precision: Precision) -> None:

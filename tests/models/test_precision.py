@@ -1,16 +1,28 @@
 """Networks in bfloat16, for defense and attack alike; nothing else in it."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.hooks import after_calls
 from hetpure.models.activations import block_activations
 from hetpure.models.classifiers import Classifier, is_compiled
 from hetpure.models.denoisers import Recomputed
-from hetpure.models.precision import Lowered, allow_tf32, prepared_classifier, prepared_denoiser
+from hetpure.models.precision import (
+    Lowered,
+    allow_tf32,
+    lowered_classifier,
+    prepared_classifier,
+    prepared_denoiser,
+    tf32_if,
+)
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.runs.read import read_run
+from tests.evaluation import jobs
 from tests.toys import images, tiny_classifier, tiny_denoiser
 
 SETTINGS = {"grid_size": 20, "blocks": ["block1", "block2"], "tau": 0.5}
@@ -96,3 +108,44 @@ def test_tf32_is_a_choice(precision, wanted: str) -> None:
     else:
         assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == (wanted == "tf32")
     allow_tf32("float32")
+
+
+def test_an_attackers_precision_leaves_the_defense_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The attack goes another way; clean images are judged to the same bits, and no call counts twice."""
+    rows = {"ours": {"purifier": {"name": "heterogeneous", "t_large": 0.2, "t_small": 0.1, "grid_size": 20}}}
+    settings = ["data.subset=3", "attack.steps=2", "attack.eot=2", "ensemble.size=2", "chunk_size=4"]
+    runs = tmp_path / "float32", tmp_path / "lowered"
+    assert jobs.evaluate(runs[0], rows, *settings) == 0
+    assert jobs.evaluate(runs[1], rows, *settings, "attack.precision=bfloat16") == 0
+    (plain,), (lowered,) = (read_run(run).methods for run in runs)
+    assert [r.clean_scores for r in plain.records] == [r.clean_scores for r in lowered.records]
+    assert [r.attack_loss for r in plain.records] != [r.attack_loss for r in lowered.records]
+    assert lowered.rows[0].conditions.gradients == "exact, in bfloat16"
+    capsys.readouterr()
+    for wrong, problem in (
+        (["precision=bfloat16", "attack.precision=bfloat16"], "lower than precision, which is bfloat16"),
+        (["attack.precision=float32"], "attack.precision"),
+    ):
+        assert jobs.evaluate(tmp_path / "x", rows, *settings, *wrong) == 2
+        assert problem in capsys.readouterr().err
+
+
+def test_a_lowered_classifier_is_another_view_of_the_same_weights() -> None:
+    classifier, x = tiny_classifier(), images(2)
+    before = classifier(x)
+    lowered = lowered_classifier(classifier, "bfloat16")
+    calls = []
+    with after_calls([classifier, lowered], lambda *_: calls.append(1)):
+        assert not torch.equal(lowered(x), before) and torch.equal(classifier(x), before)
+    assert len(calls) == 2 and lowered.network is classifier.network
+    assert lowered_classifier(classifier, None) is classifier
+
+
+def test_tf32_is_the_attacks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr("hetpure.models.precision.allow_tf32", chosen.append)
+    with tf32_if(False):
+        assert not chosen
+    with pytest.raises(ZeroDivisionError), tf32_if(True):
+        assert chosen == ["tf32"] and 1 / 0
+    assert chosen == ["tf32", "float32"]
