@@ -283,3 +283,35 @@ def test_a_damaged_run_is_mended_or_refused(name: str, finished: Path, tmp_path:
 def command(run: Path) -> list[str]:
     settings = [f"output={run}", "threads=1", "pictures=0", "wandb.mode=disabled", *SETTINGS]
     return ["evaluate", "--config", str(run.parent / "job.yaml"), *settings]
+
+
+@pytest.mark.parametrize("lost", [["config.yaml"], ["config.yaml", "run.json"], ["config.yaml", "content.yaml"]])
+def test_records_are_not_shown_under_settings_that_they_were_not_made_under(
+    lost: list[str], finished: Path, tmp_path: Path, capfd
+) -> None:
+    """With the config lost the records themselves say so: another seed or eps is refused, and nothing is changed."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.copy(finished.parent / "job.yaml", tmp_path)
+    for name in lost:
+        (run / name).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for change in (["seed=5"], ["attack.eps=0.3"], ["rows.uniform.purifier.t=0.2"]):
+        assert main([*command(run), *change]) == 2
+        errors = capfd.readouterr().err
+        assert "were made under other settings, and config.yaml is missing" in errors and errors.count("\n") == 1
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert main(command(run)) == 0 and outcome(run) == outcome(finished)
+
+
+def test_records_of_an_earlier_version_without_a_config_are_refused(finished: Path, tmp_path: Path, capfd) -> None:
+    """They do not say under which settings they were made."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.copy(finished.parent / "job.yaml", tmp_path)
+    for file in run.rglob("samples-*.jsonl"):
+        file.write_text(re.sub(r', "settings": "\w+"', "", file.read_text()))
+    (run / "run.json").write_text('{"format_version": 2}')
+    assert main(command(run)) == 0, "with its config it goes on"
+    capfd.readouterr()
+    (run / "config.yaml").unlink()
+    assert main(command(run)) == 2
+    assert "do not say under which settings they were made, and config.yaml is missing" in capfd.readouterr().err
