@@ -91,11 +91,11 @@ def correct_charts(methods: Sequence[Method]) -> list[Chart]:
 
 
 def budget_charts(methods: Sequence[Method]) -> list[Chart]:
-    """Robust accuracy by how much the attacker computes, with Wilson intervals, in percent."""
+    """Robust accuracy by how much the attacker computes, with Wilson intervals, in percent; of methods that denoise."""
     lines = []
     for method in methods:
         found = budgets(method.one_shot, method.rows[0].conditions.gradient_calls)
-        if not found:
+        if not found or found[-1].calls == 0:
             continue
         values, low, high = ([100.0 * getattr(b.robust, end) for b in found] for end in ("value", "low", "high"))
         lines.append(
