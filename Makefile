@@ -20,7 +20,7 @@ test-lowest: .venv-lowest/installed
 # Small changes to the code that decides results, each of which a test should notice: takes hours, goes on where it was stopped.
 # A part: make mutants ONLY='hetpure/noise.py hetpure/schedule.py'
 mutants: .venv/mutants
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ONLY)
+	OMP_NUM_THREADS=1 $(BIN)/python -P tests/mutants.py $(ONLY)
 
 # The documentation as a site: site/index.html. A broken link, a missing page or a docstring that does not fit its function fails.
 docs: .venv/installed

@@ -1,6 +1,6 @@
 """``make mutants``: small changes to the code that decides results, each of which a test should notice (mutmut).
 
-    python -m tests.mutants [hetpure/schedule.py ..]
+    python -P tests/mutants.py [hetpure/schedule.py ..]
 
 A mutant meets only the tests of its own folder, those that call its function. A run that was stopped goes on; where
 files are named, their survivors are tested again.

@@ -1,10 +1,12 @@
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from hetpure.errors import ConfigError
 from hetpure.noise import Draws, attack_draws, defense_draws, philox, selection_draws
 
 ONES = 0xFFFFFFFF
@@ -36,30 +38,36 @@ def one(seed=0, process="defense", sample=0, draw=0, purpose="diffuse", step=5, 
 
 
 @pytest.mark.parametrize(
-    ("draws", "numbers", "normals", "uniforms"),
+    ("keys", "counts", "numbers", "normals", "uniforms"),
     [
         (
-            defense_draws(3, torch.tensor([70000]), 2),
+            defense_draws,
+            (2,),
             [0, 1],
             [-0.8788774864738057, 0.49689593890832817, 0.4068390361850495],
             [0.24356618511956185, 0.6393477179808542, 0.5452861482044682, 0.8338766078231856, 0.506449555628933],
         ),
         (
-            attack_draws(3, torch.tensor([70000]), 1, 2),
+            attack_draws,
+            (1, 2),
             [2, 3],
             [1.0188204427076852, 1.6261591392404224, 0.7973233365035677],
             [0.10363112657796592, 0.5664261161582544, 0.03407949616666883, 0.915505759534426, 0.012307848897762597],
         ),
         (
-            selection_draws(3, torch.tensor([70000]), 2),
+            selection_draws,
+            (2,),
             [0, 1],
             [0.44644696808635437, -0.9818569623395469, 0.011185887890263686],
             [0.5421398779144511, 0.23038066399749368, 0.21040753310080618, 0.3673870487837121, 0.026462233043275774],
         ),
     ],
 )
-def test_a_seed_means_these_numbers(draws: Draws, numbers: list, normals: list, uniforms: list) -> None:
+def test_a_seed_means_these_numbers(
+    keys: Callable[..., Draws], counts: tuple, numbers: list, normals: list, uniforms: list
+) -> None:
     """Pinned, so that published results can be repeated: to 1e-12, for the rounding of cosines and logarithms."""
+    draws = keys(3, torch.tensor([70000]), *counts)
     assert draws.draw.tolist() == numbers
     assert draws.normal("diffuse", 7, (3,), torch.float64)[1].tolist() == pytest.approx(normals, rel=1e-12)
     assert draws.uniform("gaps", 7, (5,), torch.float64)[1].tolist() == pytest.approx(uniforms, rel=1e-12)
@@ -146,6 +154,16 @@ def test_float32_is_float64_rounded_once() -> None:
     assert torch.equal(draws.normal("diffuse", 1, (1000,), torch.float32), exact.float())
     x = torch.empty(1, 3, 4, 4)
     assert torch.equal(draws.normal_like(x, "diffuse", 1), draws.normal("diffuse", 1, (3, 4, 4)))
+    assert torch.equal(
+        draws.normal_like(x.double(), "diffuse", 1), draws.normal("diffuse", 1, (3, 4, 4), torch.float64)
+    )
+    exact = draws.uniform("gaps", 1, (1000,), torch.float64)
+    assert torch.equal(draws.uniform("gaps", 1, (1000,)), exact.float())
+
+
+def test_numbers_are_drawn_on_the_samples_own_device() -> None:
+    draws = defense_draws(0, torch.arange(2, device="meta"), 3)
+    assert draws.draw.device.type == draws.normal("diffuse", 1, (5,)).device.type == "meta"
 
 
 def test_only_the_count_of_numbers_matters_not_the_shape() -> None:
@@ -197,5 +215,6 @@ def test_a_round_shifts_the_step() -> None:
 
 
 def test_keys_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ConfigError, match=r"one draw per sample, and sample is \(3,\)") as caught:
         Draws(0, "defense", torch.arange(3), torch.arange(2))
+    assert (caught.value.key, caught.value.related) == ("draw", ("sample",))

@@ -8,8 +8,14 @@ from torch import Tensor
 
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier
-from hetpure.purification.heterogeneous import HeterogeneousPurifier, compose, heterogeneous_noise
+from hetpure.purification.heterogeneous import (
+    HeterogeneousPurifier,
+    compose,
+    heterogeneous_noise,
+    single_resampling,
+)
 from hetpure.purification.registry import complete_settings
+from hetpure.purification.sampling import Sampler
 from hetpure.purification.uniform import UniformPurifier
 from hetpure.schedule import Schedule
 from tests.toys import (
@@ -231,6 +237,8 @@ def test_the_defaults_are_the_released_preset(net: Classifier) -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
     by_default = HeterogeneousPurifier(ToyDenoiser(), net, blocks=list(BLOCKS))
     assert torch.equal(by_default(x, draws), purifier_of(net, **preset("released"))(x, draws))
+    assert (by_default.mask.p, by_default.mask.root, by_default.mask.top_fraction) == (2, False, 0.15)
+    assert purifier_of(net, **preset("paper")).mask.root is True
 
 
 # ---- resampling
@@ -359,6 +367,7 @@ def test_the_papers_counts_of_network_calls(net: Classifier) -> None:
     assert released.network_calls == 100
     assert purifier_of(net, **{**preset("released"), "grid_size": 10, "t_small": 0.1}).network_calls == 2
     assert purifier_of(net, **preset("paper")).network_calls == 201 + 151
+    assert purifier_of(net, grid_size=10, order="paper", resampling="single").network_calls == 2 + 2
 
 
 # ---- draws
@@ -377,6 +386,13 @@ def test_no_draw_is_used_twice(net: Classifier, mode: str, order: str, U: int) -
         assert keys[:2] == [("diffuse", 200)] * 2
         keys = keys[1:]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_single_resampling_takes_its_step_back_with_the_next_rounds_noise() -> None:
+    """Its keys are part of every published result."""
+    draws = RecordingDraws(rows(2))
+    single_resampling(Sampler(ToyDenoiser(), draws, eta=1.0), signed(), 50, U=3)  # pyright: ignore
+    assert draws.keys == [("resample", 50), ("step", 1050)]
 
 
 def test_equal_draws_give_equal_results_and_others_do_not(net: Classifier) -> None:
