@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,8 @@ def keep_fonts_elsewhere() -> None:
     It stays there for the next command: making it takes a while. Where the user has chosen a folder, or has used
     matplotlib before, its place is matplotlib's own.
     """
+    import tempfile  # here, where Ctrl-C is heard: it takes a while
+
     config, cache = (os.environ.get(f"XDG_{kind}_HOME") or f"~/.{kind.lower()}" for kind in ("CONFIG", "CACHE"))
     used = (f"{config}/matplotlib", f"{cache}/matplotlib", "~/.matplotlib")
     folder = Path(tempfile.gettempdir(), f"hetpure-matplotlib-{os.getuid()}")

@@ -116,7 +116,10 @@ def test_protocols_are_lines_of_one_method(tmp_path: Path) -> None:
     write_results(Report("t", rows), tmp_path)
     write_table_files(Report("t", rows), tmp_path)
     text = (tmp_path / "results.md").read_text()
-    assert "| ours | one-shot | 100.00 [51.0, 100.0] | 75.00 [30.1, 95.4] | 4 | PGD | exact | 8 | 20 | 2.0 |" in text
+    assert (
+        "| ours | one-shot | 100.00 [51.0, 100.0] | 75.00 [30.1, 95.4] | not checked | 4 | PGD | exact | 8 | 20 | 2.0 |"
+        in text
+    )
     assert "|  | best of 5 | 75.00 [30.1, 95.4] | 25.00 [4.6, 69.9] |  |  |  |  |  |  |" in text
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -136,8 +139,8 @@ def test_threat_models_have_columns_of_their_own(tmp_path: Path, capsys: pytest.
     assert headings[:5] == ["method", "protocol", "standard, %", "robust under Linf, %", "robust under StAdv, %"]
     assert all(len(columns_of(some)) == len(COLUMNS) for some in (rows[:2], rows[1:])), "one norm is one column"
     write_table_files(Report("t", rows), tmp_path)
-    assert "| 25.00 [4.6, 69.9] | - | 4 | PGD" in (tmp_path / "results.md").read_text()
-    assert "| - | 75.00 [30.1, 95.4] | 4 | StAdv" in (tmp_path / "results.md").read_text()
+    assert "| 25.00 [4.6, 69.9] | - | not checked | 4 | PGD" in (tmp_path / "results.md").read_text()
+    assert "| - | 75.00 [30.1, 95.4] | not checked | 4 | StAdv" in (tmp_path / "results.md").read_text()
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     both = [(line["robust_Linf"], line["robust_StAdv"]) for line in lines]
@@ -173,8 +176,11 @@ def test_tables_in_every_form_say_the_same(tmp_path: Path, capsys: pytest.Captur
     assert float(lines[1]["standard"]) == 0.75 and float(lines[1]["standard_high"]) == pytest.approx(0.954413, abs=1e-6)
 
     text = (tmp_path / "results.md").read_text()
-    assert "| plain | one-shot | 100.00 [51.0, 100.0] | 25.00 [4.6, 69.9] | 4 | no attack | - | 1 | 1 | 2.0 |" in text
-    assert "| ours | one-shot | 75.00 [30.1, 95.4] | - | 4 of 9 | PGD | exact | 8 | 20 | 2.0 |" in text
+    assert (
+        "| plain | one-shot | 100.00 [51.0, 100.0] | 25.00 [4.6, 69.9] | not checked | 4 | no attack | - | 1 | 1 | 2.0 |"
+        in text
+    )
+    assert "| ours | one-shot | 75.00 [30.1, 95.4] | - | - | 4 of 9 | PGD | exact | 8 | 20 | 2.0 |" in text
     assert "* loss rises: ok. from 1 to 2" in text and "* a note" in text
 
     print_report(report)
@@ -220,10 +226,10 @@ def test_latex_shows_what_all_rows_have_in_common_once(tmp_path: Path) -> None:
     text = (tmp_path / "results.tex").read_text()
     assert r"\caption{4 images \& more. protocol one-shot; attack PGD 8/255; gradients exact.}" in text
     assert (
-        r"ours & 75.00 [30.1, 95.4] & 50.00 [15.0, 85.0] & 4 & 8 & 20 & 2.0 \\" in text
+        r"ours & 75.00 [30.1, 95.4] & 50.00 [15.0, 85.0] & not checked & 4 & 8 & 20 & 2.0 \\" in text
         and r"a\_\allowbreak{}note\par" in text
     )
-    assert r"plain\_1 & " in text and r"\begin{tabular}{lrrrrrr}" in text
+    assert r"plain\_1 & " in text and r"\begin{tabular}{lrrlrrrr}" in text
 
 
 def test_a_new_column_is_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
