@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import lightning
 import pytest
 import torch
@@ -13,8 +15,9 @@ from hetpure.defense.batch import AttackedImages, BatchScores
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.denoisers import Recomputed
 from hetpure.noise import attack_draws
+from hetpure.purification.none import NoPurifier
 from hetpure.purification.uniform import UniformPurifier
-from tests.toys import images
+from tests.toys import images, tiny_classifier
 
 LABEL, SAMPLE = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([9, 7, 5, 3, 100])
 
@@ -72,6 +75,12 @@ def test_every_test_batch_is_attacked_through_the_attack_process(defense, gradie
         assert torch.equal(scores, defense(images_of_side, SAMPLE))
     assert observed == [0, 1, 2] * 3
     assert torch.equal(torch.cat([batch["image"] for batch in keep.batches]), x), "the clean image stays"
+
+
+def test_the_attack_process_goes_to_the_defenses_device() -> None:
+    gradient = ExactGradient(PurifiedClassifier(tiny_classifier(), NoPurifier(), 10), 1, 0)
+    AdversarialAttack(PGD(), gradient).on_test_start(None, SimpleNamespace(device=torch.device("meta")))  # pyright: ignore
+    assert gradient.process.device.type == "meta"
 
 
 class Spoiled(GradientWrapper):

@@ -1,9 +1,11 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hetpure.attacks.gradients import ExactGradient, Gradient
+from hetpure.attacks.gradients import ExactGradient, Gradient, GradientWrapper
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.norms import NORMS
 from hetpure.attacks.pgd import PGD
@@ -87,6 +89,32 @@ def test_l2_steps_have_their_length_for_each_image_by_itself() -> None:
     found = PGD("L2", eps=0.5, steps=1, step_size=0.1)(Constant(value), x, LABEL[:2], SAMPLE[:2])
     expected = torch.tensor([[[[0.06, 0.08], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, -0.1]]]])
     torch.testing.assert_close(found - x, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("random_start", "restarts", "at_random"),
+    [(True, 1, [1]), (False, 3, [0, 1, 1]), (True, 2, [1, 1])],
+)
+def test_runs_start_where_they_should(random_start: bool, restarts: int, at_random: list[int]) -> None:
+    """The first run at the image unless told otherwise, later ones at points of the ball's surface of their own."""
+    asked: list[Tensor] = []
+
+    class Asked(GradientWrapper):
+        def __call__(
+            self, x: Tensor, label: Tensor, sample: Tensor, iteration: int, loss: Loss = LOSSES["ce"]
+        ) -> Gradient:
+            asked.append(x)
+            return self.source(x, label, sample, iteration, loss)
+
+    gradient, difference = linear((1, 8, 8))
+    x = 0.4 + 0.2 * images(1)
+    label = (x * difference).sum() > 0
+    attack = PGD("Linf", 1e-4, 2, 1e-4, random_start=random_start, restarts=restarts)
+    attack(Asked(gradient), x, label.long().view(1), SAMPLE[:1])
+    starts = asked[::2]
+    furthest = [float((start - x).abs().max()) for start in starts]
+    assert furthest == pytest.approx([1e-4 * far for far in at_random], abs=1e-6)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(starts, 2))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

@@ -238,7 +238,8 @@ def test_the_defaults_are_the_released_preset(net: Classifier) -> None:
     by_default = HeterogeneousPurifier(ToyDenoiser(), net, blocks=list(BLOCKS))
     assert torch.equal(by_default(x, draws), purifier_of(net, **preset("released"))(x, draws))
     assert (by_default.mask.p, by_default.mask.root, by_default.mask.top_fraction) == (2, False, 0.15)
-    assert purifier_of(net, **preset("paper")).mask.root is True
+    paper = purifier_of(net, **preset("paper"))
+    assert paper.mask.root is True and (by_default.preset, paper.preset) == ("released", "paper")
 
 
 # ---- resampling

@@ -36,6 +36,8 @@ def test_the_released_grid_starts_at_t_and_ends_at_timestep_0(t: float, grid_siz
         (0.1, {"grid_size": 1000}, [*range(99, -1, -1), CLEAN]),
         (0.23, {"grid_size": 20}, [199, 149, 99, 49, CLEAN]),
         (1.0, {"grid_size": 10}, [*range(999, 0, -100), CLEAN]),
+        (1.0, {"grid_size": 1}, [999, CLEAN]),
+        (0.001, {"network_calls": 1}, [0, CLEAN]),
         (0.125, {"network_calls": 5}, [124, 99, 74, 49, 24, CLEAN]),
         (0.03, {"network_calls": 2}, [29, 14, CLEAN]),
         (0.03, {"network_calls": 1}, [29, CLEAN]),
@@ -65,9 +67,11 @@ def test_impossible_grids_are_refused(arguments: dict[str, Any], key: str, relat
     assert caught.value.key == key and caught.value.related == related
 
 
-def test_the_least_grid_size_is_said() -> None:
+def test_the_least_grid_size_and_level_are_said() -> None:
     with pytest.raises(ConfigError, match=r"^grid_size is 4; accepted: 5 or more, so that a grid point lies in \(0, t"):
         timestep_grid(Schedule(), 0.2, grid_size=4)
+    with pytest.raises(ConfigError, match=r"^t is 0.0001; accepted: 0.001 or more"):
+        timestep_grid(Schedule(), 0.0001, network_calls=1)
 
 
 @pytest.mark.parametrize(("t", "T"), [(0.0, 1000), (1.0, 1000), (-0.1, 1000), (float("nan"), 1000), (0.99, 10)])
