@@ -205,7 +205,8 @@ def _contradictions(part: Part, line: Line, first: Line) -> Iterator[str]:
         return
     if line.get("seed", 0) != part.seed:
         yield f"seed {line.get('seed', 0)}, the config has {part.seed}"
-    if part.settings is not None and line.get("settings", "") not in part.settings:
+    # Records of an earlier version do not say.
+    if part.settings is not None and line.get("settings") and line["settings"] not in part.settings:
         yield "made under other settings than run.json has"
     for key in ("label", "image", "failure", "attack_loss", "gradient_size", "attack_correct"):
         if line.get(key) != first.get(key):

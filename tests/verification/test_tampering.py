@@ -316,6 +316,11 @@ def test_a_weaker_attack_than_claimed(run: Path, tmp_path: Path) -> None:
     )
 
 
+def test_records_of_an_earlier_version_say_no_settings(run: Path) -> None:
+    rewrite(run, lambda r: replace(r, settings=""))
+    assert not failed(verify(run, samples=0))
+
+
 def test_an_edited_loss_curve(run: Path) -> None:
     """Which the honesty checks look at."""
     rewrite(run, lambda r: replace(r, attack_loss=[0.0, 1.0, 2.0]))
