@@ -34,6 +34,7 @@ def interrupted(program: str, seconds: float, output: Path) -> str | None:
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT_ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # may be ignored here
     )  # fmt: skip
     with process:
         assert process.stdout is not None and process.stdout.readline() == "here\n"

@@ -34,6 +34,8 @@ def test_signals_at_random_moments_lose_nothing(world: int, tmp_path: Path) -> N
     whole, seen = kills.records_of(undisturbed), {}
     for _ in range(10):
         processes, number = start(run, world), chance.choice([*CODES])
+        while not all(process.log.exists() for process in processes):
+            time.sleep(0.005)
         time.sleep(chance.uniform(0.0, 1.5))
         for process in chance.sample(processes, chance.randint(1, world)):
             process.signal(number)
