@@ -9,6 +9,7 @@ files are named, their survivors are tested again.
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import libcst
 import mutmut.__main__ as mutmut
@@ -66,6 +67,8 @@ def report() -> None:
 
 if __name__ == "__main__":
     collect, mutmut.collect_source_file_mutation_data = mutmut.collect_source_file_mutation_data, of_the_files
+    # Which test calls which function may have changed.
+    Path("mutants/mutmut-stats.json").unlink(missing_ok=True)
     mutmut.estimated_worst_case_time = lambda _: 0.0  # it sorts mutants by this: keep their order
     submit, ForkServerRunner.submit = ForkServerRunner.submit, submit_own_tests
     narrower = {mutators.operator_string: names_and_values, mutators.operator_arg_removal: arguments}

@@ -12,7 +12,7 @@ from hetpure.attacks.pgd import PGD
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.models.classifiers import Classifier
 from hetpure.purification.none import NoPurifier
-from tests.toys import images, tiny_classifier
+from tests.toys import images, rows, tiny_classifier
 
 LABEL = torch.tensor([0, 1, 0])
 SAMPLE = torch.arange(3)
@@ -147,6 +147,15 @@ def test_every_iterate_stays_in_the_ball_and_in_0_1(norm: str, eps: float) -> No
         assert adversarial.min() >= 0 and adversarial.max() <= 1
     if eps:
         assert length.max() > 0.5 * eps
+
+
+def test_random_directions_are_the_draws_normalised() -> None:
+    """Their keys are part of every published result with random starts."""
+    x, draws = images(2, dtype=torch.float64), rows(2, process="attack")
+    cube = 2.0 * draws.uniform("start", 0, (1, 8, 8), torch.float64) - 1.0
+    assert torch.equal(NORMS["Linf"].noise(draws, x), cube / cube.abs().amax(dim=(1, 2, 3), keepdim=True))
+    normal = draws.normal("start", 0, (1, 8, 8), torch.float64)
+    torch.testing.assert_close(NORMS["L2"].noise(draws, x), normal / normal.flatten(1).norm(dim=1).view(2, 1, 1, 1))
 
 
 def test_projection_is_the_nearest_point() -> None:
