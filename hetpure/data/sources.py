@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, uint8, zeros
 from tqdm import tqdm
 
@@ -135,7 +136,9 @@ def _image_folder(root: Path, split: str, map_imagenet: bool) -> Files:
     if not labels:
         raise ConfigError("root", f"{root / split} has no images in class subfolders")
     files = [str(file) for file, _ in reader.samples]
-    return Files(lambda index: Image.open(files[index]), labels, names, name=files.__getitem__)
+    return Files(
+        lambda index: Image.open(files[index]), labels, names, name=lambda index: os.path.relpath(files[index], root)
+    )
 
 
 def _decoded(files: Files, image_size: int | None) -> Source:
@@ -147,7 +150,9 @@ def _decoded(files: Files, image_size: int | None) -> Source:
             loaded = files.load(index)
             image = (Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded).convert(files.mode)
         except Exception as error:  # Pillow's decoders raise a dozen types
-            raise UnreadableError(f"{files.name(index)} cannot be read: {one_line(error)[:120]}") from None
+            # In words that are the same on every machine, for they are recorded: no path, no address in memory.
+            known = "it is no image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+            raise UnreadableError(f"{files.name(index)} cannot be read: {known or one_line(error)[:120]}") from None
         if image_size is not None:
             image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
         return transforms.functional.pil_to_tensor(image)

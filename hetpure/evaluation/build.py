@@ -101,8 +101,17 @@ def expect(rows: Sequence[Row], data: ImageDataModule, settings: Mapping[str, Se
         for name, each in _folders(row):
             evaluations = {protocol.name: protocol.evaluations for protocol in each.protocols}
             shape = None if each.attack is None else data.image_shape
-            seed, accepted = each.model.seed, settings[name]
-            each.store.expect(Expected(labels.keys(), labels, data.num_classes, evaluations, shape, seed, accepted))
+            each.store.expect(
+                Expected(
+                    samples=labels.keys(),
+                    labels=labels,
+                    classes=data.num_classes,
+                    evaluations=evaluations,
+                    shape=shape,
+                    seed=each.model.seed,
+                    settings=settings[name],
+                )
+            )
 
 
 def _folders(row: Row) -> list[tuple[str, Row]]:
@@ -227,7 +236,7 @@ class _Builder:
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
         view += f", in {precision}" if precision else ""
-        calls = gradient.purifications * surrogate.network_calls
+        calls = attack.purifications(gradient) * surrogate.network_calls
         measured = {"attack": str(attack), "gradients": view, "eot": gradient.eot, "norm": norm}
         conditions = replace(conditions, **measured, gradient_calls=calls)
         return Row(name, model, attack, gradient, store, conditions, own)

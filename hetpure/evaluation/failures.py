@@ -6,7 +6,7 @@ from pathlib import Path
 
 import hetpure
 from hetpure.data.datamodule import ImageDataModule
-from hetpure.errors import ConfigError, RunError, UnreadableError
+from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row
 from hetpure.evaluation.recorder import current_settings
 from hetpure.runs.records import Record
@@ -70,11 +70,9 @@ class Failures:
             return
         for error in errors.values():
             self._keep(error)
-        one = next(iter(errors.values()))
-        hopeless = len(errors) == len(batch) and (len(batch) > 1 or not any_result)
-        if hopeless and not isinstance(one, UnreadableError):
-            kept = self.store.folder / ERRORS
-            raise RunError(f"{self.row.name}: every sample fails: {describe(one)}; the whole traceback is in {kept}")
+        if len(errors) == len(batch) and (len(batch) > 1 or not any_result):
+            reason, kept = describe(next(iter(errors.values()))), self.store.folder / ERRORS
+            raise RunError(f"{self.row.name}: every sample fails: {reason}; the whole traceback is in {kept}")
         for index, error in errors.items():
             self._record(index, describe(error))
 
@@ -102,8 +100,6 @@ class Failures:
 def describe(error: Exception) -> str:
     """An exception in a line, with the place in the code that it comes from; other people's before this package's."""
     message = " ".join(str(error).split())[:160]
-    if isinstance(error, UnreadableError):
-        return message
     frames = traceback.extract_tb(error.__traceback__)
     libraries = (str(Path(hetpure.__file__).parent), "site-packages", "dist-packages", "<frozen")
     own = [frame for frame in frames if not any(part in frame.filename for part in libraries)] or frames
@@ -113,7 +109,6 @@ def describe(error: Exception) -> str:
 
 
 def _check(error: Exception) -> None:
-    """Raises what is no sample's fault: our own refusals, and a GPU that works no more."""
-    ours = isinstance(error, ConfigError | RunError) and not isinstance(error, UnreadableError)
-    if ours or "CUDA error" in str(error):
+    """Raises what is no sample's fault: our own refusals, an image that could be read before, a GPU that is gone."""
+    if isinstance(error, ConfigError | RunError) or "CUDA error" in str(error):
         raise error

@@ -1,5 +1,6 @@
 """A run folder belongs to one config and says which."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -62,8 +63,9 @@ def claim(
         folder.mkdir(parents=True, exist_ok=True)
         for name in contents:
             if os.path.lexists(folder / name) and files.undamaged(folder / name) is None:
-                kept = files.set_aside(folder / name)
-                print(f"{folder / name} was damaged; kept as {kept.name}", file=sys.stderr)
+                with contextlib.suppress(FileNotFoundError):  # another process of this run was first
+                    kept = files.set_aside(folder / name)
+                    print(f"{folder / name} was damaged; kept as {kept.name}", file=sys.stderr)
         for name, new in contents.items():
             text = json.dumps(new, indent=2) + "\n" if name == files.RUN else to_yaml(new)
             files.write_whole(folder / name, text)
@@ -165,7 +167,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str],
         if any(_matches(name, pattern) for pattern in free) or (prefix == "rows." and not (key in old and key in new)):
             continue  # rows are independent of each other, so they may come and go
         a, b = old.get(key), new.get(key)
-        if key not in old and b in (None, False, [], {}):
+        if key not in old and (b is None or b is False or b in ([], {})):
             continue  # an earlier version did not have this key; it did what the key switched off means
         if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
             lines += differences(a or {}, b or {}, free, f"{name}.")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from scipy.stats import binomtest
 
+from hetpure.runs.honesty import LEVEL, sign_test
 from hetpure.runs.records import Record
 from hetpure.runs.results import Accuracy, Conditions, TableRow, Verdict, accuracy
 
-LEVEL = 0.05
 TOLERATED = 0.1
 """Share of the images that more effort may break, at most and with 95 % confidence, where an attack has converged."""
 
@@ -68,11 +68,10 @@ def verdict(records: Sequence[Record], doubled: Sequence[Record] | None, is_rand
     if not judged:
         return Verdict(NAME, None, "judged after one number of iterations alone; set attack.checkpoints")
     before = max(int(name) for record in judged.values() for name in record.checkpoints)
-    parts, failed, few = [], False, False
     pairs = [(_after(record, before), record) for record in judged.values() if str(before) in record.checkpoints]
     p, more, text = _compared(pairs)
     failed, few = p < LEVEL, more > TOLERATED
-    parts.append(f"from {before} iterations to the end {text}")
+    parts = [f"from {before} iterations to the end {text}"]
     others = {r.index: r for r in doubled or () if r.adversarial}
     pairs = [(record, others[index]) for index, record in judged.items() if index in others]
     if pairs:
@@ -118,8 +117,7 @@ def _compared(pairs: Sequence[tuple[Record, Record]]) -> tuple[float, float, str
     """
     outcomes = [(bool(a.right("adversarial")), bool(b.right("adversarial"))) for a, b in pairs]
     only_first, only_second = outcomes.count((True, False)), outcomes.count((False, True))
-    count = only_first + only_second
-    p = float(binomtest(only_first, count, alternative="greater").pvalue) if count else 1.0
+    p = sign_test(only_first, only_second)
     more = float(binomtest(only_first, len(pairs), alternative="less").proportion_ci(1.0 - LEVEL).high)
     right = [sum(side) for side in zip(*outcomes, strict=True)]
     text = f"{right[0]} -> {right[1]} of {len(pairs)} images right (sign test, p = {p:.2g}; at most {more:.0%} more)"

@@ -244,11 +244,12 @@ def _paired(base: Sequence[Record], other: Sequence[Record]) -> _Pair:
     clean = sum(bool(a[index].right("clean")) for index in common)
     right_a, right_b = ({index for index in common if of[index].right("adversarial")} for of in (a, b))
     only_a, only_b = len(right_a - right_b), len(right_b - right_a)
-    p_weaker, p_stronger = _sign_test(only_b, only_a), _sign_test(only_a, only_b)
+    p_weaker, p_stronger = sign_test(only_b, only_a), sign_test(only_a, only_b)
     return _Pair(len(common), clean, len(right_a), len(right_b), only_a, only_b, p_weaker, p_stronger)
 
 
-def _sign_test(more: int, fewer: int) -> float:
+def sign_test(more: int, fewer: int) -> float:
+    """The probability of at least ``more`` of ``more + fewer``, if either is as likely."""
     return float(binomtest(more, more + fewer, alternative="greater").pvalue) if more + fewer else 1.0
 
 

@@ -9,6 +9,7 @@ from hetpure.errors import ConfigError, shorten
 RESERVED = (
     "honesty", "adversarial", "figures", "processes", "wandb",
     "run.json", "config.yaml", "content.yaml", "verification.json", "report.html", "sweep.png", "samples.lock",
+    "errors.txt",
     *(f"samples.{suffix}" for suffix in ("npz", "png")),
     *(f"pictures.{suffix}" for suffix in ("npz", "png")),
     *(f"{table}.{suffix}" for table in ("results", "table") for suffix in ("json", "csv", "md", "tex")),

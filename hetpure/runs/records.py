@@ -125,6 +125,8 @@ def disagreement(record: Record, expected: Expected) -> str | None:
         return None
     for side in ("clean", "adversarial") if expected.shape is not None else ("clean",):
         scores = getattr(record, f"{side}_scores")
+        if any(len(classes) != len(scores) for classes in record.checkpoints.values()):
+            return "has checkpoints of another number of evaluations"
         if len(scores) != expected.evaluations.get(record.protocol):
             return f"has {len(scores)} {side} evaluations for {record.protocol}"
         if expected.classes is not None and any(len(row) != expected.classes for row in scores):

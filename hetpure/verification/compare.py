@@ -132,6 +132,7 @@ def compare_attacked(
             ("other losses", a.attack_loss, b.attack_loss),
             ("other gradients", (a.gradient_size, a.attack_correct), (b.gradient_size, b.attack_correct)),
             ("another decision", a.adversarial, b.adversarial),
+            ("other decisions after fewer iterations", a.checkpoints, b.checkpoints),
         ):
             if old != new:
                 numbers = f" ({old}, here {new})" if what == "another number of gradients" else ""

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.data import ImageDataModule
+from hetpure.data.items import Items
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.errors import UnreadableError
 from hetpure.evaluation import process_monitor
 from hetpure.models.denoisers import DiffusersDenoiser
 from hetpure.runs.store import RecordStore
@@ -185,12 +187,32 @@ def test_an_image_that_cannot_be_read_is_a_failed_sample(tmp_path: Path, capfd) 
     assert jobs.evaluate(runs[0], rows, *OVERRIDES, *data) == 0
     (tmp_path / "images" / "test" / "3" / "3.png").write_bytes(b"no image")
     assert jobs.evaluate(runs[1], rows, *OVERRIDES, *data) == 0
-    assert "sample 3: " in (errors := capfd.readouterr().err) and "3/3.png cannot be read: cannot identify" in errors
+    assert "sample 3: test/3/3.png cannot be read: it is no image; it is recorded" in capfd.readouterr().err
     assert rest(runs[1], 3) == rest(runs[0], 3) and outcome(runs[1])[3] == ([], [], None)
     assert jobs.evaluate(runs[0], rows, *OVERRIDES, *data) == 2, "other images than the run's"
     assert "data.every_image was" in capfd.readouterr().err
     assert jobs.evaluate(tmp_path / "checked", rows, *OVERRIDES, *data, "data.check=true") == 2
     assert "data.check: 1 of 6 images cannot be read, such as" in capfd.readouterr().err
+
+
+def test_an_image_that_can_be_read_no_more_stops_the_run(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """All images could be read when the run began: it is the disk, and no sample is recorded as failed."""
+    with monkeypatch.context() as broken:
+        real, reads = Items.__getitem__, []
+
+        def gone(self: Items, position: int):
+            reads.append(position)
+            if len(reads) > 4:
+                raise UnreadableError("test/3.png cannot be read: Input/output error")
+            return real(self, position)
+
+        broken.setattr(Items, "__getitem__", gone)
+        assert evaluate(tmp_path / "run") == 3
+    assert "error: test/3.png cannot be read: Input/output error" in capfd.readouterr().err
+    assert evaluate(tmp_path / "run") == 0
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
 
 
 def test_an_infinite_prediction_in_the_defense_is_named(

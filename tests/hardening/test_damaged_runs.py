@@ -190,6 +190,7 @@ DAMAGES: dict[str, Damage] = {
     "prediction changed": in_record(clean=[3]),
     "adversarial prediction changed": in_record(0, adversarial=[3]),
     "scores of fewer classes": in_record(0, clean=[0], clean_scores=[[1.0, 0.0]]),
+    "checkpoints of one evaluation of two": in_record(1, checkpoints={"1": [3]}),
     "no scores": in_record(0, clean_scores=[]),
     "one evaluation of two": in_record(1, clean=[1], clean_scores=[[0.0, 1.0] + [0.0] * 8]),
     "seed changed": in_record(seed=5),

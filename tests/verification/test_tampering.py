@@ -321,6 +321,12 @@ def test_records_of_an_earlier_version_say_no_settings(run: Path) -> None:
     assert not failed(verify(run, samples=0))
 
 
+def test_invented_checkpoints(run: Path) -> None:
+    """A flat curve that would make the attack look converged."""
+    rewrite(run, lambda r: replace(r, checkpoints={"1": list(r.adversarial)}))
+    check(run, {"attacked again"}, samples=1)
+
+
 def test_an_edited_loss_curve(run: Path) -> None:
     """Which the honesty checks look at."""
     rewrite(run, lambda r: replace(r, attack_loss=[0.0, 1.0, 2.0]))

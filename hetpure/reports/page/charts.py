@@ -95,12 +95,10 @@ def budget_charts(methods: Sequence[Method]) -> list[Chart]:
     lines = []
     for method in methods:
         found = budgets(method.one_shot, method.rows[0].conditions.gradient_calls)
-        if not found or found[-1].calls == 0:
+        if not found or not found[-1].calls:
             continue
         values, low, high = ([100.0 * getattr(b.robust, end) for b in found] for end in ("value", "low", "high"))
-        lines.append(
-            Line(method.name, [b.iterations if b.calls is None else b.calls for b in found], values, low, high)
-        )
+        lines.append(Line(method.name, [budget.calls or 0 for budget in found], values, low, high))
     text = "robust accuracy after shorter attacks and the whole one, with 95 % intervals; level at its end: converged"
     return _charts("Convergence", text, "denoiser calls of the attack, an image", "robust accuracy, %", lines, 100.0)
 
