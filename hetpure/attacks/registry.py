@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from hetpure.attacks.recommended import NAMES, written_out
 from hetpure.config.registry import Registry, check_defined, check_keys, errors_within
 from hetpure.config.schema import SECTION, signature_schema, structure, to_dict
 from hetpure.errors import AbsentError, ConfigError, require
@@ -115,7 +116,8 @@ SUPPLIED = ("process", "eot", "seed")
 
 def check_attack_keys(settings: Mapping[str, Any]) -> None:
     """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither."""
-    name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
+    settings = written_out(settings)
+    name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none", *NAMES)
     if name != "none":
         check_keys(settings, ATTACKS.target(name), "attack", COMMON)
         gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
@@ -126,9 +128,11 @@ def check_attack_keys(settings: Mapping[str, Any]) -> None:
 def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Checks an ``attack`` section and fills in defaults; ``none`` attacks nothing and keeps only its name.
 
-    Raises ConfigError for an unknown attack or key, a wrong type, or a value that the attack rejects.
+    A recommended name becomes the attack that it stands for. Raises ConfigError for an unknown attack or key, a wrong
+    type, or a value that the attack rejects.
     """
-    name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none")
+    settings = written_out(settings)
+    name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none", *NAMES)
     if name == "none":
         return {"name": "none"}
     with errors_within("attack"):

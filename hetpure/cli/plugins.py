@@ -7,6 +7,7 @@ is FILE.py:Class or package.module:Class.
 import argparse
 from importlib.util import find_spec
 
+from hetpure.attacks.recommended import VERSIONS
 from hetpure.attacks.registry import ATTACKS, COMMON, GRADIENTS, LIBRARIES
 from hetpure.attacks.registry import SUPPLIED as SUPPLIED_TO_GRADIENTS
 from hetpure.config.plugins import entry_points
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"  {name:{width}}{', '.join(keys) or '-'}{origin}")
         print()
     print(f"every attack also has: {', '.join(key for key in COMMON if key != 'name')}")
+    for name, settings in VERSIONS.items():
+        print(f"attack.name {name}: {', '.join(f'{key} {value}' for key, value in settings.items())}")
     libraries = [f"{name}:CLASS" + ("" if find_spec(name) else " (not installed)") for name in LIBRARIES]
     print(f"attack.name, of other libraries: {', '.join(libraries)}")
     for key, group, names in (

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hetpure.attacks.recommended import VERSIONS
 from hetpure.attacks.registry import ATTACKS, complete_attack
 from hetpure.config import merge
 from hetpure.errors import ConfigError
@@ -86,3 +87,17 @@ def test_what_cannot_be_is_one_line(settings: dict, expected: str) -> None:
     with pytest.raises(ConfigError, match=f"^{expected}") as caught:
         complete_attack(settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recommended_attack_is_written_out_and_its_own_keys_win() -> None:
+    latest = complete_attack({"name": "recommended", "eps": 0.1})
+    version, settings = list(VERSIONS.items())[-1]
+    assert latest == complete_attack({"name": version, "eps": 0.1}) == complete_attack({**settings, "eps": 0.1})
+    assert latest["name"] in ATTACKS and complete_attack(latest) == latest
+    assert complete_attack({"name": "recommended", "steps": 7})["steps"] == 7
+    with pytest.raises(ConfigError, match=r"attack\.retarts: unknown key"):
+        complete_attack({"name": "recommended", "retarts": 2})
+
+
+def test_version_1_of_the_recommended_attack_stays_what_it_is() -> None:
+    assert VERSIONS["recommended_1"] == {"name": "momentum_pgd", "steps": 100, "eot": 4}
