@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import timm
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
 from hetpure.data.datamodule import ImageDataModule
 from hetpure.data.items import item
-from hetpure.models.classifiers import Classifier
+from hetpure.models.classifiers import Classifier, build_network
 from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, build_denoiser
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 
@@ -40,7 +39,7 @@ def build_networks(path: str | None, batch: int) -> tuple[Denoiser, Classifier, 
     """A denoiser (random where no path is given), a random ResNet-20 and random images (batch, C, H, W)."""
     torch.manual_seed(0)
     denoiser = build_denoiser(path) if path else lab_sized_denoiser()
-    network = timm.create_model("cifar_resnet20", num_classes=10, in_chans=denoiser.channels)
+    network = build_network("cifar_resnet20", arguments={"num_classes": 10, "in_chans": denoiser.channels})
     classifier = Classifier(network, (0.5,), (0.25,)).eval().requires_grad_(False)
     size = denoiser.image_size or 32
     return denoiser, classifier, torch.rand(batch, denoiser.channels, size, size)

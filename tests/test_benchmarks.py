@@ -37,3 +37,14 @@ def test_purification_prints_two_ratios(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [line.partition(":")[0] for line in lines[1:]] == [
         "purification, 2 calls, over bare calls", "the same with its mask (one classifier call more)"
     ]  # fmt: skip
+
+
+def test_attacks_counts_calls_and_pairs_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    only = "pgd-2x2,pgd:loss=margin-2x2,momentum_pgd:checks=1~grow-2x2"
+    arguments = ["--config", "digits.yaml", "--images", "3", "--draws", "4", "--only", only, "purifier.grid_size=10"]
+    monkeypatch.setattr(sys, "argv", ["attacks.py", *arguments])
+    runpy.run_path(str(PROJECT_ROOT / "benchmarks" / "attacks.py"), run_name="__main__")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == only.split(",")
+    assert rows[0][1:3] == ["8", "8"]  # 2 iterations, 2 draws, 2 calls, each with a backward pass
+    assert rows[0][5] == "+0.000"  # the difference to itself
