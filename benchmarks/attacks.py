@@ -11,11 +11,12 @@ its standard error. Calls are images that the denoiser sees, for one image attac
 included; ``with graph`` says how many of them have a backward pass.
 
 ``--only`` names ATTACK[:KEY=VALUE[+KEY=VALUE]][~DRAWS]-STEPSxEOT. ATTACK is a name of ``attack.name`` with its keys
-(``momentum_pgd:loss=margin``, or ``deviation=1``), ``eotpgd``, torchattacks' own class on batches (fresh draws in every
-call), or ``diffhammer``: the published loop, unchanged, from a checkout of Ka1b0/DiffHammer at ``--diffhammer``. It is
-handed the gradients of this defense; EOT is its N_EVAL, to which each step adds one graft, and its loss is CW. DRAWS is
-``grow``, draws that grow linearly from 1 to 2 EOT - 1, so that EOT is their mean, or ``share4``, the same draws in four
-consecutive iterations. Results in ``--json`` are kept: what is there already is not run again.
+(``momentum_pgd:loss=margin``), ``deviation=1`` for gradients with that weight of DiffAttack's loss, ``eotpgd``,
+torchattacks' own class on batches (fresh draws in every call), or ``diffhammer``: the published loop, unchanged, from a
+checkout of Ka1b0/DiffHammer at ``--diffhammer``. It is handed the gradients of this defense; EOT is its N_EVAL, to
+which each step adds one graft, and its loss is CW. DRAWS is ``grow``, draws that grow linearly from 1 to 2 EOT - 1, so
+that EOT is their mean, or ``share4``, the same draws in four consecutive iterations. Results in ``--json`` are kept:
+what is there already is not run again.
 """
 
 import importlib
@@ -33,6 +34,7 @@ import torch
 from common import build_parser, load_subset
 from torch import Tensor, nn
 
+from hetpure.attacks.deviation import DeviationGradient
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.attacks.registry import build_attack, complete_attack
@@ -95,8 +97,11 @@ def own_attack(tools: Tools, name: str, steps: int, eot: int) -> Tensor:
     shared = {key: section[key] for key in ("norm", "eps")}
     if name == "pgd":
         shared["step_size"] = section["step_size"]
+    weight = given.pop("deviation", None)
     attack = build_attack(complete_attack({**shared, "name": name, "steps": steps, "eot": eot, **given}))
     assert attack is not None
+    if weight is not None:
+        return attack(DeviationGradient(model, eot, 0, float(weight)), x, label, sample)
     return attack(gradient_of(draws, model, eot, steps), x, label, sample)
 
 

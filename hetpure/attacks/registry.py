@@ -81,6 +81,7 @@ GRADIENTS: Registry[ExactGradient] = Registry(
         "deterministic": "hetpure.attacks.modes:KnownDrawsGradient",
         "blind": "hetpure.attacks.modes:BlindGradient",
         "mask_aware": "hetpure.attacks.modes:MaskAwareGradient",
+        "deviation": "hetpure.attacks.deviation:DeviationGradient",
     },
     base="hetpure.attacks.gradients:ExactGradient",
     group="hetpure.gradients",

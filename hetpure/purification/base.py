@@ -21,6 +21,7 @@ class Purifier(KeepsArguments, nn.Module, ABC):
         stochastic: whether two draws differ; if not, one purification is enough.
         differentiable: whether the gradient is informative; if not, it is zero.
         network_calls: in one purification.
+        has_trail: whether it reports its states to a ``Trail``.
         PRESETS: named settings of the constructor's arguments.
         ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), if the preset decides it.
     """
@@ -28,6 +29,7 @@ class Purifier(KeepsArguments, nn.Module, ABC):
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     network_calls: int = 0
+    has_trail: ClassVar[bool] = False
     PRESETS: ClassVar[dict[str, dict]] = {}
     ENSEMBLE_MODES: ClassVar[dict[str, str]] = {}
 

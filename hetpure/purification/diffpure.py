@@ -5,7 +5,7 @@ Both run in the continuous time of Song et al. 2021, with the score of a discret
 
 import itertools
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.sampling import Sampler, check_level
+from hetpure.purification.trajectory import Trail
 
 Solver = Literal["euler", "heun"]
 
@@ -37,6 +38,8 @@ def alpha_bar(time: float) -> float:
 class _ContinuousPurifier(Purifier):
     """Diffuses to t, then solves an equation from t to 0 with equal steps, the last of which stops at ``END``."""
 
+    has_trail: ClassVar[bool] = True
+
     def __init__(self, denoiser: Denoiser, t: float = 0.1, grid_size: int = 1000) -> None:
         super().__init__()
         check_level(denoiser.schedule, t)
@@ -52,6 +55,10 @@ class _ContinuousPurifier(Purifier):
     def start(self, x0: Tensor, draws: Draws) -> Tensor:
         """x(t) = sqrt(abar) x(0) + sqrt(1 - abar) eps (eq. 3)."""
         return Sampler(self.denoiser, draws).diffuse(x0, self.timestep(self.times[0]))
+
+    def trail(self, x0: Tensor, x_t: Tensor) -> Trail:
+        """The way down from ``start``'s image."""
+        return Trail(x0, x_t, self.schedule.alpha_bar(self.timestep(self.times[0])))
 
     def timestep(self, time: float) -> int:
         """The discrete timestep nearest to a time: timestep i comes after i + 1 of T noising steps."""
@@ -77,10 +84,12 @@ class DiffPureSDE(_ContinuousPurifier):
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         x_t = self.start(to_signed(x), draws)
+        trail = self.trail(to_signed(x), x_t)
         for number, (t, s) in enumerate(itertools.pairwise(self.times)):
             drift = 0.5 * x_t + self.score(x_t, t)
             noise = draws.normal_like(x_t, "step", number)
             x_t = x_t + beta(t) * (t - s) * drift + math.sqrt(beta(t) * (t - s)) * noise
+            trail.reached(alpha_bar(s), x_t)
         return to_unit(x_t)
 
 
@@ -103,12 +112,14 @@ class DiffPureODE(_ContinuousPurifier):
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         x_t = self.start(to_signed(x), draws)
+        trail = self.trail(to_signed(x), x_t)
         for t, s in itertools.pairwise(self.times):
             slope = self.slope(x_t, t)
             x_s = x_t + (t - s) * slope
             if self.solver == "heun" and s != self.times[-1]:
                 x_s = x_t + 0.5 * (t - s) * (slope + self.slope(x_s, s))
             x_t = x_s
+            trail.reached(alpha_bar(s), x_t)
         return to_unit(x_t)
 
     def slope(self, x: Tensor, t: float) -> Tensor:

@@ -24,6 +24,7 @@ from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.mask import AttentionMask, Normalization, Relaxation, Selection
 from hetpure.purification.sampling import Sampler, check_eta, check_level
+from hetpure.purification.trajectory import Trail
 from hetpure.purification.uniform import End, released_grid
 from hetpure.schedule import Schedule
 
@@ -95,6 +96,7 @@ def algorithm_1(
     # All pixels start at t_large. Outside the mask that is "known" (eq. 6): the outside does not start at x(t_small),
     # as in eq. (5), but is noised to the current timestep at every step of stage 1.
     x, at = sampler.diffuse(x0, grid[0]), grid[0]
+    trail = Trail(x0, x, sampler.schedule.alpha_bar(at))
     for t, s in itertools.pairwise(grid):  # 1
         if t >= t_small:  # 2: stage 1
             for u in range(repeats):
@@ -107,6 +109,7 @@ def algorithm_1(
             x, at = resample(sampler, x, s)  # 11 to 15
         else:  # 8: stage 2
             x, at = sampler.denoise(x, at, s), s  # 9, 10
+        trail.reached(sampler.schedule.alpha_bar(at), x)
         if callback is not None:
             callback(at, x)
     return x
@@ -128,6 +131,7 @@ def released_loop(
     x(t) is resampled.
     """
     x = sampler.diffuse(x0, grid[0])
+    trail = Trail(x0, x, sampler.schedule.alpha_bar(grid[0]))
     for t, s in itertools.pairwise(grid):
         if s >= t_small:
             for u in range(repeats):
@@ -139,6 +143,7 @@ def released_loop(
                 x = sampler_u.denoise(x, start, s)
         else:
             x = sampler.denoise(x, t, s)
+        trail.reached(sampler.schedule.alpha_bar(s), x)
         if callback is not None:
             callback(s, x)
     return x
@@ -168,6 +173,7 @@ class HeterogeneousPurifier(Purifier):
         top_fraction: see ``AttentionMask``.
     """
 
+    has_trail: ClassVar[bool] = True
     PRESETS: ClassVar[dict[str, dict]] = {
         "released": {},  # the defaults
         "paper": {

@@ -12,6 +12,7 @@ from hetpure.errors import require
 from hetpure.models.denoisers import Denoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
+from hetpure.purification.trajectory import Trail
 from hetpure.schedule import Schedule
 
 Step = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -104,10 +105,15 @@ class Sampler:
         """Eqs. (7), (9) and (11): from x(t) to x(s) by one network call."""
         return self.step(x, self.denoiser(x, t), t, s)
 
-    def sample(self, x: Tensor, grid: Sequence[int], step: Step) -> Tensor:
-        """From x at the first timestep of a descending grid to x at the last, one network call a step."""
+    def sample(self, x: Tensor, grid: Sequence[int], step: Step, trail: Trail | None = None) -> Tensor:
+        """From x at the first timestep of a descending grid to x at the last, one network call a step.
+
+        Each x(s) is reported to the trail, if any.
+        """
         for t, s in itertools.pairwise(grid):
             x = step(x, self.denoiser(x, t), t, s)
+            if trail is not None:
+                trail.reached(self.schedule.alpha_bar(s), x)
         return x
 
 
@@ -127,6 +133,7 @@ class SamplingPurifier(Purifier):
         grids: each round's timesteps, descending.
     """
 
+    has_trail: ClassVar[bool] = True
     NOISE_VIEW: ClassVar[str] = "first noise"
 
     def __init__(self, denoiser: Denoiser, grids: Sequence[list[int]], eta: float) -> None:
@@ -148,7 +155,8 @@ class SamplingPurifier(Purifier):
         for number, grid in enumerate(self.grids):
             sampler = Sampler(self.denoiser, draws, self.eta).in_round(number)
             x = self.start(x0, grid, sampler)
-            x0 = sampler.sample(x, grid, self.make_step(image, x0, sampler))
+            trail = Trail(x0, x, self.schedule.alpha_bar(grid[0]))
+            x0 = sampler.sample(x, grid, self.make_step(image, x0, sampler), trail)
             results.append(x0)
         return results
 
