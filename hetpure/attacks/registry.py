@@ -66,6 +66,7 @@ ATTACKS: Registry[Attack] = _Attacks(
         "stadv": "hetpure.attacks.stadv:StAdv",
         "low_frequency": "hetpure.attacks.low_frequency:LowFrequency",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
+        "strongest_of": "hetpure.attacks.strongest:StrongestOf",
         "saved": "hetpure.attacks.saved:SavedImages",
     },
     base="hetpure.attacks.base:Attack",
@@ -137,6 +138,10 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
+    if not cls.uses_gradients:
+        for key, only in {"gradient": {"name": "exact"}, "process": {}, "precision": None}.items():
+            accepted = f"{'exact' if key == 'gradient' else only} with {name}: images are tried out on the defense itself"
+            require(completed[key] == only, f"attack.{key}", completed[key], accepted)
     _check_checkpoints(completed["checkpoints"], build_attack(completed))
     return completed
 
