@@ -103,7 +103,9 @@ class StrongestOf(BallAttack):
 
     def rehearsal(self) -> "StrongestOf":
         """See ``Attack``."""
-        return _Rehearsal(**{**self.arguments, "rows": [*self.source_rows, *(self.arguments["folders"] or [])], "folders": []})
+        return _Rehearsal(
+            **{**self.arguments, "rows": [*self.source_rows, *(self.arguments["folders"] or [])], "folders": []}
+        )
 
     def with_eps(self, eps: float) -> dict[str, Any]:
         return {}
@@ -113,7 +115,9 @@ class StrongestOf(BallAttack):
         return f"strongest of {self._named(', ')}; {self.threat}, {draws}"
 
     def _named(self, separator: str) -> str:
-        return separator.join([*(name.rpartition("/")[2] for name in self.source_rows), *(saved.path.name for saved in self._folders)])
+        return separator.join(
+            [*(name.rpartition("/")[2] for name in self.source_rows), *(saved.path.name for saved in self._folders)]
+        )
 
     def _saved_by_rows(self) -> list[SavedImages]:
         if self._of_rows is None:

@@ -89,7 +89,9 @@ def made_under(rows: Sequence[Row], config: RunSettings) -> dict[str, str]:
     free = (*FREE, "data.subset", "data.subset_seed", "data.subset_skip")  # a sample's records depend on no other's
 
     def of(row: Row, each: Row) -> dict[str, Any]:
-        sources = {name: settings_hash(config.rows[name], free) for name in each.attack.source_rows} if each.attack else {}
+        sources = (
+            {name: settings_hash(config.rows[name], free) for name in each.attack.source_rows} if each.attack else {}
+        )
         return {**each.settings, "content": row.content, **({"sources": sources} if sources else {})}
 
     return {name: settings_hash(of(row, each), free) for row in rows for name, each in _folders(row)}

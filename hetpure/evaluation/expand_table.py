@@ -77,8 +77,8 @@ class TableConfig:
 class Cell:
     """One row that is evaluated: a method (a row of the file), in a column of the table where it has any.
 
-    ``changed`` are the sections that differ from the whole config's. ``worst`` are the rows from whose adversarial images
-    this one takes the strongest; all else is as in the first of them.
+    ``changed`` are the sections that differ from the whole config's. ``worst`` are the rows from whose images this one
+    takes the strongest; all else is as in the first of them.
     """
 
     base: Mapping[str, Any]

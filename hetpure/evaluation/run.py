@@ -140,7 +140,8 @@ def evaluate_row(
     """Evaluates the samples of a row that have no record yet, together with the run's other processes.
 
     Returns when this process finds no more to do; the first process, and any that ``awaits_all``, when all samples have
-    a record. ``only`` has the indices of the samples to evaluate, None for all. The trainer gets the row's callbacks for the time being.
+    a record. ``only`` has the indices of the samples to evaluate, None for all. The trainer gets the row's callbacks for
+    the time being.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.

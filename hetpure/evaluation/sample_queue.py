@@ -33,7 +33,9 @@ class SampleQueue:
         self.samples, self.own = set(samples), own
         self._fixed_share = set(own[trainer.local_rank :: self.processes])
         # The first process waits for all others, the first one of each machine for those of its machine.
-        self._awaited = self.samples if trainer.is_global_zero or awaits_all else set(own if trainer.local_rank == 0 else [])
+        self._awaited = (
+            self.samples if trainer.is_global_zero or awaits_all else set(own if trainer.local_rank == 0 else [])
+        )
         self._locks: IO[bytes] | None = None
         self._sizes: list[int] | None = None
         self._recorded: set[int] = set()

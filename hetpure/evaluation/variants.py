@@ -40,7 +40,9 @@ def variants(
     sections = {name: {**settings, **change} for name, change in changes.items() if change}
     if threat is not None and threat.norm in NORMS:
         # How the attacker sees the defense stays: a purifier without derivative accepts no other gradient.
-        seen = {key: settings[key] for key in ("gradient", "process")} if attack.uses_gradients else {"gradient": "bpda"}
+        seen = (
+            {key: settings[key] for key in ("gradient", "process")} if attack.uses_gradients else {"gradient": "bpda"}
+        )
         sections["random_noise"] = {"name": "random_noise", "norm": threat.norm, "eps": threat.eps, **seen}
     if row.purifier["name"] != "none" and attack.uses_defense and attack.uses_gradients:
         # The attacker's own view of the defense's process does not apply to a bare classifier.

@@ -154,7 +154,7 @@ def test_a_rows_image_that_cannot_be_is_named(tmp_path: Path, change: Callable, 
 
 def test_images_from_elsewhere_are_checked_and_hashed_before_a_run(tmp_path: Path, attack: StrongestOf) -> None:
     again = StrongestOf("Linf", 0.1, folders=[saved(tmp_path / "a", A), saved(tmp_path / "c", B)])
-    with pytest.raises(ConfigError, match="folders: .*the image of sample 4 is 0.15 from the clean image"):
+    with pytest.raises(ConfigError, match=r"folders: .*the image of sample 4 is 0.15 from the clean image"):
         again.check_images(SAMPLE.tolist(), lambda index: CLEAN[0])
     again = StrongestOf("Linf", EPS, folders=[saved(tmp_path / "a", A), saved(tmp_path / "c", {**B, 4: 0.65})])
     again.check_images(SAMPLE.tolist(), lambda index: CLEAN[0])
@@ -178,5 +178,5 @@ def test_images_from_elsewhere_are_checked_and_hashed_before_a_run(tmp_path: Pat
 def test_settings_that_cannot_be_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         complete_attack({"name": "strongest_of", "norm": "Linf", "eps": 0.1, **settings})
-    with pytest.raises(AbsentError, match="attack.folders is 'nowhere', does not exist"):
+    with pytest.raises(AbsentError, match=r"attack.folders is 'nowhere', does not exist"):
         complete_attack({"name": "strongest_of", "norm": "Linf", "eps": 0.1, "folders": ["nowhere", "b"]})

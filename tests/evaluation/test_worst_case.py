@@ -5,17 +5,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from hetpure.attacks import autoattack
+from hetpure.attacks.gradients import Evaluation, ExactGradient
+from hetpure.attacks.pgd import PGD
 from hetpure.cli import main
 from hetpure.config import read_config, to_dict
 from hetpure.data import ImageDataModule
 from hetpure.data.items import item
-from hetpure.errors import ConfigError
+from hetpure.errors import AbsentError, ConfigError
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
+from hetpure.evaluation.run import run
 from hetpure.runs.read import read_run
 from tests.evaluation import jobs, kills, slow_evaluate
 from tests.runs.schemas import check_folder
@@ -65,16 +70,22 @@ def test_a_method_with_two_of_the_columns_has_a_row_after_theirs() -> None:
     assert worst.attack | {"name": "strongest_of", "norm": "Linf", "eps": 0.2, "evaluations": 20} == worst.attack
     assert worst.attack["rows"] == ["uniform/pgd", "uniform/bpda"] and worst.purifier["name"] == "uniform"
     assert lines["uniform"]["cells"]["worst"] == lines["uniform"]["cells"]["best"] == "uniform/worst"
-    assert lines["plain"]["cells"] == {"worst": "plain/pgd", "pgd": "plain/pgd", "best": "plain/pgd"}, "of one, that one"
+    assert lines["plain"]["cells"] == {"worst": "plain/pgd", "pgd": "plain/pgd", "best": "plain/pgd"}, (
+        "of one, that one"
+    )
     assert complete(to_dict(config)) == config, "a saved config is laid out already"
 
 
 def test_a_source_that_cannot_be_here_is_the_worst_cases_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    config = complete(raw({**COLUMNS, "bpda": {"attack": {**QUICK, "name": "torchattacks:PGD"}}}, {"m": {}}))
+    def missing(module: str, key: str) -> None:
+        raise AbsentError(key, "needs the package pyautoattack")
+
+    monkeypatch.setattr(autoattack, "published", missing)
+    absent = {"attack": {"name": "autoattack", "version": "standard", "eps": 0.2}}
+    config = complete(raw({**COLUMNS, "bpda": absent}, {"m": {}}))
     assert list(config.rows) == ["m/pgd"]
-    missing = config.table.lines["m"]["missing"]
-    assert missing["worst"] == missing["bpda"] and "needs torchattacks" in missing["worst"][0]
+    reasons = config.table.lines["m"]["missing"]
+    assert reasons["worst"] == reasons["bpda"] == ["attack.version: needs the package pyautoattack"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +100,11 @@ def test_a_source_that_cannot_be_here_is_the_worst_cases_reason(monkeypatch: pyt
         ({"worst": ["pgd", "bpda"], "attack": {"eps": 0.1}}, {}, "table.columns.w.attack: changes an evaluation"),
         ({"worst": ["pgd", "bpda"]}, {"bpda": {"attack": {"eps": 0.1}}}, "w.worst: has several threat models"),
         ({"worst": ["pgd", "bpda"]}, {"bpda": {"attack": {"name": "none"}}}, "w.worst: has several threat models"),
-        ({"worst": ["a", "b"]}, {c: {"attack": {"name": "stadv"}} for c in "ab"}, "or none in a norm: a StAdv eps 0.05"),
+        (
+            {"worst": ["a", "b"]},
+            {c: {"attack": {"name": "stadv"}} for c in "ab"},
+            "or none in a norm: a StAdv eps 0.05",
+        ),
         ({"worst": ["pgd", "bpda"]}, {"bpda": {"ensemble": {"size": 3}}}, "w.worst: its columns differ in ensemble"),
     ],
 )
@@ -104,8 +119,8 @@ def test_rows_come_before_the_row_that_needs_their_images() -> None:
     rows = {"a": {}, "worst": {"attack": strongest}, "b": {}}
     with pytest.raises(ConfigError, match=r"rows.worst.attack.rows is 'b'; accepted: rows that come before it: a"):
         complete(raw({}, rows))
-    with pytest.raises(ConfigError, match=r"rows.a.attack.rows is 'b'; .*none do"):
-        complete(raw({}, {"a": {"attack": strongest}}))
+    with pytest.raises(ConfigError, match=r"rows.b.attack.rows is 'a'; .*none do"):
+        complete(raw({}, {"b": {"attack": strongest}, "a": {}}))
 
 
 def test_the_strongest_image_of_each_sample_is_judged(done: Path) -> None:
@@ -145,18 +160,16 @@ def test_a_run_that_was_cut_goes_on_to_the_same(done: Path, tmp_path: Path) -> N
     for column in ("bpda", "worst"):
         file = tmp_path / "cut" / "run" / "uniform" / column / "samples-000.jsonl"
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert evaluate(tmp_path / "cut") == 0
+    assert evaluate(tmp_path / "cut", "--rows", "uniform/bpda") == 0
+    assert evaluate(tmp_path / "cut", "--rows", "uniform/worst") == 0
     assert records(tmp_path / "cut" / "run") == whole
 
 
 def test_it_needs_the_other_columns_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate(tmp_path, "--rows", "uniform/pgd") == 0
-    capsys.readouterr()
-    assert evaluate(tmp_path, "--rows", "uniform/worst") == 2
-    said = "--rows uniform/worst: needs the images of uniform/bpda, which has not been evaluated yet; select that row"
+    assert evaluate(tmp_path, "--rows", "uniform/bpda,uniform/worst") == 2
+    said = "--rows uniform/worst: needs the images of uniform/pgd, which has not been evaluated yet; select that row"
     assert said in (error := capsys.readouterr().err) and error.count("\n") == 1
-    assert evaluate(tmp_path, "--rows", "uniform/bpda") == evaluate(tmp_path, "--rows", "uniform/worst") == 0
-    assert len(records(tmp_path / "run")) == 3 * 4 * 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_source_attack_is_noticed(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +191,39 @@ def test_honesty_checks_have_no_more_of_it_than_random_noise(tmp_path: Path) -> 
     config = complete(raw(columns, {"m": {"purifier": menet}}, honesty={"images": 2}, output=str(tmp_path)))
     row = build_rows(config, ImageDataModule("digits", subset=2).prepare())[-1]
     assert row.name == "m/worst" and list(row.variants) == ["random_noise"]
+
+
+def weakest(self: ExactGradient, *args: Any) -> Evaluation:
+    found = REAL_EVALUATE(self, *args)
+    return Evaluation(1.0 - found.correct, -found.margin)
+
+
+REAL_EVALUATE = ExactGradient.evaluate
+
+
+@pytest.mark.parametrize("planted", [False, True], ids=["whole", "the weakest image"])
+def test_a_wrong_choice_fails_the_honesty_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: bool
+) -> None:
+    """Of an attack's images and the clean ones, saved elsewhere."""
+    plain = {"purifier": {"name": "none"}, "honesty": {"images": 12}, "output": str(tmp_path / "run")}
+    data = ImageDataModule("digits", subset=12).prepare()
+    items, sample = [item(data.test_source, index) for index in data.indices], torch.tensor(data.indices)
+    x, label = torch.stack([each["image"] for each in items]), torch.tensor([each["label"] for each in items])
+    config = raw({}, {}, **plain)
+    config |= {"data": {"name": "digits", "subset": 12}, "attack": {**QUICK, "eps": 0.3}, "honesty": {"images": 0}}
+    (row,) = build_rows(complete(config), data)
+    assert row.gradient is not None
+    np.save(tmp_path / "attacked.npy", PGD("Linf", 0.3, 4, 0.15)(row.gradient, x, label, sample).numpy())
+    np.save(tmp_path / "clean.npy", x.numpy())
+    folders = [str(tmp_path / f"{name}.npy") for name in ("clean", "attacked")]
+    if planted:
+        monkeypatch.setattr(ExactGradient, "evaluate", weakest)
+    attack = {"name": "strongest_of", "norm": "Linf", "eps": 0.3, "folders": folders}
+    report = run(complete(config | plain | {"attack": attack}))
+    verdicts = {verdict.check: verdict.passed for verdict in report.checks["none"]}
+    assert verdicts["random noise"] is not planted and verdicts["inside the ball"] is True, report.checks
+    assert {name for name, passed in verdicts.items() if passed is False} == ({"random noise"} if planted else set())
 
 
 # ---- several processes
