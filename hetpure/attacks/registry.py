@@ -139,13 +139,10 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
     if not cls.uses_gradients:
-        for key, only, said in (
-            ("process", {}, "{}"),
-            ("gradient", {"name": "exact"}, "exact"),
-            ("precision", None, "null"),
-        ):
-            accepted = f"{said} with {name}: images are tried out on the defense itself"
-            require(completed[key] == only, f"attack.{key}", completed[key], accepted)
+        defaults = {"process": {}, "gradient": {"name": "exact"}, "precision": None}
+        for key, default in defaults.items():
+            accepted = f"no attack.{key} with {name}: images are tried out on the defense itself"
+            require(completed[key] == default, f"attack.{key}", completed[key], accepted)
     _check_checkpoints(completed["checkpoints"], build_attack(completed))
     return completed
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class StrongestOf(BallAttack):
         named = [*self.source_rows, *(folders or [])]
         require(len({*named}) == len(named) >= 2, "rows", named, "two or more different rows and folders")
         require(evaluations >= 1, "evaluations", evaluations, "1 or more")
+        self._saved = partial(SavedImages, norm=norm, eps=eps)
         with _errors_about("folders"):
-            self._folders = [SavedImages(folder, norm, eps) for folder in folders or []]
+            self._folders = [self._saved(folder) for folder in folders or []]
         self._of_rows: list[SavedImages] | None = None if self.source_rows else []
         self._run: Path | None = None
 
@@ -103,9 +105,8 @@ class StrongestOf(BallAttack):
 
     def rehearsal(self) -> "StrongestOf":
         """See ``Attack``."""
-        return _Rehearsal(
-            **{**self.arguments, "rows": [*self.source_rows, *(self.arguments["folders"] or [])], "folders": []}
-        )
+        named = [*self.source_rows, *(self.arguments["folders"] or [])]
+        return _Rehearsal(**{**self.arguments, "rows": named, "folders": None})
 
     def with_eps(self, eps: float) -> dict[str, Any]:
         return {}
@@ -115,15 +116,14 @@ class StrongestOf(BallAttack):
         return f"strongest of {self._named(', ')}; {self.threat}, {draws}"
 
     def _named(self, separator: str) -> str:
-        return separator.join(
-            [*(name.rpartition("/")[2] for name in self.source_rows), *(saved.path.name for saved in self._folders)]
-        )
+        names = [*(name.rpartition("/")[2] for name in self.source_rows), *(each.path.name for each in self._folders)]
+        return separator.join(names)
 
     def _saved_by_rows(self) -> list[SavedImages]:
         if self._of_rows is None:
             if self._run is None:
                 raise ConfigError("rows", "are rows of a run, and this attack is part of none", found=self.source_rows)
-            self._of_rows = [SavedImages(str(self._run / name), self.norm, self.eps) for name in self.source_rows]
+            self._of_rows = [self._saved(str(self._run / name)) for name in self.source_rows]
         return self._of_rows
 
 

@@ -233,9 +233,9 @@ class _Builder:
         surrogate = build_purifier(process, lowered, seen, "attack.process", network)
         behind = model.behind(self._tried(surrogate, "attack.process"), lowered)
         with errors_within("attack.gradient"):
-            # Modes that every purifier accepts, for attacks that ask for no gradient.
-            unused = {"name": "bpda"} if attack.uses_defense else {"name": "blind"}
-            mode = attack_settings["gradient"] if attack.uses_defense and attack.uses_gradients else unused
+            mode = attack_settings["gradient"]
+            if not (attack.uses_defense and attack.uses_gradients):  # one that every purifier accepts
+                mode = {"name": "bpda" if attack.uses_defense else "blind"}
             gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
         if not attack.uses_defense:
             conditions = Conditions(str(attack), "-", 1, model.ensemble_size, norm=norm)

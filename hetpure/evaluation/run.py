@@ -83,8 +83,9 @@ def run(
             keep_samples(data, output)
         try:
             for row in rows:
-                for source in rows if row.attack is not None and not is_first else ():
-                    if source.name in row.attack.source_rows:  # the first process has waited for all samples before
+                needed = row.attack.source_rows if row.attack is not None else ()
+                for source in rows:
+                    if source.name in needed and not is_first:  # the first process has waited already
                         evaluate_row(source, trainer, data, monitor=monitor, awaits_all=True)
                 evaluate_row(row, trainer, data, monitor=monitor)
                 for variant in row.variants.values():
@@ -140,8 +141,8 @@ def evaluate_row(
     """Evaluates the samples of a row that have no record yet, together with the run's other processes.
 
     Returns when this process finds no more to do; the first process, and any that ``awaits_all``, when all samples have
-    a record. ``only`` has the indices of the samples to evaluate, None for all. The trainer gets the row's callbacks for
-    the time being.
+    a record. ``only`` has the indices of the samples to evaluate, None for all. The trainer gets the row's callbacks
+    for the time being.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.

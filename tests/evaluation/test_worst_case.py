@@ -126,11 +126,13 @@ def test_rows_come_before_the_row_that_needs_their_images() -> None:
 def test_the_strongest_image_of_each_sample_is_judged(done: Path) -> None:
     """As found again with the attacker's own draws, from the images that the other columns have saved."""
     methods = {method.name: method for method in read_run(done / "run").methods}
-    images = {
-        name: {record.index: methods[f"uniform/{name}"].store.adversarial(record) for record in method.one_shot}
-        for name in ("pgd", "bpda", "worst")
-        for method in (methods[f"uniform/{name}"],)
-    }
+
+    def image(column: str, index: int) -> np.ndarray:
+        method = methods[f"uniform/{column}"]
+        found = method.store.adversarial(next(record for record in method.one_shot if record.index == index))
+        assert found is not None
+        return found
+
     config = complete(raw(output=str(done / "run")))
     data = ImageDataModule("digits", subset=4).prepare()
     row = build_rows(config, data)[-1]
@@ -140,12 +142,12 @@ def test_the_strongest_image_of_each_sample_is_judged(done: Path) -> None:
         label, sample = torch.tensor([item(data.test_source, index)["label"]]), torch.tensor([index])
         strength = {}
         for name in ("pgd", "bpda"):
-            x = torch.from_numpy(images[name][index])[None]
+            x = torch.from_numpy(image(name, index))[None]
             tried = row.gradient.evaluate(x, label, sample, 20)
             strength[name] = (float(tried.correct), -float(tried.margin))
         best = min(strength, key=strength.__getitem__)
         taken.add(best)
-        assert images["worst"][index].tobytes() == images[best][index].tobytes()
+        assert np.array_equal(image("worst", index), image(best, index))
     assert taken == {"pgd", "bpda"}, "else nothing is chosen"
     (line,) = (line for line in methods["uniform/worst"].rows if line.protocol == "one-shot")
     table = json.loads((done / "run" / "table.json").read_text())
