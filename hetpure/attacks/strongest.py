@@ -116,8 +116,8 @@ class StrongestOf(BallAttack):
         return f"strongest of {self._named(', ')}; {self.threat}, {draws}"
 
     def _named(self, separator: str) -> str:
-        names = [*(name.rpartition("/")[2] for name in self.source_rows), *(each.path.name for each in self._folders)]
-        return separator.join(names)
+        folders = ("/".join(each.path.parts[-2:]) for each in self._folders)  # runs of one row differ in the first part
+        return separator.join([*(name.rpartition("/")[2] for name in self.source_rows), *folders])
 
     def _saved_by_rows(self) -> list[SavedImages]:
         if self._of_rows is None:

@@ -113,6 +113,13 @@ def test_rows_are_independent_of_the_batch(tmp_path: Path, denoiser, classifier)
     assert torch.equal(source.evaluate(whole, label, sample, 3).correct, shares.amin(dim=0)) and len({*shares[:, 0]})
 
 
+def test_images_from_elsewhere_are_named_by_the_end_of_their_path(tmp_path: Path) -> None:
+    for seed in "01":
+        row(tmp_path / seed / "uniform", A)
+    attack = StrongestOf("Linf", EPS, folders=[str(tmp_path / seed / "uniform") for seed in "01"])
+    assert str(attack).startswith("strongest of 0/uniform, 1/uniform; Linf")
+
+
 def test_images_of_rows_are_read_when_a_batch_is_attacked(tmp_path: Path) -> None:
     attack = StrongestOf("Linf", EPS, rows=["m/a", "m/b"], evaluations=3)
     attack.find_rows(tmp_path)
