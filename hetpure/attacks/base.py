@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -43,6 +44,8 @@ class Attack(KeepsArguments, ABC):
         run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
         has_prefixes: whether the images at which it asks for gradients are what it would return if it stopped there.
         uses_defense: whether the adversarial images depend on the defense.
+        uses_gradients: whether it asks for gradients, so that it matters how it sees the defense.
+        source_rows: names of the rows of the same run whose saved images it needs; they are evaluated before.
         content: what the images depend on beside the config: a version, a hash of files; part of the run's content.
     """
 
@@ -52,6 +55,8 @@ class Attack(KeepsArguments, ABC):
     run_length: int | None = None
     has_prefixes: bool = False
     uses_defense: bool = True
+    uses_gradients: bool = True
+    source_rows: Sequence[str] = ()
     content: str | None = None
 
     def check_images(self, indices: Sequence[int], clean: Callable[[int], Tensor]) -> None:
@@ -61,6 +66,18 @@ class Attack(KeepsArguments, ABC):
             ConfigError: where the attack cannot be made on these samples.
         """
         return
+
+    def find_rows(self, run: Path) -> None:
+        """Called before ``check_images`` with the run's folder, in which ``source_rows`` have a folder each."""
+        return
+
+    def failure(self, index: int) -> str | None:
+        """Why a sample, a dataset index, cannot be attacked; None where it can. Asked after its batch is attacked."""
+        return None
+
+    def rehearsal(self) -> "Attack":
+        """An attack with this one's calls that needs no files: ``plan`` counts them on an image of its own."""
+        return self
 
     @abstractmethod
     def __call__(

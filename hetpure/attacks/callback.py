@@ -113,8 +113,8 @@ class AdversarialAttack(Callback):
 
         with tf32_if(self.tf32):
             x_adv, recorded = in_smaller_chunks(attempt, self.processes, self.notify)
-        failures = dict(recorded.failures)
-        indices = sample.tolist()
+        failures, indices = dict(recorded.failures), sample.tolist()
+        failures |= {index: reason for index in indices if (reason := self.attack.failure(index)) is not None}
         for index, finite in zip(indices, finite_rows(x_adv).tolist(), strict=True):
             if not finite:
                 failures.setdefault(index, "not finite: the adversarial image")

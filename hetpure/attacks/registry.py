@@ -67,6 +67,7 @@ ATTACKS: Registry[Attack] = _Attacks(
         "stadv": "hetpure.attacks.stadv:StAdv",
         "low_frequency": "hetpure.attacks.low_frequency:LowFrequency",
         "random_noise": "hetpure.attacks.random_noise:RandomNoise",
+        "strongest_of": "hetpure.attacks.strongest:StrongestOf",
         "saved": "hetpure.attacks.saved:SavedImages",
     },
     base="hetpure.attacks.base:Attack",
@@ -142,6 +143,11 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
+    if not cls.uses_gradients:
+        defaults = {"process": {}, "gradient": {"name": "exact"}, "precision": None}
+        for key, default in defaults.items():
+            accepted = f"no attack.{key} with {name}: images are tried out on the defense itself"
+            require(completed[key] == default, f"attack.{key}", completed[key], accepted)
     _check_checkpoints(completed["checkpoints"], build_attack(completed))
     return completed
 

@@ -46,6 +46,9 @@ class SavedImages(BallAttack):
         norm: the threat model, ``Linf`` or ``L2``.
         eps: radius of the ball, in units of images in [0, 1].
 
+    Attributes:
+        failed: after ``open``, the samples that have no image because they failed in the run that made the images.
+
     Raises:
         ConfigError: names the argument that cannot be used.
         AbsentError: where there is no such folder or file.
@@ -57,9 +60,15 @@ class SavedImages(BallAttack):
     def __init__(self, folder: str, norm: NormName, eps: float) -> None:
         super().__init__(norm, eps)
         self.path, self.kind, self.declared = resolve_path(folder), "float", Threat(norm, eps)
+        self.failed: set[int] = set()
         self._images: Mapping[int, Read] = {}
         if not exists(self.path):
             raise AbsentError("folder", "does not exist", found=folder)
+
+    def open(self, indices: Sequence[int]) -> None:
+        """Finds the images of some samples, unless they are known."""
+        if not {*indices} <= self._images.keys() | self.failed:
+            self._images = self._open(indices)
 
     def check_images(self, indices: Sequence[int], clean: Callable[[int], Tensor]) -> None:
         """Checks the images of all samples, and hashes them.
@@ -67,7 +76,7 @@ class SavedImages(BallAttack):
         Raises:
             ConfigError: names the first image that is missing, has another shape, or is outside ball or [0, 1].
         """
-        self._images = self._open(indices)
+        self.open(indices)
         digest, furthest = hashlib.blake2b(digest_size=8), 0.0
         if missing := [index for index in indices if index not in self._images]:
             raise ConfigError("folder", f"{self.path} has no image of sample {missing[0]} ({len(missing)} are missing)")
@@ -99,7 +108,11 @@ class SavedImages(BallAttack):
     def __call__(
         self, gradient: GradientSource, x: Tensor, label: Tensor, sample: Tensor, observe: Observer | None = None
     ) -> Tensor:
-        return torch.stack([torch.from_numpy(self._image(index)) for index in sample.tolist()]).to(x)
+        return self.images(sample.tolist()).to(x)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """The images (N, C, H, W) of some samples, float32; ConfigError where one cannot be read."""
+        return torch.stack([torch.from_numpy(self._image(index)) for index in indices])
 
     def with_eps(self, eps: float) -> dict[str, Any]:
         return {}
@@ -132,7 +145,9 @@ class SavedImages(BallAttack):
             path = path / rows[0]
         if path.is_dir() and any(path.glob("samples-*.jsonl")):
             store = RecordStore(path)
-            records = {record.index: record for record in store.read() if record.image is not None}
+            read = store.read()
+            self.failed = {record.index for record in read if record.failure is not None}
+            records = {record.index: record for record in read if record.image is not None}
             return {index: _reader(store.adversarial, record) for index, record in records.items()}
         if path.is_dir():
             return self._open_pictures(path)

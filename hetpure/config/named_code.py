@@ -12,7 +12,7 @@ from hetpure.errors import ConfigError
 SECTIONS = ("classifier", "denoiser", "purifier", "attack", "ensemble")
 """Sections from which networks, purifiers and attacks are built."""
 
-NO_CODE = ("source", "weights", "path", "folder")
+NO_CODE = ("source", "weights", "path", "folder", "folders", "rows")
 """Keys whose values may have a colon: addresses, and files that are read as tensors or pictures."""
 
 GROUPS = {
@@ -87,7 +87,8 @@ def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _leaves(part, (*place, key))
         return
-    is_code = is_target(value) and place[-1] not in NO_CODE
+    key = next(part for part in reversed(place) if isinstance(part, str))  # of a list, the list's
+    is_code = is_target(value) and key not in NO_CODE
     is_offered = isinstance(value, str) and (group := GROUPS.get(_key(place))) and value in entry_points(group)
     is_file = value is not None and "arguments" in place and any(part in FILES for part in place)
     if is_code or is_offered or is_file:

@@ -81,14 +81,20 @@ def content_of(rows: Sequence[Row], data: ImageDataModule) -> dict[str, Any]:
     }
 
 
-def made_under(rows: Sequence[Row]) -> dict[str, str]:
-    """A hash of what the records of each row, and of its variants, depend on; by the folder of the records."""
+def made_under(rows: Sequence[Row], config: RunSettings) -> dict[str, str]:
+    """A hash of what the records of each row, and of its variants, depend on; by the folder of the records.
+
+    The config has also the rows that are not among ``rows``, but whose images these need.
+    """
     free = (*FREE, "data.subset", "data.subset_seed", "data.subset_skip")  # a sample's records depend on no other's
-    return {
-        name: settings_hash({**each.settings, "content": row.content}, free)
-        for row in rows
-        for name, each in _folders(row)
-    }
+
+    def of(row: Row, each: Row) -> dict[str, Any]:
+        sources = (
+            {name: settings_hash(config.rows[name], free) for name in each.attack.source_rows} if each.attack else {}
+        )
+        return {**each.settings, "content": row.content, **({"sources": sources} if sources else {})}
+
+    return {name: settings_hash(of(row, each), free) for row in rows for name, each in _folders(row)}
 
 
 def expect(rows: Sequence[Row], data: ImageDataModule, settings: Mapping[str, Sequence[str]]) -> None:
@@ -217,6 +223,7 @@ class _Builder:
                 "attack", f"{attack} needs {attack.classes} classes or more, the data have {data.num_classes}"
             )
         with errors_within("attack"):
+            attack.find_rows(Path(config.output))
             attack.check_images(data.indices, lambda index: item(data.test_source, index)["image"])
         process = surrogate_settings(settings.purifier, attack_settings["process"])
         precision = self._attack_precision(attack_settings, network)
@@ -226,11 +233,15 @@ class _Builder:
         surrogate = build_purifier(process, lowered, seen, "attack.process", network)
         behind = model.behind(self._tried(surrogate, "attack.process"), lowered)
         with errors_within("attack.gradient"):
-            # A mode that every purifier accepts, for an attack that asks for no gradient.
-            mode = attack_settings["gradient"] if attack.uses_defense else {"name": "blind"}
+            mode = attack_settings["gradient"]
+            if not (attack.uses_defense and attack.uses_gradients):  # one that every purifier accepts
+                mode = {"name": "bpda" if attack.uses_defense else "blind"}
             gradient = build_gradient(mode, behind, attack_settings["eot"], config.seed)
         if not attack.uses_defense:
             conditions = Conditions(str(attack), "-", 1, model.ensemble_size, norm=norm)
+            return Row(name, model, attack, gradient, store, conditions, own)
+        if not attack.uses_gradients:
+            conditions = replace(conditions, attack=str(attack), norm=norm)
             return Row(name, model, attack, gradient, store, conditions, own)
         view, changes = str(gradient), ", ".join(f"{key} {value}" for key, value in attack_settings["process"].items())
         if changes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-from hetpure.attacks.registry import check_attack_keys, complete_attack
+from hetpure.attacks.registry import build_attack, check_attack_keys, complete_attack
 from hetpure.config import DataConfig, WandbConfig, merge, output_folder
 from hetpure.config.registry import check_keys, resolve
 from hetpure.config.schema import LARGEST, SECTION, plain, signature_schema, structure, to_dict, unknown_key
@@ -205,6 +205,13 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     rows, left_out = dict[str, RowSettings](), dict[str, str]()
     for name, cell in cells.items():
         try:
+            if cell.worst:
+                missing = table.lines[cell.method]["missing"]
+                if lacking := [reason for each in cell.worst for reason in missing.get(cells[each].column, ())]:
+                    missing[cell.column] = list(dict.fromkeys(lacking))
+                else:
+                    rows[name] = _worst_row(cell, {each: rows[each] for each in cell.worst})
+                continue
             row = _complete_row(merged[name], once)
             once(check_values, row.purifier, "purifier")
             if process := row.attack.get("process"):
@@ -219,6 +226,7 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
                 raise cell.blame(error) from None
     if left_out and not rows:
         raise ConfigError("grid", "the purifier refuses every combination of these values")
+    _check_source_rows(rows)
     check_threats(table, {name: row.attack.get("norm") for name, row in rows.items()})
     own = {} if alone else {name: tuple(dict.fromkeys((*cells[name].changed, "attack", "ensemble"))) for name in rows}
     settings = {**vars(config), **vars(whole), "rows": rows, "table": table, "grid": grid}
@@ -234,6 +242,35 @@ def restore(saved: Mapping[str, Any]) -> RunSettings:
     if not rows and not config.table.lines:
         rows = {default_row_name(str(config.purifier["name"])): RowSettings(**whole)}
     return RunSettings(**{**vars(config), "rows": rows}, own={name: tuple(change) for name, change in own.items()})
+
+
+def _worst_row(cell: Cell, sources: Mapping[str, RowSettings]) -> RowSettings:
+    """The row that judges, for each image, the strongest of those of other rows of the same defense."""
+    key = f"table.columns.{cell.column}.worst"
+    first = next(iter(sources.values()))
+    for section in ("classifier", "denoiser", "purifier", "ensemble"):
+        if any(getattr(row, section) != getattr(first, section) for row in sources.values()):
+            problem = f"its columns differ in {section} (row {cell.method}), and a worst case is that of one defense"
+            raise ConfigError(key, problem)
+    threats = {name: attack.threat if (attack := build_attack(row.attack)) else None for name, row in sources.items()}
+    shown = [f"{name.partition('/')[2]} {threat or 'without one'}" for name, threat in threats.items()]
+    threat = threats[next(iter(sources))]
+    if len({*threats.values()}) > 1 or threat is None or threat.norm not in ("Linf", "L2"):
+        problem = f"has several threat models, or none in a norm: {', '.join(shown)} (row {cell.method})"
+        raise ConfigError(key, problem, accepted="attacks of one norm and eps")
+    attack = {"name": "strongest_of", "norm": threat.norm, "eps": threat.eps, "rows": list(sources)}
+    return replace(first, attack=complete_attack(attack))
+
+
+def _check_source_rows(rows: Mapping[str, RowSettings]) -> None:
+    """Refuses an attack that needs the images of rows that do not come before it."""
+    before = list[str]()
+    for name, row in rows.items():
+        attack = build_attack(row.attack) if row.attack["name"] == "strongest_of" else None
+        if attack is not None and (unknown := [each for each in attack.source_rows if each not in before]):
+            accepted = f"rows that come before it: {', '.join(before) or 'none do'}"
+            raise ConfigError(f"rows.{name}.attack.rows", found=unknown[0], accepted=accepted)
+        before.append(name)
 
 
 class _Once(dict[str, Any]):

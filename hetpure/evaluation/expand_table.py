@@ -28,12 +28,14 @@ class ColumnConfig:
     """A column: what it changes in every row, and what it shows.
 
     ``side``: standard or robust accuracy, or their mean. ``of`` names another column whose evaluation is shown instead
-    of one of its own; a ``standard`` column shows the first that a row has. ``protocol``: by which to judge.
+    of one of its own; a ``standard`` column shows the first that a row has. ``worst`` names columns with an evaluation
+    of their own: for each image, the strongest of their adversarial images is judged. ``protocol``: by which to judge.
     """
 
     title: str | None = None
     side: Side = "robust"
     of: str | None = None
+    worst: list[str] = field(default_factory=list)
     protocol: str = "one-shot"
     classifier: dict[str, Any] = field(default_factory=dict)
     denoiser: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +77,8 @@ class TableConfig:
 class Cell:
     """One row that is evaluated: a method (a row of the file), in a column of the table where it has any.
 
-    ``changed`` are the sections that differ from the whole config's.
+    ``changed`` are the sections that differ from the whole config's. ``worst`` are the rows from whose images this one
+    takes the strongest; all else is as in the first of them.
     """
 
     base: Mapping[str, Any]
@@ -83,6 +86,7 @@ class Cell:
     changed: Sequence[str]
     method: str
     column: str | None = None
+    worst: Sequence[str] = ()
 
     def blame(self, error: ConfigError) -> ConfigError:
         """The error as one of the row, or of the column, where it is about a section that either changes."""
@@ -122,10 +126,16 @@ def expand(
             own = merge(change, more)
             changed = tuple({**of_column, **own})
             cells[f"{method}/{column}"] = Cell(merge(base, of_column), own, changed, method, column)
+        shown_in = {column: column for column in per_column}
+        for column, settings in columns.items():
+            if found := [f"{method}/{each}" for each in settings["worst"] if each in per_column]:
+                shown_in[column] = column if len(found) > 1 else found[0].partition("/")[2]  # of one, that one
+            if len(found) > 1:
+                cells[f"{method}/{column}"] = replace(cells[found[0]], column=column, worst=tuple(found))
         line["cells"] = {
-            shown: f"{method}/{source}"
+            shown: f"{method}/{shown_in[source]}"
             for shown in columns
-            if (source := columns[shown]["of"] or next(iter(per_column), None)) in per_column
+            if (source := columns[shown]["of"] or next(iter(per_column), None)) in shown_in
         }
     kept = ("title", "side", "of", "protocol")
     shown = {name: {key: column[key] for key in kept} for name, column in columns.items()}
@@ -184,11 +194,22 @@ def _columns(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         where = f"table.columns.{name}"
         accepted = f"a column with an evaluation of its own: {', '.join(own)}"
         require(column["of"] in (None, *own), f"{where}.of", column["of"], accepted)
-        if name not in own and (changed := [key for key in SECTIONS if column[key]]):
+        if worst := column["worst"]:
+            _check_worst(column, [each for each in own if not columns[each]["worst"]], where)
+        if (worst or name not in own) and (changed := [key for key in SECTIONS if column[key]]):
             raise ConfigError(f"{where}.{changed[0]}", "changes an evaluation, but this column shows another column's")
         if name in own:
             column["of"] = name
     return columns
+
+
+def _check_worst(column: Mapping[str, Any], attacked: Collection[str], where: str) -> None:
+    """Refuses a ``worst`` that is not of two or more of the columns that are attacked."""
+    worst = column["worst"]
+    accepted = f"two or more different ones of {', '.join(attacked)}"
+    require(len({*worst}) == len(worst) >= 2 and {*worst} <= {*attacked}, f"{where}.worst", worst, accepted)
+    require(column["of"] is None, f"{where}.of", column["of"], "null together with worst")
+    require(column["side"] != "standard", f"{where}.side", column["side"], "robust or average together with worst")
 
 
 def _line(method: str, row: Mapping[str, Any], printed: "PrintedTable | None") -> dict[str, Any]:
@@ -212,7 +233,7 @@ def _line(method: str, row: Mapping[str, Any], printed: "PrintedTable | None") -
 
 def _per_column(method: str, chosen: Any, columns: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The columns in which a row is evaluated, and what changes there."""
-    own = [name for name, column in columns.items() if column["of"] == name]
+    own = [name for name, column in columns.items() if column["of"] == name and not column["worst"]]
     where = f"rows.{method}.columns"
     if chosen is None:
         return {name: {} for name in own}

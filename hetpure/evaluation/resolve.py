@@ -18,6 +18,7 @@ from hetpure.models.classifiers import RANDOM
 from hetpure.purification.registry import check_network, needs_denoiser
 from hetpure.runs.files import CONTENT, read_mapping
 from hetpure.runs.read import read_settings
+from hetpure.runs.store import RecordStore
 
 OnMissing = Callable[[str, AbsentError], None]
 
@@ -88,6 +89,28 @@ def resolve_rows(
         selected = choose_auto(selected, data, trainer, loaded, on_missing)
         config = replace(config, chunk_size=selected.chunk_size, rows={**config.rows, **selected.rows})
     return Resolved(config, data, build_rows(selected, data, on_missing, loaded), absent)
+
+
+def with_sources(resolved: Resolved) -> Resolved:
+    """The same without rows that need the images of rows that have none and are not evaluated either.
+
+    Raises:
+        ConfigError: where only the selection of rows leaves those out.
+    """
+    output, samples = Path(resolved.config.output), set(resolved.data.indices) if resolved.rows else set()
+    absent, kept = dict(resolved.absent), list[Row]()
+    for row in resolved.rows:
+        needed = row.attack.source_rows if row.attack is not None else ()
+        lacking = [name for name in needed if name in absent and not samples <= RecordStore(output / name).done()]
+        for name in lacking:
+            if not absent[name]:
+                problem = f"needs the images of {name}, which has not been evaluated yet; select that row, too"
+                raise ConfigError(f"--rows {row.name}", problem)
+        if lacking:
+            absent[row.name] = list(dict.fromkeys(reason for name in lacking for reason in absent[name]))
+        else:
+            kept.append(row)
+    return replace(resolved, rows=kept, absent=absent)
 
 
 def restore_auto_settings(config: RunSettings) -> RunSettings:

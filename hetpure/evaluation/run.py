@@ -29,7 +29,7 @@ from hetpure.evaluation.process_monitor import GOES_ON, ProcessMonitor
 from hetpure.evaluation.progress import EvaluationProgress
 from hetpure.evaluation.recorder import Recorder
 from hetpure.evaluation.report import RunReport, finish_row
-from hetpure.evaluation.resolve import ChooseAuto, Given, content_here, resolve_rows
+from hetpure.evaluation.resolve import ChooseAuto, Given, content_here, resolve_rows, with_sources
 from hetpure.evaluation.sample_queue import SampleQueue
 from hetpure.evaluation.strategy import IndependentProcesses
 from hetpure.models.precision import allow_tf32
@@ -62,7 +62,7 @@ def run(
     trainer = evaluation_trainer(to_dict(config.trainer))
     set_precision(config, trainer)
     wandb_mode(config.wandb.mode)  # refused before anything is written
-    resolved = resolve_rows(replace(config, threads=threads), trainer, only, given, choose_auto)
+    resolved = with_sources(resolve_rows(replace(config, threads=threads), trainer, only, given, choose_auto))
     config, data, rows, output = resolved.config, resolved.data, resolved.rows, Path(config.output)
     report, is_first = RunReport(resolved), trainer.is_global_zero
 
@@ -72,7 +72,7 @@ def run(
             report.show()
 
     content = content_here(resolved, output) if rows else {}
-    hashes = made_under(rows)
+    hashes = made_under(rows, config)
     check_claim(output, config, FREE, content, hashes)  # before it waits for another run there
     with ProcessMonitor(output, trainer, 60.0 * config.hang_minutes, on_hang) as monitor:
         expect(rows, data, claim(output, config, FREE, content, hashes))
@@ -83,6 +83,10 @@ def run(
             keep_samples(data, output)
         try:
             for row in rows:
+                needed = row.attack.source_rows if row.attack is not None else ()
+                for source in rows:
+                    if source.name in needed and not is_first:  # the first process has waited already
+                        evaluate_row(source, trainer, data, monitor=monitor, awaits_all=True)
                 evaluate_row(row, trainer, data, monitor=monitor)
                 for variant in row.variants.values():
                     evaluate_row(variant, trainer, data, data.indices[: config.honesty.images], monitor)
@@ -132,11 +136,13 @@ def evaluate_row(
     data: ImageDataModule,
     only: Sequence[int] | None = None,
     monitor: ProcessMonitor | None = None,
+    awaits_all: bool = False,
 ) -> None:
     """Evaluates the samples of a row that have no record yet, together with the run's other processes.
 
-    Returns when this process finds no more to do; the first process, when all samples have a record. ``only`` has the
-    indices of the samples to evaluate, None for all. The trainer gets the row's callbacks for the time being.
+    Returns when this process finds no more to do; the first process, and any that ``awaits_all``, when all samples have
+    a record. ``only`` has the indices of the samples to evaluate, None for all. The trainer gets the row's callbacks
+    for the time being.
 
     Raises:
         RunError: where it cannot go on; finished batches are recorded.
@@ -149,7 +155,7 @@ def evaluate_row(
             print(text, file=sys.stderr)
     except OSError as error:
         raise RunError(f"output: {store.folder} cannot be written: {error.strerror}") from None
-    queue = SampleQueue(store, data.indices if only is None else only, trainer)
+    queue = SampleQueue(store, data.indices if only is None else only, trainer, awaits_all)
     left = queue.left()
     if not left:
         if trainer.is_global_zero:

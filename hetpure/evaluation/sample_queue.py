@@ -23,7 +23,9 @@ from hetpure.runs.store import RecordStore
 class SampleQueue:
     """The samples of a row, given as dataset indices, that have no record yet."""
 
-    def __init__(self, store: RecordStore, samples: Sequence[int], trainer: lightning.Trainer) -> None:
+    def __init__(
+        self, store: RecordStore, samples: Sequence[int], trainer: lightning.Trainer, awaits_all: bool = False
+    ) -> None:
         self.store = store
         self.file = store.folder / "samples.lock"
         self.processes = trainer.world_size // trainer.num_nodes
@@ -31,7 +33,9 @@ class SampleQueue:
         self.samples, self.own = set(samples), own
         self._fixed_share = set(own[trainer.local_rank :: self.processes])
         # The first process waits for all others, the first one of each machine for those of its machine.
-        self._awaited = self.samples if trainer.is_global_zero else set(own if trainer.local_rank == 0 else [])
+        self._awaited = (
+            self.samples if trainer.is_global_zero or awaits_all else set(own if trainer.local_rank == 0 else [])
+        )
         self._locks: IO[bytes] | None = None
         self._sizes: list[int] | None = None
         self._recorded: set[int] = set()

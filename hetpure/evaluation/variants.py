@@ -25,11 +25,11 @@ def variants(
     pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more iterations and
     with steps that can reach it. ``random_noise`` has the attack's norm and eps and asks for no gradient. ``transfer``
     attacks the undefended classifier. Left out are variants that the attack does not declare, ``more_eot`` of a defense
-    without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense; and
-    ``huge_eps`` and ``random_noise`` of threat models that are no norm ball.
+    without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense or
+    no gradient is asked for; and ``huge_eps`` and ``random_noise`` of threat models that are no norm ball.
     """
     settings, threat = {**row.attack, "checkpoints": []}, attack.threat
-    asked = stochastic and attack.uses_defense
+    asked = stochastic and attack.uses_defense and attack.uses_gradients
     more_steps = attack.more_steps(factor)
     changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if asked else {}}
     if threat is not None:
@@ -40,9 +40,11 @@ def variants(
     sections = {name: {**settings, **change} for name, change in changes.items() if change}
     if threat is not None and threat.norm in NORMS:
         # How the attacker sees the defense stays: a purifier without derivative accepts no other gradient.
-        seen = {key: settings[key] for key in ("gradient", "process")}
+        seen = (
+            {key: settings[key] for key in ("gradient", "process")} if attack.uses_gradients else {"gradient": "bpda"}
+        )
         sections["random_noise"] = {"name": "random_noise", "norm": threat.norm, "eps": threat.eps, **seen}
-    if row.purifier["name"] != "none" and attack.uses_defense:
+    if row.purifier["name"] != "none" and attack.uses_defense and attack.uses_gradients:
         # The attacker's own view of the defense's process does not apply to a bare classifier.
         view = {key: value for key, value in settings.items() if key != "gradient"}
         sections["transfer"] = {**view, "process": {"name": "none"}}

@@ -68,7 +68,7 @@ def _attack_calls(row: Row, image_shape: tuple[int, int, int], broken: bool) -> 
     stand_in: Any = process.behind(cast(Any, counter))
     stand_in.classifier, stand_in.chunks = counter, counter.chunks
     with patch.object(row.gradient, "process", stand_in), torch.random.fork_rng(devices=[]):
-        row.attack(row.gradient, x, zero, zero)
+        row.attack.rehearsal()(row.gradient, x, zero, zero)
     return counter.calls
 
 

@@ -13,6 +13,7 @@ from hetpure import __version__
 from hetpure.config import to_dict, to_yaml
 from hetpure.errors import ConfigError, RunError
 from hetpure.runs import files
+from hetpure.runs.names import default_row_name
 from hetpure.runs.store import RecordStore
 
 ALWAYS_FREE = (
@@ -91,11 +92,12 @@ def check_claim(
     files.format_version(folder)
     contents = {files.CONFIG: to_dict(config), **({files.CONTENT: dict(content)} if content else {})}
     evaluated = content is None or (folder / files.CONTENT).exists() or any(folder.glob("**/samples-*.jsonl"))
-    changes, known = [], False
+    changes, known = [], set[str]()
     for name, new in contents.items():
         if evaluated and (old := files.undamaged(folder / name)) is not None:
             if name == files.CONFIG:
-                old, known = files.read_config(folder), True
+                old = files.read_config(folder)
+                known = _rows_of(old)
             compared = new if name == files.CONFIG else hashed_before(old, new)
             changes += differences(old, compared, {*ALWAYS_FREE, *free})
     if changes:
@@ -103,7 +105,7 @@ def check_claim(
         raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
     accepted = _accepted(folder, made_under or {}, known)
     for row, hashes in accepted.items():
-        _check_records(folder, row, hashes, known)
+        _check_records(folder, row, hashes, _row(row) in known)
     run = {"format_version": files.FORMAT_VERSION, "hetpure": __version__}
     former = files.settings_of(folder)
     if accepted or former:
@@ -118,13 +120,24 @@ def settings_hash(settings: Any, free: Collection[str] = ()) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _accepted(folder: Path, made_under: Mapping[str, str], known: bool) -> dict[str, list[str]]:
-    """Hashes by row. Those of before count where the folder says that the settings are the same as then."""
+def _rows_of(config: Mapping[str, Any]) -> set[str]:
+    """Names of the rows of a saved config."""
+    return set(config.get("rows") or [default_row_name(str((config.get("purifier") or {}).get("name")))])
+
+
+def _row(folder: str) -> str:
+    """The row whose records, or whose variant's, are in a folder."""
+    return folder.partition("/honesty/")[0]
+
+
+def _accepted(folder: Path, made_under: Mapping[str, str], known: Collection[str]) -> dict[str, list[str]]:
+    """Hashes by row. Those of before count for rows of which the saved config says the settings: they are the same."""
     former = files.settings_of(folder)
     accepted = {}
     for row, new in made_under.items():
         old = former.get(row, [])
-        accepted[row] = [new, *(each for each in old if each != new)] if known or new in old else [new]
+        as_before = _row(row) in known or new in old
+        accepted[row] = [new, *(each for each in old if each != new)] if as_before else [new]
     return accepted
 
 
@@ -137,7 +150,7 @@ def _check_records(folder: Path, row: str, accepted: Collection[str], known: boo
     problem = f"the records of row {row} in {folder} were made under other settings"
     if "" in made:
         problem = f"the records of row {row} in {folder} do not say under which settings they were made"
-    if not known:
+    if files.undamaged(folder / files.CONFIG) is None:
         problem += f", and {files.CONFIG} is missing or damaged"
     raise ConfigError("output", f"{problem}; choose another output, or remove that folder")
 

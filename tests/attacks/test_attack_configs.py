@@ -42,7 +42,7 @@ def test_another_purifiers_row_drops_the_surrogate() -> None:
     assert rows["b"].attack["gradient"]["name"] == "exact"
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("autoattack_reference", "saved")])
+@pytest.mark.parametrize("name", [n for n in ATTACKS if n not in ("autoattack_reference", "saved", "strongest_of")])
 def test_every_attack_completes_from_its_name(name: str) -> None:
     assert complete_attack({"name": name})["name"] == name
 

@@ -82,6 +82,15 @@ def test_what_the_first_rows_chose_holds_for_the_others(tmp_path: Path) -> None:
     assert yaml.safe_load((folder / "config.yaml").read_text())["chunk_size"] == chosen
 
 
+def test_a_row_that_comes_back_with_other_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    both, other = {k: ROWS[k] for k in ("faint", "undefended")}, {**ROWS["faint"], "attack": {"eps": 0.06}}
+    assert evaluate(tmp_path / "run", both, *QUICK[:-1]) == 0
+    assert evaluate(tmp_path / "run", {"undefended": both["undefended"]}, *QUICK[:-1]) == 0
+    assert evaluate(tmp_path / "run", {**both, "faint": other}, *QUICK[:-1]) == 2
+    assert "the records of row faint in" in capsys.readouterr().err
+    assert evaluate(tmp_path / "run", both, *QUICK[:-1]) == 0
+
+
 def test_rows_that_are_left_out_need_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {**ROWS, "far": {"purifier": {"name": "none"}, "classifier": {"weights": "no/such.safetensors"}}}
     assert evaluate(tmp_path / "run", rows, *QUICK[:-1], "--rows", "undefended") == 0

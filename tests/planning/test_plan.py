@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ import hetpure.evaluation.build
 from hetpure.cli import main
 from hetpure.config import read_config
 from hetpure.data import ImageDataModule
+from hetpure.data.items import item
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import Row, build_rows
 from hetpure.evaluation.config import complete
@@ -198,6 +200,26 @@ def test_calls_of_every_attack_are_exact(
         assert counted == network_rows(row.most if outcome == "stands" else row.least)
 
 
+@pytest.mark.parametrize("outcome", ["stands", "falls"])
+def test_calls_of_a_choice_among_saved_images_are_exact(
+    outcome: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setting = Setting(monkeypatch, tmp_path / "run")
+    network = Constant(0 if outcome == "stands" else 1)
+    setting.classifier = Classifier(network, [0.4], [0.3]).eval().requires_grad_(False)
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", np.stack([each["image"] for each in _images(5)]))
+    folders = [str(tmp_path / f"{name}.npy") for name in "abc"]
+    attack = {"name": "strongest_of", "norm": "Linf", "eps": 0.1, "folders": folders, "evaluations": 5}
+    row, rows, data = setting.planned(setting.raw({"name": "uniform", **PURIFIER_CASES["uniform"]}, attack))
+    # Batches of 3 and 2 images; 5 evaluations and, of the clean and the chosen image, 3 predictions; 2 calls each.
+    tried, judged = (-(-15 // 4) + -(-10 // 4)) * 4 * 2, 2 * (-(-9 // 4) + -(-6 // 4)) * 4 * 2
+    assert (row.most.denoiser, row.least.denoiser) == (3 * tried + judged, tried + judged)
+    data.test_dataloader = lambda: _zero_labels(ImageDataModule.test_dataloader(data))  # pyright: ignore
+    found = network_rows(setting.counted(rows, data))
+    assert found == network_rows(row.most if outcome == "stands" else row.least)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -338,6 +360,11 @@ def test_flops_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         forward = 4 * (calls * of_a_call.get_total_flops() + of_the_classifier.get_total_flops())
         assert flops[steps, "prediction"] == forward > 0
         assert 1.8 < flops[steps, "gradient"] / forward < 2.2
+
+
+def _images(count: int) -> list[Any]:
+    data = ImageDataModule("digits", subset=count).prepare()
+    return [item(data.test_source, index) for index in data.indices]
 
 
 def _zero_labels(loader: Any) -> Any:
