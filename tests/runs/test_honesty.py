@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hetpure.attacks.base import Attack, Threat
+from hetpure.attacks.deviation import DeviationGradient
 from hetpure.attacks.gradients import ExactGradient, Gradient
 from hetpure.attacks.norms import Linf
 from hetpure.attacks.registry import ATTACKS, build_attack, complete_attack
@@ -349,9 +350,10 @@ def wrong_ball(self: Linf, x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
         ((ExactGradient, "__call__", zero), {"loss rises", "huge eps", "random noise", "transfer", "gradients"}),
         ((ExactGradient, "__call__", wrong_sign), {"loss rises", "huge eps", "random noise"}),
         ((ExactGradient, "graft", wrong_graft), {"loss rises", "huge eps", "random noise"}),
+        ((DeviationGradient, "__call__", wrong_sign), {"loss rises", "huge eps", "random noise"}),
         ((Linf, "project", wrong_ball), {"inside the ball"}),
     ],
-    ids=["whole", "zero gradient", "wrong sign", "wrong graft", "wrong ball"],
+    ids=["whole", "zero gradient", "wrong sign", "wrong graft", "wrong deviation", "wrong ball"],
 )
 def test_broken_attacks_fail_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, planted: tuple | None, failing: set[str]
@@ -372,6 +374,8 @@ def test_broken_attacks_fail_the_report(
     ]  # fmt: skip
     if planted and planted[1] == "graft":
         overrides += ["attack.name=selective", "attack.step_size=0.25", "attack.checks=1", "attack.evaluations=2"]
+    if planted and planted[0] is DeviationGradient:
+        overrides += ["attack.gradient.name=deviation"]
     rows = {"only": {"purifier": {"name": "uniform", "t": 0.05, "grid_size": 20}}}
     assert jobs.evaluate(tmp_path / "run", rows, *overrides) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
