@@ -1,7 +1,7 @@
 """JPEG compression as a defense, with a smooth rounding for attackers (Shin & Song 2017)."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ class JPEG(Purifier):
             nothing else is rounded.
     """
 
-    stochastic = False
+    stochastic: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
 
     def __init__(self, quality: int = 75, rounding: Literal["hard", "cubic"] = "hard") -> None:
         super().__init__()
