@@ -67,6 +67,7 @@ class AutoAttack(IterativeAttack):
         self.members = (APGD(norm, eps, steps, "ce"), second)
         self.classes = second.classes
         self.steps = sum(member.steps for member in self.members)
+        self.sees_loss_alone = version == "rand"  # FAB and Square see logits
         if version == "standard":
             published("fab_pt", "version")
             self.steps += 2
@@ -113,6 +114,7 @@ class ReferenceAutoAttack(BallAttack):
     """
 
     steps = 2  # observed is the loss at the clean image and at the result
+    sees_loss_alone = False
 
     def __init__(
         self, norm: NormName = "Linf", eps: float = 8 / 255, version: Version = "standard", together: int = 1

@@ -44,6 +44,7 @@ class Attack(KeepsArguments, ABC):
         run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
         has_prefixes: whether the images at which it asks for gradients are what it would return if it stopped there.
         uses_defense: whether the adversarial images depend on the defense.
+        sees_loss_alone: whether all that its steps follow are gradients of the loss, whatever that is.
         uses_gradients: whether it asks for gradients, so that it matters how it sees the defense.
         source_rows: names of the rows of the same run whose saved images it needs; they are evaluated before.
         content: what the images depend on beside the config: a version, a hash of files; part of the run's content.
@@ -55,6 +56,7 @@ class Attack(KeepsArguments, ABC):
     run_length: int | None = None
     has_prefixes: bool = False
     uses_defense: bool = True
+    sees_loss_alone: bool = True
     uses_gradients: bool = True
     source_rows: Sequence[str] = ()
     content: str | None = None

@@ -62,6 +62,7 @@ class ForeignAttack(BallAttack):
     """
 
     foreign_name: ClassVar[str] = ""
+    sees_loss_alone = False
     steps = 2
     """Observed is the loss at the clean image and at the result."""
 

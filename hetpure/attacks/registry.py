@@ -148,7 +148,10 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
         for key, default in defaults.items():
             accepted = f"no attack.{key} with {name}: images are tried out on the defense itself"
             require(completed[key] == default, f"attack.{key}", completed[key], accepted)
-    _check_checkpoints(completed["checkpoints"], build_attack(completed))
+    attack = build_attack(completed)
+    _check_checkpoints(completed["checkpoints"], attack)
+    if completed["gradient"]["name"] == "deviation" and attack is not None and not attack.sees_loss_alone:
+        raise ConfigError("attack.gradient.name", f"and attack {name} sees more than the loss", found="deviation")
     return completed
 
 

@@ -39,6 +39,8 @@ class SelectivePGD(AveragingPGD):
         alpha: exponent of the averaging over iterations, 0 or more; 0 averages nothing.
     """
 
+    sees_loss_alone = False
+
     def __init__(
         self,
         norm: NormName = "Linf",

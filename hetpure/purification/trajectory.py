@@ -1,27 +1,20 @@
-"""What a purification goes through, for attackers who look inside: each state beside the diffused image's."""
+"""What a purification goes through, for attackers who look inside: each state beside the diffused image."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from torch import Tensor
 
+Watcher = Callable[[Tensor, Tensor], None]
+"""Called after a denoising step with the state x'(t) and the diffused image x(t), (N, C, H, W), scaled to [-1, 1]."""
 
-class Pair(NamedTuple):
-    """After a denoising step: its noise level abar(t), the state x'(t) and the diffused image x(t), (N, C, H, W)."""
-
-    abar: float
-    state: Tensor
-    diffused: Tensor
-
-
-_watchers: list[Callable[[Pair], None]] = []
+_watchers: list[Watcher] = []
 
 
 @contextmanager
-def watched(watcher: Callable[[Pair], None]) -> Iterator[None]:
-    """Hands every pair of the purifications inside to ``watcher``, in the order of events."""
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Hands the states of all purifications inside to ``watcher``, in the order of events."""
     _watchers.append(watcher)
     try:
         yield
@@ -50,4 +43,4 @@ class Trail:
         of_start = math.sqrt((1.0 - abar) / (1.0 - self.abar))
         diffused = (math.sqrt(abar) - of_start * math.sqrt(self.abar)) * self.x0 + of_start * self.start
         for watcher in _watchers:
-            watcher(Pair(abar, state, diffused))
+            watcher(state, diffused)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetpure.attacks.deviation import DeviationGradient, deviation
+from hetpure.attacks.deviation import Deviation, DeviationGradient
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.attacks.losses import LOSSES
 from hetpure.attacks.pgd import PGD
+from hetpure.attacks.registry import complete_attack
 from hetpure.attacks.selective import SelectivePGD
 from hetpure.config import read_config
 from hetpure.defense.classifier import PurifiedClassifier
@@ -27,7 +28,7 @@ from hetpure.purification.lorid import LowRankIterativePurifier
 from hetpure.purification.mimic import MimicPurifier
 from hetpure.purification.none import NoPurifier
 from hetpure.purification.registry import PURIFIERS
-from hetpure.purification.trajectory import Pair, watched
+from hetpure.purification.trajectory import watched
 from hetpure.purification.uniform import UniformPurifier
 from hetpure.runs.store import RecordStore
 from tests.attacks.test_modes import assert_is_slope
@@ -55,11 +56,16 @@ def process_of(purifier: Purifier, classifier, chunk_size: int = 4) -> PurifiedC
     return PurifiedClassifier(classifier, purifier, 10, 3, "mean_logits", chunk_size, seed=5)
 
 
-def states(purifier: Purifier, x: Tensor, draws) -> list[Pair]:
-    pairs: list[Pair] = []
-    with watched(pairs.append):
+def states(purifier: Purifier, x: Tensor, draws) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of a state and the diffused image."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+    with watched(lambda *pair: pairs.append(pair)):
         purifier(x, draws)
     return pairs
+
+
+def deviation(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.stack([(a - b).square().mean(dim=(1, 2, 3)) for a, b in pairs]).mean(dim=0)
 
 
 # ---- closed forms
@@ -81,30 +87,33 @@ class TrueNoise(Denoiser):
 def test_states_of_a_perfect_denoiser_do_not_deviate() -> None:
     x = images(2, dtype=torch.float64)
     pairs = states(UniformPurifier(TrueNoise(to_signed(x)), 0.2, 20, end="clean"), x, rows(2))
-    assert [pair.abar for pair in pairs] == pytest.approx([abar(150), abar(100), abar(50), abar(0), 1.0])
-    for pair in pairs:
-        torch.testing.assert_close(pair.state, pair.diffused, rtol=0, atol=1e-12)
-    assert float(deviation(pairs).max()) < 1e-24
+    assert len(pairs) == 5  # at 150, 100, 50, 0 and the clean image
+    for state, diffused in pairs:
+        torch.testing.assert_close(state, diffused, rtol=0, atol=1e-12)
+    torch.testing.assert_close(pairs[-1][0], to_signed(x), rtol=0, atol=1e-12)
 
 
 def test_the_diffused_image_has_the_noise_of_the_start() -> None:
     x, draws = images(2, dtype=torch.float64), rows(2)
-    for pair in states(UniformPurifier(LinearDenoiser(0.3), 0.2, 20), x, draws):
-        noise = draws.normal_like(x, "diffuse", 200)
-        expected = pair.abar**0.5 * to_signed(x) + (1.0 - pair.abar) ** 0.5 * noise
-        torch.testing.assert_close(pair.diffused, expected, rtol=0, atol=1e-12)
+    pairs = states(UniformPurifier(LinearDenoiser(0.3), 0.2, 20), x, draws)
+    noise = draws.normal_like(x, "diffuse", 200)
+    for (_, diffused), t in zip(pairs, (150, 100, 50, 0), strict=True):
+        expected = abar(t) ** 0.5 * to_signed(x) + (1.0 - abar(t)) ** 0.5 * noise
+        torch.testing.assert_close(diffused, expected, rtol=0, atol=1e-12)
 
 
 def test_one_step_of_a_linear_denoiser_by_hand() -> None:
     x, draws, k = images(2, dtype=torch.float64), rows(2), 0.3
-    (pair,) = states(UniformPurifier(LinearDenoiser(k), 0.1, 10), x, draws)  # from 100 to 0
+    pairs = states(UniformPurifier(LinearDenoiser(k), 0.1, 10), x, draws)  # from 100 to 0
     noise = draws.normal_like(x, "diffuse", 100)
     start = abar(100) ** 0.5 * to_signed(x) + (1.0 - abar(100)) ** 0.5 * noise
     scale = (abar(0) / abar(100)) ** 0.5
     state = scale * start + ((1.0 - abar(0)) ** 0.5 - scale * (1.0 - abar(100)) ** 0.5) * k * start
     diffused = abar(0) ** 0.5 * to_signed(x) + (1.0 - abar(0)) ** 0.5 * noise
-    expected = abar(0) * (state - diffused).square().mean(dim=(1, 2, 3))
-    torch.testing.assert_close(deviation([pair]), expected, rtol=1e-12, atol=0)
+    found = Deviation()
+    for each in pairs:
+        found.add(*each)
+    torch.testing.assert_close(found.mean(), (state - diffused).square().mean(dim=(1, 2, 3)), rtol=1e-12, atol=0)
 
 
 # ---- gradients
@@ -119,8 +128,8 @@ def test_gradient_is_the_slope_of_the_whole_loss(name: str, denoiser64, classifi
     draws, owner = attack_draws(0, SAMPLE, 1, 2), torch.tensor([0, 0, 1, 1])
 
     def loss_at(image: Tensor) -> Tensor:
-        pairs: list[Pair] = []
-        with watched(pairs.append):
+        pairs: list[tuple[Tensor, Tensor]] = []
+        with watched(lambda *pair: pairs.append(pair)):
             purified = process.purifier.purify(image[owner], draws, *(each[owner] for each in prepared))
         value = LOSSES["ce"](classifier64(purified), LABEL[owner]) + 5.0 * deviation(pairs)
         return value.detach().unflatten(0, (2, 2)).mean(dim=1)
@@ -176,10 +185,18 @@ def test_a_purifier_without_states_is_refused(classifier) -> None:
 
 def test_grafts_and_other_libraries_are_refused(denoiser, classifier) -> None:
     source = DeviationGradient(process_of(purifiers(denoiser, classifier)["uniform"], classifier), 2, 0)
-    with pytest.raises(ConfigError, match=r"attack\.gradient\.name is 'deviation'; accepted: .* grafts"):
+    with pytest.raises(ConfigError, match=r"attack\.gradient\.name is 'deviation'; accepted: .* graft"):
         SelectivePGD(steps=2, checks=1)(source, images(2), LABEL, SAMPLE)
-    with pytest.raises(ConfigError, match=r"attack\.gradient\.name is 'deviation'; accepted: .* another library"):
+    with pytest.raises(ConfigError, match=r"attack\.gradient\.name is 'deviation'; accepted: .* logits"):
         source.logits(images(2), SAMPLE, 0)
+
+
+@pytest.mark.parametrize("attack", [{"name": "selective"}, {"name": "autoattack", "version": "standard"}])
+def test_attacks_that_see_more_than_the_loss_are_refused_at_once(attack: dict[str, str]) -> None:
+    if attack["name"] == "autoattack":
+        pytest.importorskip("pyautoattack")
+    with pytest.raises(ConfigError, match=r"attack\.gradient\.name is 'deviation', and .* sees more"):
+        complete_attack({**attack, "gradient": "deviation"})
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
