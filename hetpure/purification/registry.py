@@ -42,6 +42,7 @@ PURIFIERS: Registry[Purifier] = Registry(
         "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
         "ebm": "hetpure.purification.ebm:EnergyPurifier",
         "atop": "hetpure.purification.atop:TrainedPurifier",
+        "denoised_smoothing": "hetpure.purification.denoised_smoothing:DenoisedSmoothing",
     },
     base="hetpure.purification.base:Purifier",
     group="hetpure.purifiers",
