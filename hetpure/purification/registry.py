@@ -113,6 +113,13 @@ def default_ensemble_mode(settings: Mapping[str, Any]) -> str:
     return PURIFIERS[settings["name"]].ENSEMBLE_MODES.get(settings.get("preset", ""), "mean_logits")
 
 
+def is_smoothing(settings: Mapping[str, Any]) -> bool:
+    """Whether a purifier states its ``smoothing_sigma``, so that its majority vote can be certified."""
+    from hetpure.purification.base import Purifier
+
+    return PURIFIERS[settings["name"]].smoothing_sigma is not Purifier.smoothing_sigma
+
+
 def needs_denoiser(settings: Mapping[str, Any]) -> bool:
     """Whether a purifier's constructor takes a denoiser."""
     return "denoiser" in _parameters(PURIFIERS[settings["name"]])

@@ -17,17 +17,20 @@ class Certificate:
     radius: float  # L2, in units of images in [0, 1]; 0 after an abstention
     votes: int  # of the n draws, for the class that most of the first n0 draws had
     distance: float | None = None  # L2 distance of the adversarial image; None without an attack
-    adversarial: int | None = None  # class certified at that image, if the radius reaches it; None for abstention
+    attacked_votes: int | None = None  # of n draws at that image, for ``label``; None where the radius ends before it
 
     @property
     def covers_attack(self) -> bool:
         """Whether the adversarial image is within the radius."""
         return self.distance is not None and self.label is not None and self.distance <= self.radius
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether another class is certified at an adversarial image within the radius: one of both is wrong."""
-        return self.adversarial is not None and self.adversarial != self.label
+    def is_broken(self, n: int, alpha: float) -> bool:
+        """Whether most draws at an adversarial image within the radius are for other classes, significantly so.
+
+        A right certificate says that they are not: within the radius its class has a probability of 1/2 or more. So
+        this is true by chance with a probability of at most alpha, and of alpha that the certificate was wrong.
+        """
+        return self.attacked_votes is not None and lower_bound(n - self.attacked_votes, n, alpha) > 0.5
 
 
 def certify(counts0: Sequence[int], counts: Sequence[int], alpha: float, sigma: float) -> Certificate:

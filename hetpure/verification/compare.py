@@ -47,6 +47,8 @@ def compare_judged(
     pairs, decided, same = _pairs(records, again), Problems(), Problems()
     apart, worst = set(), 0.0
     for a, b in pairs:
+        if a.certificate != b.certificate:
+            same.add(f"sample {a.index}: another certificate, {b.certificate}")
         for side in SIDES:
             if b.failure is not None or getattr(a, side) != getattr(b, side):
                 found = b.failure or f"class {_classes(getattr(b, side))}, recorded {_classes(getattr(a, side))}"

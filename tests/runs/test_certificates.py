@@ -68,8 +68,9 @@ def test_a_linear_classifiers_radius_is_never_exceeded_and_approached() -> None:
 
 def test_what_a_certificate_says_of_an_attack() -> None:
     far, near = Certificate(3, 0.5, 900, distance=0.6), Certificate(3, 0.5, 900, distance=0.4)
-    assert not far.covers_attack and near.covers_attack and not near.is_broken
+    assert not far.covers_attack and near.covers_attack and not near.is_broken(1000, 0.001)
     assert not Certificate(None, 0.0, 5, distance=0.0).covers_attack
-    assert Certificate(3, 0.5, 900, 0.4, adversarial=2).is_broken
-    assert not Certificate(3, 0.5, 900, 0.4, adversarial=3).is_broken
+    for votes in range(101):
+        p = binom.cdf(votes, 100, 0.5)  # of so few votes, if the class had half of them
+        assert Certificate(3, 0.5, 90, 0.4, attacked_votes=votes).is_broken(100, 0.001) == (p < 0.001)
     assert math.isclose(certified_radius(10, 10, 0.001, 1.0), 2 * certified_radius(10, 10, 0.001, 0.5))
