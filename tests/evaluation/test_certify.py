@@ -191,7 +191,7 @@ def test_other_draws_are_another_run(run: Path, capsys: pytest.CaptureFixture[st
 def test_it_is_refused_where_nothing_can_be_certified() -> None:
     raw = {**read_config("digits.yaml", []), "output": "unused"}
     with pytest.raises(
-        ConfigError, match=r"^certify needs a row .* smoothing_sigma; found none, uniform, heterogeneous$"
+        ConfigError, match=r"^certify: needs a row .* smoothing_sigma; found none, uniform, heterogeneous$"
     ):
         complete({**raw, "certify": {}})
     smooth = {**raw, "rows": {"a": {}, "b": {"purifier": {"name": "denoised_smoothing"}}}}
