@@ -120,7 +120,7 @@ def certificates(records: Sequence[Record], n: int, alpha: float) -> Verdict:
     if not covered:
         return Verdict(name, None, "no adversarial image lies within a certified radius")
     broken = [index for index, certificate in covered.items() if certificate.is_broken(n, alpha)]
-    chance = f"by chance fewer than {2 * alpha * len(covered):.2g} are expected"
+    chance = f"at most {2 * alpha * len(covered):.2g} expected by chance"
     details = f"{len(covered)} adversarial images lie within their certified radius, {len(broken)} break it ({chance})"
     return Verdict(name, not broken, f"{details}: {_first(broken)}" if broken else details)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,19 @@ def test_a_resumed_run_and_another_batch_size_give_the_same_records(run: Path, t
     assert "votes do not give" in capsys.readouterr().err
     assert sorted(map(str, (r.outcome() for r in RecordStore(output / ROW).read()))) == sorted(map(str, whole))
     assert list(read_run(output).report.rows[0].certified) == ["0.07"], "radii may change: nothing else depends on them"
+
+
+@pytest.mark.slow
+def test_verify_certifies_again_and_notices_another_certificate(run: Path, tmp_path: Path, capsys) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    assert main(["verify", str(copy), "--samples=0"]) == 0
+    assert "2 certificates, the same" in capsys.readouterr().out
+    file = next((copy / ROW).glob("samples-*.jsonl"))
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    first["certificate"] |= {"radius": 0.2, "votes": 40}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (first, second)))
+    assert main(["verify", str(copy), "--samples=0"]) == 4
+    assert "recorded class" in capsys.readouterr().out
 
 
 def test_other_draws_are_another_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
