@@ -51,7 +51,7 @@ class Draws:
     """The keys under which N rows draw their noise: ``process`` says who draws, and no two share a number."""
 
     seed: int
-    process: str  # such as "defense", "attack" or "selection"
+    process: str  # such as "defense", "attack", "selection" or "certify"
     sample: Tensor  # (N,) int64, each row's index in its dataset split
     draw: Tensor  # (N,) int64, which of a sample's purifications it is: ensemble member, or EOT draw of an iteration
     offset: int = 0  # added to the ``step`` of every draw; see ``in_round``
@@ -120,6 +120,11 @@ def attack_draws(seed: int, sample: Tensor, iteration: int, eot: int) -> Draws:
 def selection_draws(seed: int, sample: Tensor, count: int) -> Draws:
     """Keys of the ``count`` draws by which the attacker selects among candidates, independent of all others."""
     return _draws(seed, "selection", sample, count, first=0)
+
+
+def certify_draws(seed: int, sample: Tensor, count: int) -> Draws:
+    """Keys of the ``count`` draws by which each sample is certified, independent of all others."""
+    return _draws(seed, "certify", sample, count, first=0)
 
 
 def _draws(seed: int, process: str, sample: Tensor, size: int, first: int) -> Draws:

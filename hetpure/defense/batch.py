@@ -4,10 +4,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from hetpure.runs.certificates import Certificate
 from hetpure.runs.records import Side
 
 ATTACKED = "attacked"
 """Key of a batch under which an attack leaves its ``AttackedImages``."""
+
+
+CERTIFIED = "certified"
+"""Key of a batch under which a ``Certifier`` leaves its ``CertifiedImages``."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,12 @@ class BatchScores:
     failures: dict[int, str]  # why a sample has no result, by its index, also where the attack failed
     chunk_size: int  # rows in a network call of the defense
     checkpoints: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # like scores, after so many iterations
+
+
+@dataclass(frozen=True)
+class CertifiedImages:
+    """The certificates of a batch."""
+
+    certificates: dict[int, Certificate]  # by the sample's index
+    failures: dict[int, str]  # why a sample has none, likewise
+    chunk_size: int  # rows in a network call

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.defense.finite import Guarded
 from hetpure.defense.protocols import Protocol
 from hetpure.errors import AbsentError, ConfigError, require
-from hetpure.evaluation.config import SHARED, ProtocolsConfig, RowSettings, RunSettings
+from hetpure.evaluation.config import SHARED, CertifyConfig, ProtocolsConfig, RowSettings, RunSettings
 from hetpure.evaluation.content import FREE, code_content, network_content
 from hetpure.evaluation.variants import variants
 from hetpure.models.classifiers import Classifier, build_classifier
@@ -35,6 +36,7 @@ from hetpure.models.precision import (
 from hetpure.purification.base import Purifier
 from hetpure.purification.network import NetworkPurifier
 from hetpure.purification.registry import build_purifier, needs_denoiser, surrogate_settings
+from hetpure.runs.certificates import certified_radius
 from hetpure.runs.claim import settings_hash
 from hetpure.runs.records import Expected
 from hetpure.runs.results import Conditions
@@ -54,6 +56,7 @@ class Row:
     settings: dict[str, Any]  # all that its records depend on
     variants: "dict[str, Row]" = field(default_factory=dict)  # under other attacks, for the honesty checks
     content: dict[str, Any] = field(default_factory=dict)  # hashes of its networks, and of code from outside
+    certify: CertifyConfig | None = None  # how its images are certified
 
     @property
     def protocols(self) -> Sequence[Protocol]:
@@ -107,6 +110,9 @@ def expect(rows: Sequence[Row], data: ImageDataModule, settings: Mapping[str, Se
         for name, each in _folders(row):
             evaluations = {protocol.name: protocol.evaluations for protocol in each.protocols}
             shape = None if each.attack is None else data.image_shape
+            sigma, radius = each.model.purifier.smoothing_sigma, None
+            if each.certify is not None and sigma is not None:
+                radius = partial(certified_radius, n=each.certify.n, alpha=each.certify.alpha, sigma=sigma)
             each.store.expect(
                 Expected(
                     samples=labels.keys(),
@@ -116,6 +122,7 @@ def expect(rows: Sequence[Row], data: ImageDataModule, settings: Mapping[str, Se
                     shape=shape,
                     seed=each.model.seed,
                     settings=settings[name],
+                    radius=radius,
                 )
             )
 
@@ -179,6 +186,9 @@ class _Builder:
         config = self.config
         row = self._row(name, settings, settings.attack, Path(config.output), config.protocols)
         purifier = row.model.purifier
+        if config.certify is not None and purifier.smoothing_sigma is not None:
+            row.settings["certify"] = config.certify
+            row = replace(row, certify=config.certify)
         network = purifier.network if isinstance(purifier, NetworkPurifier) else None
         if network is not None and (config.precision != "float32" or config.compile):
             key = "compile" if config.compile else "precision"
@@ -212,7 +222,7 @@ class _Builder:
         model = PurifiedClassifier(classifier, purifier, *numbers)
         store = RecordStore(output / name, [protocol.name for protocol in model.protocols])
         attack = build_attack(attack_settings)
-        shared = {key: getattr(config, key) for key in SHARED}
+        shared = {key: getattr(config, key) for key in SHARED if key != "certify"}
         own = {**shared, **vars(settings), "attack": attack_settings, "protocols": judged}
         conditions = Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls)
         if attack is None:

@@ -23,6 +23,7 @@ from hetpure.purification.registry import (
     check_values,
     complete_settings,
     default_ensemble_mode,
+    is_smoothing,
     surrogate_settings,
 )
 from hetpure.runs.names import check_row_name, default_row_name
@@ -75,6 +76,19 @@ class HonestyConfig:
 
 
 @dataclass(frozen=True)
+class CertifyConfig:
+    """Certificates of randomized smoothing: draws that choose a class and that bound its probability, and the error.
+
+    ``radii`` are those that the table has, L2, in units of images in [0, 1].
+    """
+
+    n0: int = 100
+    n: int = 10000
+    alpha: float = 0.001
+    radii: list[float] = field(default_factory=lambda: [0.25, 0.5])
+
+
+@dataclass(frozen=True)
 class RowSettings:
     """What a row may have of its own; complete, but for ``attack.recompute``, which may be ``auto``."""
 
@@ -104,6 +118,7 @@ class EvaluateConfig:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     protocols: ProtocolsConfig = field(default_factory=ProtocolsConfig)
     honesty: HonestyConfig = field(default_factory=HonestyConfig)
+    certify: CertifyConfig | None = None
     chunk_size: int | Literal["auto"] = 64
     threads: int | None = None
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -227,6 +242,10 @@ def complete(raw: Mapping[str, Any], names: Collection[str] = ()) -> RunSettings
     if left_out and not rows:
         raise ConfigError("grid", "the purifier refuses every combination of these values")
     _check_source_rows(rows)
+    if config.certify is not None and rows and not any(is_smoothing(row.purifier) for row in rows.values()):
+        names = ", ".join(dict.fromkeys(row.purifier["name"] for row in rows.values()))
+        problem = "needs a row with purifier.name denoised_smoothing, or another that states its smoothing_sigma"
+        raise ConfigError("certify", f"{problem}; found {names[:100]}")
     check_threats(table, {name: row.attack.get("norm") for name, row in rows.items()})
     own = {} if alone else {name: tuple(dict.fromkeys((*cells[name].changed, "attack", "ensemble"))) for name in rows}
     settings = {**vars(config), **vars(whole), "rows": rows, "table": table, "grid": grid}
@@ -309,14 +328,20 @@ def _check_shared(config: EvaluateConfig) -> None:
     """Values that can be refused without looking at images, networks or the machine."""
     ranges = {
         "protocols.resubmissions": (1, 10**6), "protocols.votes": (0, 10**6), "honesty.images": (0, LARGEST),
-        "honesty.factor": (2, 1000), "data.batch_size": (1, 10**6), "data.workers": (0, 1024),
+        "honesty.factor": (2, 1000), "certify.n0": (1, 10**7), "certify.n": (1, 10**7),
+        "data.batch_size": (1, 10**6), "data.workers": (0, 1024),
         "chunk_size": (1, 10**6), "threads": (1, 1024), "pictures": (0, 10**5), "hang_minutes": (0, 10**6),
         "seed": (0, LARGEST),
     }  # fmt: skip
     for key, (least, most) in ranges.items():
-        value = functools.reduce(getattr, key.split("."), config)
+        value = functools.reduce(lambda section, name: section and getattr(section, name), key.split("."), config)
         accepted = f"{least} to {most}" if most < LARGEST else f"{least} or more"
         require(value in (None, "auto") or least <= value <= most, key, value, accepted)  # pyright: ignore
+    if (certify := config.certify) is not None:
+        require(0.0 < certify.alpha < 1.0, "certify.alpha", certify.alpha, "above 0 and below 1")
+        accepted = "one or more numbers above 0, each once"
+        valid = certify.radii and min(certify.radii) > 0.0 and len({*certify.radii}) == len(certify.radii)
+        require(bool(valid), "certify.radii", certify.radii, accepted)
     check_trainer(config.trainer, (*TRAINER, "callbacks"))
     precision = config.trainer.get("precision", 32)
     reason = "Lightning lowers the precision of the defense, but not of the attack process; set precision itself"

@@ -15,7 +15,10 @@ from hetpure.purification.registry import PURIFIERS
 PLACES = (*PATHS, *(f"rows.*.{key}" for key in PATHS))
 """The same, of the whole config and of its rows."""
 
-FREE = ("pictures", "data.batch_size", "data.check", "honesty.images", "table", "grid", "hang_minutes", *PLACES)
+FREE = (
+    "pictures", "data.batch_size", "data.check", "honesty.images", "certify.radii", "table", "grid", "hang_minutes",
+    *PLACES,
+)  # fmt: skip
 """Keys that may differ when an evaluation goes on (``grid``: its combinations are rows, independent of each other)."""
 
 

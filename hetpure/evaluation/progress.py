@@ -51,6 +51,13 @@ class EvaluationProgress(Callback):
         # The defense's own runs count as one more iteration; a batch that starts again takes the bar back.
         self._move(self._done + len(gradient.loss) * (iteration + 1) / (self.iterations + 1))
 
+    def on_certificate(self, done: float, count: int) -> None:
+        """A certifier's observer: how many of a batch's images are certified."""
+        if self._bar.disable:
+            return
+        self._bar.set_postfix_str(f"{self._accuracies}certified {done:.1f}/{count} images", refresh=False)
+        self._move(self._done + (count * self.iterations + done) / (self.iterations + 1))
+
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
-from hetpure.defense.batch import ATTACKED, AttackedImages, BatchScores
+from hetpure.defense.batch import ATTACKED, CERTIFIED, AttackedImages, BatchScores, CertifiedImages
 from hetpure.defense.classifier import PurifiedClassifier
 from hetpure.errors import RunError
 from hetpure.runs.records import Record, shortest
@@ -37,6 +37,7 @@ class Recorder(Callback):
         assert isinstance(pl_module, PurifiedClassifier)
         assert isinstance(outputs, BatchScores)
         attacked: AttackedImages | None = batch.get(ATTACKED)
+        certified: CertifiedImages | None = batch.get(CERTIFIED)
         indices, labels = batch["index"].tolist(), batch["label"].tolist()
         # Reading the scores waits for the device: only after it is the work done.
         scores = {
@@ -66,6 +67,8 @@ class Recorder(Callback):
                     common[name] = list(itertools.takewhile(math.isfinite, values))
                 common["chunks"]["attack"] = attacked.chunk_size
                 common["image"] = image_file if index in images else None
+            if certified is not None:
+                common["chunks"]["certificate"] = certified.chunk_size
             for protocol in pl_module.protocols:
                 predictions: dict[str, Any] = {"clean": [], "clean_scores": []}
                 for side, by_protocol in scores.items() if failure is None else ():
@@ -77,6 +80,8 @@ class Recorder(Callback):
                         str(number): [row.index(max(row)) for row in by_protocol[protocol.name][i].tolist()]
                         for number, by_protocol in outputs.checkpoints.items()
                     }
+                if certified is not None and protocol is pl_module.protocols[0]:
+                    predictions["certificate"] = certified.certificates.get(index)
                 records.append(Record(protocol=protocol.name, draws=protocol.draws, **common, **predictions))
             if failure is not None:
                 pl_module.notify(f"sample {index}: {failure}; it is recorded as failed, the rest goes on")

@@ -16,7 +16,7 @@ from hetpure.models.classifiers import RANDOM
 from hetpure.reports import write_reports
 from hetpure.reports.dashboard import Dashboard
 from hetpure.runs.convergence import is_random, verdict, with_verdict
-from hetpure.runs.honesty import Verdict, blind, check
+from hetpure.runs.honesty import Verdict, blind, certificates, check
 from hetpure.runs.read import RunFolder, read_run
 from hetpure.runs.records import Record
 from hetpure.runs.results import Report, TableRow, notes_on, table_rows, write_results
@@ -47,6 +47,8 @@ class RunReport:
                 notes.append(f"{row.name}: the attack has {CONVERGED[found.passed]}: {found.details}")
             if self.config.honesty.images and row.attack is not None:
                 checks[row.name] = honesty_verdicts(row, records, self.config.honesty.factor, self.data)
+            if row.certify is not None:
+                checks.setdefault(row.name, []).append(certificates(records, row.certify.n, row.certify.alpha))
             if images := blind(records):
                 blinded[row.name] = images
         if self.absent:
@@ -154,7 +156,8 @@ def describe(config: RunSettings) -> str:
 
 def _table_rows(row: Row, records: Sequence[Record], data: ImageDataModule) -> list[TableRow]:
     names = [protocol.name for protocol in row.protocols]
-    rows = table_rows(row.name, records, len(data.indices), names, row.conditions)
+    radii = row.certify.radii if row.certify is not None else ()
+    rows = table_rows(row.name, records, len(data.indices), names, row.conditions, radii)
     return with_verdict(rows, records, _doubled(row))
 
 

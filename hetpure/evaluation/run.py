@@ -18,6 +18,7 @@ from hetpure.config import to_dict
 from hetpure.config.tracking import wandb_mode
 from hetpure.config.trainer import build_trainer
 from hetpure.data.datamodule import ImageDataModule
+from hetpure.defense.certify import Certifier
 from hetpure.defense.hooks import after_calls, networks
 from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.build import Row, expect, made_under
@@ -165,6 +166,8 @@ def evaluate_row(
     row.model.notify = progress.notify
     failures = Failures(row, store, data, partial(trainer.test, row.model, datamodule=data, verbose=False))
     callbacks: list[Callback] = [Recorder(store), progress]
+    if (certify := row.certify) is not None:
+        callbacks.insert(0, Certifier(certify.n0, certify.n, certify.alpha, progress.on_certificate))
     if row.attack is not None and row.gradient is not None:
         observe, notify = progress.on_attack_iteration, progress.notify
         how = (observe, row.processes, notify, row.checkpoints, row.settings["attack"].get("precision") == "tf32")

@@ -41,7 +41,7 @@ def count_pieces(
 
     Returns:
         The counts at most, and the counts if every sample broke as soon as the attack looks: fewer, where an attack
-        leaves broken samples alone.
+        leaves broken samples alone, and where adversarial images within a certified radius are checked.
     """
     sides = 1 if row.attack is None else 2 + len(row.checkpoints)
     defense: Calls = Counter({("prepare", 1, True): sides, ("prediction", draws_needed(row.protocols), True): sides})
@@ -53,6 +53,13 @@ def count_pieces(
                 for batch, times in ((batch_size, images // batch_size), (images % batch_size, 1)):
                     chunks = math.ceil(batch * rows / process.chunk_size) if chunked else batch
                     pieces[Piece(process, work, process.chunk_size if chunked else rows)] += times * calls * chunks
+    if (certify := row.certify) is not None:  # image by image
+        size, checked = row.model.chunk_size, int(row.attack is not None)
+        prepare, prediction = Piece(row.model, "prepare", size), Piece(row.model, "prediction", size)
+        for pieces, attacked in ((most, checked), (least, 0)):
+            pieces[prepare] += images * (1 + attacked)
+            chunks = math.ceil((certify.n0 + certify.n) / size) + attacked * math.ceil(certify.n / size)
+            pieces[prediction] += images * chunks
     return +most, +least
 
 

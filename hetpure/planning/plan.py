@@ -148,7 +148,8 @@ def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int) -> 
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
     early = [row for row in plans if row.most != row.least]
     if least := [f"{row.name} {_hours(row.left * row.least.seconds / 3600)}" for row in early]:
-        yield f"some attacks leave broken samples alone; left if every sample broke at once: {'; '.join(least)}"
+        reason = "some attacks and the check of certificates leave broken samples alone"
+        yield f"{reason}; left if every sample broke at once: {'; '.join(least)}"
     if world > 1:
         yield f"images and hours here are those of the process with most images of {world}; one alone was measured"
     if rates:

@@ -49,6 +49,14 @@ class Purifier(KeepsArguments, nn.Module, ABC):
         """How the preset joins S purifications (Algorithm 3); by default the mean of logits."""
         return self.ENSEMBLE_MODES.get(self.preset or "", "mean_logits")
 
+    @property
+    def smoothing_sigma(self) -> float | None:
+        """Standard deviation sigma of a purifier that adds N(0, sigma^2) to images in [0, 1], and uses only the sum.
+
+        None for others. Such a purifier's majority vote can be certified.
+        """
+        return None
+
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         """What depends only on the image and not on the draw, computed once for all draws of an image.
 

@@ -14,7 +14,7 @@ from hetpure.purification.base import Purifier
 
 
 class GaussianNoise(Purifier):
-    """x + sigma eps, clamped: what noise does without a denoiser.
+    """x + sigma eps, clamped: what noise does without a denoiser. Its vote is randomized smoothing (Cohen et al. 2019).
 
     Args:
         sigma: standard deviation, for images in [0, 1].
@@ -24,6 +24,10 @@ class GaussianNoise(Purifier):
         super().__init__()
         require(0.0 < sigma < math.inf, "sigma", sigma, "above 0, finite")
         self.sigma = sigma
+
+    @property
+    def smoothing_sigma(self) -> float:
+        return self.sigma
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         return (x + self.sigma * draws.normal_like(x, "noise", 0)).clamp(0.0, 1.0)

@@ -42,6 +42,7 @@ PURIFIERS: Registry[Purifier] = Registry(
         "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
         "ebm": "hetpure.purification.ebm:EnergyPurifier",
         "atop": "hetpure.purification.atop:TrainedPurifier",
+        "denoised_smoothing": "hetpure.purification.denoised_smoothing:DenoisedSmoothing",
         "gaussian_noise": "hetpure.purification.baselines:GaussianNoise",
         "gaussian_blur": "hetpure.purification.baselines:GaussianBlur",
         "bit_depth": "hetpure.purification.baselines:BitDepth",
@@ -115,6 +116,13 @@ def surrogate_settings(settings: Mapping[str, Any], change: Mapping[str, Any]) -
 def default_ensemble_mode(settings: Mapping[str, Any]) -> str:
     """How a purifier's preset joins its purifications; the mean of logits where the preset does not say."""
     return PURIFIERS[settings["name"]].ENSEMBLE_MODES.get(settings.get("preset", ""), "mean_logits")
+
+
+def is_smoothing(settings: Mapping[str, Any]) -> bool:
+    """Whether a purifier states its ``smoothing_sigma``, so that its majority vote can be certified."""
+    from hetpure.purification.base import Purifier
+
+    return PURIFIERS[settings["name"]].smoothing_sigma is not Purifier.smoothing_sigma
 
 
 def needs_denoiser(settings: Mapping[str, Any]) -> bool:

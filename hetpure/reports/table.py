@@ -37,10 +37,17 @@ def _converged(row: TableRow) -> str:
     return {True: "yes", False: "NO", None: "not checked"}[row.converged]
 
 
-def _accuracy(name: str, value: Callable[[TableRow], Accuracy]) -> Column:
+def _accuracy(name: str, value: Callable[[TableRow], Accuracy], heading: str | None = None) -> Column:
     ends = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
     numbers: dict[str, Value] = {key: lambda row, end=end: getattr(value(row), end) for key, end in ends.items()}
-    return Column(f"{name.replace('_', ' under ')}, %", value, numbers, by_protocol=True)
+    return Column(heading or f"{name.replace('_', ' under ')}, %", value, numbers, by_protocol=True)
+
+
+def _certified(radius: str) -> Column:
+    def value(row: TableRow) -> Accuracy:
+        return row.certified.get(radius, Accuracy())
+
+    return _accuracy(f"certified_{radius}", value, f"certified at {radius}, %")
 
 
 ROBUST = _accuracy("robust", attrgetter("robust"))
@@ -78,8 +85,9 @@ def accuracies_of(rows: Sequence[TableRow]) -> dict[str, Callable[[TableRow], Ac
 
 
 def columns_of(rows: Sequence[TableRow]) -> list[Column]:
-    """``COLUMNS`` for some rows, with the robust accuracies of ``accuracies_of``."""
+    """``COLUMNS`` for some rows, with the robust accuracies of ``accuracies_of`` and the certified ones, if any."""
     robust = [_accuracy(name, value) for name, value in accuracies_of(rows).items() if name != "standard"]
+    robust += [_certified(radius) for radius in dict.fromkeys(radius for row in rows for radius in row.certified)]
     return [each for column in COLUMNS for each in (robust if column is ROBUST else [column])]
 
 

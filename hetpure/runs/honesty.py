@@ -110,6 +110,21 @@ def gradients(records: Sequence[Record]) -> Verdict:
     return Verdict(name, not zero and not broken, details)
 
 
+def certificates(records: Sequence[Record], n: int, alpha: float) -> Verdict:
+    """No adversarial image within its certified radius moves most of n draws to other classes: that would be a bug.
+
+    Each such image is tested at the level alpha, and its certificate is wrong with a probability of alpha at most.
+    """
+    name = "certificates"
+    covered = {r.index: r.certificate for r in records if r.certificate is not None and r.certificate.covers_attack}
+    if not covered:
+        return Verdict(name, None, "no adversarial image lies within a certified radius")
+    broken = [index for index, certificate in covered.items() if certificate.is_broken(n, alpha)]
+    chance = f"at most {2 * alpha * len(covered):.2g} expected by chance"
+    details = f"{len(covered)} adversarial images lie within their certified radius, {len(broken)} break it ({chance})"
+    return Verdict(name, not broken, f"{details}: {_first(broken)}" if broken else details)
+
+
 def blind(records: Sequence[Record]) -> str | None:
     """In how many images every gradient was exactly zero, if that is half of them or more; needs no variant.
 

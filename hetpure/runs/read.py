@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 DEFAULTS: dict[str, Any] = {
     "rows": {}, "seed": 0, "protocols": {"resubmissions": 1, "votes": 0}, "ensemble": {"mode": None},
-    "honesty": {"images": 0}, "data": {"root": None}, "grid": {}, "table": {},
+    "honesty": {"images": 0}, "certify": {}, "data": {"root": None}, "grid": {}, "table": {},
 }  # fmt: skip
 """Keys that a reader needs and that ``config.yaml`` may leave out."""
 
@@ -97,6 +97,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     files.format_version(folder)
     config = merge(DEFAULTS, files.read_config(folder, "evaluation's"))
+    config["certify"] = config["certify"] or {}  # null: nothing is certified
     sections = {key: config.get(key) for key in ("purifier", *DEFAULTS) if key != "seed"}
     if isinstance(config["rows"], dict):
         sections |= {f"rows.{name}": row or {} for name, row in config["rows"].items()}
@@ -104,6 +105,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         if not isinstance(section, dict):
             problem = f"is not an evaluation's folder: {files.CONFIG}: {key} is not a section of keys"
             raise ConfigError(str(folder), problem)
+    radii = config["certify"].get("radii", [])
+    if not isinstance(radii, list) or not all(isinstance(radius, int | float) for radius in radii):
+        raise ConfigError(str(folder), f"is not an evaluation's folder: {files.CONFIG}: certify.radii is not numbers")
     for name in row_settings(config):
         check_row_name(name)
     return config
@@ -151,7 +155,8 @@ def _method(
     total = len(samples)
     if known is not None:
         total, conditions = known.total or total, known.conditions
-    rows = table_rows(name, records, total or len({record.index for record in records}), protocols, conditions)
+    total = total or len({record.index for record in records})
+    rows = table_rows(name, records, total, protocols, conditions, settings["certify"].get("radii", ()))
     variants = {}
     if settings["honesty"]["images"]:
         for path in sorted((folder / name).glob("honesty/*/")):

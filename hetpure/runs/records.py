@@ -3,12 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from hetpure.runs.certificates import Certificate
 
 Side = Literal["clean", "adversarial"]
 
@@ -35,6 +37,7 @@ class Record:
     failure: str | None = None  # why there is no result; predictions are then empty
     checkpoints: dict[str, list[int]] = field(default_factory=dict)  # like adversarial, after so many iterations
     settings: str = ""  # hash of the settings that it was made under; empty in folders of version 2 and earlier
+    certificate: Certificate | None = None  # of the first protocol's record, where the run certifies
 
     def right(self, side: Side) -> bool | None:
         """Whether every evaluation of the clean or adversarial image was right; None if there was none."""
@@ -58,6 +61,7 @@ class Expected:
         shape: (C, H, W) of adversarial images, which an attacked sample must have.
         seed: of all draws.
         settings: hashes of the settings that a record may have been made under, first that of new records.
+        radius: what a number of votes certifies, where the first protocol's records have certificates.
     """
 
     samples: Collection[int] | None = None
@@ -67,6 +71,7 @@ class Expected:
     shape: tuple[int, int, int] | None = None
     seed: int | None = None
     settings: Sequence[str] | None = None
+    radius: Callable[[int], float] | None = None
 
 
 def shortest(values: ArrayLike) -> list:
@@ -101,6 +106,8 @@ def parse_line(line: bytes) -> Record:
     for key, value in content.items():
         if not _KINDS[key](value):
             raise ValueError(f"has {key} {repr(value)[:40]}")
+    if content.get("certificate") is not None:
+        content["certificate"] = Certificate(**content["certificate"])
     record = Record(**content)
     if problem := _contradiction(record):
         raise ValueError(problem)
@@ -131,6 +138,20 @@ def disagreement(record: Record, expected: Expected) -> str | None:
             return f"has {len(scores)} {side} evaluations for {record.protocol}"
         if expected.classes is not None and any(len(row) != expected.classes for row in scores):
             return f"has {side} scores that are not of {expected.classes} classes"
+    if expected.radius is None or record.protocol != next(iter(expected.evaluations)):
+        return None
+    return _uncertified(record.certificate, expected, expected.radius)
+
+
+def _uncertified(certificate: Certificate | None, expected: Expected, radius: Callable[[int], float]) -> str | None:
+    if certificate is None:
+        return "has no certificate"
+    if not math.isclose(certificate.radius, radius(certificate.votes), rel_tol=1e-6, abs_tol=1e-9):
+        return f"has a certified radius that {certificate.votes} votes do not give"
+    if expected.classes is not None and (certificate.label or 0) >= expected.classes:
+        return f"has a certified class that is none of {expected.classes}"
+    if (certificate.distance is None) != (expected.shape is None):
+        return "has a certificate without a distance" if expected.shape else "has a distance without an attack"
     return None
 
 
@@ -141,6 +162,13 @@ def _contradiction(record: Record) -> str | None:
             return f"has {side} predictions that are not the classes with the largest scores"
         if record.failure is not None and predictions:
             return "has both predictions and a failure"
+    if (certificate := record.certificate) is not None:
+        if record.failure is not None:
+            return "has both a certificate and a failure"
+        if (certificate.label is None) != (certificate.radius == 0):
+            return "has a certificate whose class and radius contradict each other"
+        if (certificate.attacked_votes is None) == certificate.covers_attack:
+            return "has a certificate whose radius and distance contradict its attacked_votes"
     if record.clean or record.adversarial or record.failure is not None:
         return None
     return "has no prediction and no failure"
@@ -186,6 +214,24 @@ def _image(value: Any) -> bool:
     return value is None or (_text(value) and re.fullmatch(r"adversarial/\d+(-\d+)?\.npz", value) is not None)
 
 
+def _certificate(value: Any) -> bool:
+    if value is None:
+        return True
+    return type(value) is dict and value.keys() == _CERTIFICATE.keys() and all(_CERTIFICATE[k](value[k]) for k in value)
+
+
+def _or_null(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+_CERTIFICATE = {
+    "label": _or_null(_natural),
+    "radius": _not_negative,
+    "votes": _natural,
+    "distance": _or_null(_not_negative),
+    "attacked_votes": _or_null(_natural),
+}
+
 _KINDS = {
     "index": _natural,
     "protocol": lambda value: _text(value) and value != "",
@@ -205,6 +251,7 @@ _KINDS = {
     "failure": lambda value: value is None or _text(value),
     "checkpoints": lambda value: type(value) is dict and all(k.isdecimal() and _classes(v) for k, v in value.items()),
     "settings": _text,
+    "certificate": _certificate,
 }
 """What the values of a line must be, as ``record.schema.json`` says it: a schema's validator is far too slow here."""
 

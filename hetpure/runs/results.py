@@ -53,6 +53,7 @@ class TableRow:
     protocol: str = "one-shot"
     failed: int = 0  # samples without a result, which count in neither accuracy
     converged: bool | None = None  # see ``convergence.verdict``; None where that was not tried, or cannot be told
+    certified: Mapping[str, Accuracy] = field(default_factory=dict)  # by radius, as text; see ``certified_accuracy``
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def write_results(report: Report, folder: Path) -> None:
 def plain_row(row: TableRow) -> dict[str, Any]:
     """A row as in ``results.json``, where null stands for NaN."""
     plain = asdict(row)
-    for side in ("standard", "robust"):
-        plain[side] = {key: None if value != value else value for key, value in plain[side].items()}
+    accuracies = [plain["standard"], plain["robust"], *plain["certified"].values()]
+    for accuracy in accuracies:
+        accuracy |= {key: None for key, value in accuracy.items() if value != value}
     return plain
 
 
@@ -146,13 +148,21 @@ def parse_accuracy(plain: Mapping[str, Any]) -> Accuracy:
 
 def _parse_row(row: Mapping[str, Any]) -> TableRow:
     sides = {side: parse_accuracy(row[side]) for side in ("standard", "robust")}
-    return TableRow(**{**row, **sides, "conditions": Conditions(**row["conditions"])})
+    certified = {radius: parse_accuracy(plain) for radius, plain in (row.get("certified") or {}).items()}
+    return TableRow(**{**row, **sides, "certified": certified, "conditions": Conditions(**row["conditions"])})
 
 
 def accuracy(records: Sequence[Record], side: Side) -> Accuracy:
     """Accuracy of the records' clean or adversarial predictions."""
     outcomes = [right for record in records if (right := record.right(side)) is not None]
     return wilson(sum(outcomes), len(outcomes)) if outcomes else Accuracy()
+
+
+def certified_accuracy(records: Sequence[Record], radius: float) -> Accuracy:
+    """Share of the records with a certificate that certify their label within a radius; abstentions do not."""
+    found = [(record.certificate, record.label) for record in records if record.certificate is not None]
+    certified = sum(each.label == label and each.radius >= radius for each, label in found)
+    return wilson(certified, len(found)) if found else Accuracy()
 
 
 def wilson(right: int, count: int) -> Accuracy:
@@ -169,9 +179,17 @@ def wilson(right: int, count: int) -> Accuracy:
 
 
 def table_rows(
-    method: str, records: Sequence[Record], total: int, protocols: Sequence[str], conditions: Conditions | None = None
+    method: str,
+    records: Sequence[Record],
+    total: int,
+    protocols: Sequence[str],
+    conditions: Conditions | None = None,
+    radii: Sequence[float] = (),
 ) -> list[TableRow]:
-    """A method's rows of the table, one for each protocol, counted from its records."""
+    """A method's rows of the table, one for each protocol, counted from its records.
+
+    A row whose records have certificates has the certified accuracy at each of ``radii``.
+    """
     rows = []
     for protocol in protocols:
         own = [record for record in records if record.protocol == protocol]
@@ -179,17 +197,24 @@ def table_rows(
         standard, robust = accuracy(own, "clean"), accuracy(own, "adversarial")
         seconds = sum(record.seconds for record in own)
         images, shown = len(own) - failed, conditions or Conditions()
-        rows.append(TableRow(method, images, total, standard, robust, seconds, shown, protocol, failed))
+        certified = {f"{radius:g}": each for radius in radii if (each := certified_accuracy(own, radius)).count}
+        rows.append(
+            TableRow(method, images, total, standard, robust, seconds, shown, protocol, failed, certified=certified)
+        )
     return rows
 
 
 def notes_on(method: str, records: Sequence[Record], chunk_size: int) -> list[str]:
-    """Notes on samples that failed or that needed smaller chunks than the config's."""
+    """Notes on samples that failed, were not certified, or needed smaller chunks than the config's."""
     first, notes = {record.index: record for record in records}.values(), []
     failed = [record for record in first if record.failure is not None]
     if failed:
         examples = "; ".join(f"sample {record.index}: {record.failure}" for record in failed[:3])
         notes.append(f"{method}: {len(failed)} of {len(first)} samples failed and count in no accuracy; {examples}")
+    certificates = [record.certificate for record in records if record.certificate is not None]
+    if certificates:
+        abstained = sum(certificate.label is None for certificate in certificates)
+        notes.append(f"{method}: {abstained} of {len(certificates)} certificates abstain and count as not certified")
     smaller = [record for record in first if any(size < chunk_size for size in record.chunks.values())]
     if smaller:
         sizes = sorted({size for record in smaller for size in record.chunks.values()})

@@ -91,7 +91,7 @@ def _evaluate(
         groups[record.chunks.get("defense", size), record.chunks.get("attack", size)].append(record.index)
     with tempfile.TemporaryDirectory() as folder:
         store = RecordStore(Path(folder) / "row", row.store.protocols)
-        again = replace(row, attack=attack, store=store, variants={})
+        again = replace(row, attack=attack, store=store, variants={}, certify=row.certify if seed is None else None)
         for (defense, attacker), indices in groups.items():
             with _settings(row, defense, attacker, seed):
                 evaluate_row(again, trainer, data, indices)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import binomtest
 
+from hetpure.runs.certificates import Certificate
 from hetpure.runs.records import Record, Side
 from hetpure.runs.results import Verdict
 from hetpure.verification.lines import SHOWN, Problems
@@ -70,6 +71,23 @@ def compare_judged(
     verdict = Verdict("judged again", len(apart) <= allowed and not missing, details + (f" ({shown})" if apart else ""))
     reason = f"clean images score differently here, by up to {worst:.2g}; other hardware or libraries round differently"
     return [verdict, Verdict("same bits", None, reason)]
+
+
+def compare_certificates(records: Sequence[Record], again: Sequence[Record], exact: bool) -> Verdict | None:
+    """Images certified again with the recorded draws: the same votes and radii; None where nothing was certified.
+
+    Where this machine rounds differently, votes may differ by the share ``TOLERATED``.
+    """
+    problems, count = Problems(), 0
+    for record, other in _pairs(records, again):
+        a, b = record.certificate, other.certificate
+        if a is None and b is None:
+            continue
+        count += 1
+        rounded = a is not None and b is not None and 0 < abs(a.votes - b.votes) <= TOLERATED * max(a.votes, b.votes)
+        if a != b and (exact or not rounded):
+            problems.add(f"sample {record.index}: {_certificate(b)}, recorded {_certificate(a)}")
+    return problems.verdict("certified again", f"{count} certificates, the same") if count else None
 
 
 def compare_fresh(records: Sequence[Record], fresh: Sequence[Record], level: float, seed: int) -> Verdict:
@@ -152,6 +170,12 @@ def compare_attacked(
         return Verdict(check, False, f"{details}; below {level:.2g}")
     enough = 0.5**broken < level
     return Verdict(check, True if enough else None, details if enough else f"{details}; too few to tell: --samples")
+
+
+def _certificate(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "no certificate"
+    return f"class {certificate.label} within {certificate.radius:.4g} by {certificate.votes} votes"
 
 
 def _pairs(records: Sequence[Record], again: Sequence[Record]) -> list[tuple[Record, Record]]:

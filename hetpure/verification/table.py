@@ -15,7 +15,7 @@ from hetpure.runs.read import RunFolder, read_results, read_run
 from hetpure.runs.results import Report, Verdict, plain_row
 from hetpure.verification.lines import Problems, schema_problem
 
-COUNTED = ("images", "failed", "standard", "robust")
+COUNTED = ("images", "failed", "standard", "robust", "certified")
 """What records say of a row; ``seconds``, a sum of decimals, is compared up to rounding."""
 
 REPORTED = ("title", "notes", "blind", "departures")

@@ -201,7 +201,13 @@ class _Checks:
     def _evaluate(self, part: Part, row: "Row", opened: "Reopened", level: float) -> None:
         """Attacks some samples again, then judges all saved images, with the recorded and with fresh draws."""
         from hetpure.verification import again
-        from hetpure.verification.compare import compare_attacked, compare_fresh, compare_judged, rounds_alike
+        from hetpure.verification.compare import (
+            compare_attacked,
+            compare_certificates,
+            compare_fresh,
+            compare_judged,
+            rounds_alike,
+        )
 
         assert opened.data is not None and opened.trainer is not None and opened.config is not None
         data, trainer, shape = opened.data, opened.trainer, opened.data.image_shape
@@ -222,6 +228,8 @@ class _Checks:
             attacked = own, images, *again.attack(row, own, data, trainer)
             exact = exact or bool(compare_attacked(*attacked, exact=True, level=level).passed)
         for verdict in compare_judged(finished, judged, exact, opened.config.precision):
+            self.add(part.name, verdict)
+        if (verdict := compare_certificates(usable, judged, exact)) is not None:
             self.add(part.name, verdict)
         if _is_random(part, row):
             fresh = again.judge(row, usable, data, trainer, self.seed)

@@ -102,6 +102,8 @@ RANGES: dict[str, dict[str, tuple[str, ...]]] = {
         "attack.loss": ("magic", "''"), "attack.process": ("{t_small: .inf}", "{zz: 1}"),
         "ensemble.size": ("0", BILLIONS), "ensemble.mode": ("''",), "protocols.resubmissions": ("0", BILLIONS),
         "protocols.votes": ("-1", BILLIONS), "honesty.images": ("-2",), "honesty.factor": ("1", BILLIONS),
+        "certify": ("{}",), "certify.n0": ("0", BILLIONS), "certify.n": ("0", BILLIONS), "certify.alpha": ("0", "1"),
+        "certify.radii": ("[]", "[0]", "[0.1, 0.1]"),
         "table": ("{title: x}", "{columns: {a: 3}}", "{printed: table9, columns: {a: {}}}"),
         "grid": ("{purifier.tau: 3}", "{grid: [1]}", "{purifier.tau: []}", "{seed: [1]}", "{attack.eps: [1, 1]}",
                  f"{{purifier.tau: {[*range(200)]}, attack.eps: {[*range(200)]}}}"),
@@ -185,6 +187,7 @@ LINES: tuple[tuple[str, ...], ...] = (
 def keys(schema: type, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The dotted keys of a schema with their kinds, as in ``WRONG``."""
     for name, hint in get_type_hints(schema).items():
+        hint = next(filter(dataclasses.is_dataclass, get_args(hint)), hint)  # a section that may be null
         if dataclasses.is_dataclass(hint):
             yield f"{prefix}{name}", (dict,)
             yield from keys(cast(type, hint), f"{prefix}{name}.")

@@ -220,6 +220,19 @@ def test_calls_of_a_choice_among_saved_images_are_exact(
     assert found == network_rows(row.most if outcome == "stands" else row.least)
 
 
+@pytest.mark.parametrize(("n", "attack"), [(30, "pgd"), (3, "pgd"), (30, "none")])
+def test_calls_of_certificates_are_exact(n: int, attack: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """30 equal votes have a radius, so the image that the attack leaves as it is is looked at again; 3 abstain."""
+    setting = Setting(monkeypatch, tmp_path)
+    setting.classifier = Classifier(Constant(0), [0.4], [0.3]).eval().requires_grad_(False)
+    certify = {"n0": 5, "n": n, "alpha": 0.001}
+    row, rows, data = setting.planned(
+        setting.raw({"name": "denoised_smoothing"}, ATTACK_CASES[attack], certify=certify)
+    )
+    assert network_rows(setting.counted(rows, data)) == network_rows(row.most if n == 30 else row.least)
+    assert (row.most != row.least) is (attack == "pgd")
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -1,5 +1,6 @@
 """What holds for every purifier by name: exact gradients, keyed draws, honest counts, refusals, views."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lorid-hosvd": {"name": "lorid", "t": 0.02, "loops": 1, "network_calls": 2, "share": 0.6, "sweeps": 0},
     "ebm": {"name": "ebm", "langevin_steps": 6, "noise": 0.05},
     "atop": {"name": "atop", "sigma": 0.05, "block": 2},
+    "denoised_smoothing": {"name": "denoised_smoothing", "sigma": 0.1},
     "pixeldefend": {"name": "pixeldefend", "eps": 16 / 255, "shape": [3, 8, 8]},
     "gaussian_noise": {"name": "gaussian_noise", "sigma": 0.05},
     "gaussian_blur": {"name": "gaussian_blur", "sigma": 0.8},
@@ -127,6 +129,9 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "atop", "sigma": -1.0},
     {"name": "atop", "missing": 1.0},
     {"name": "atop", "block": 0},
+    {"name": "denoised_smoothing", "sigma": 0.0},
+    {"name": "denoised_smoothing", "sigma": 100.0},
+    {"name": "denoised_smoothing", "sigma": math.nan},
     {"name": "pixeldefend", "eps": 0.01},
     {"name": "pixeldefend", "shape": [3, 32]},
     {"name": "gaussian_noise", "sigma": 0.0},

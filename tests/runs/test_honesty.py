@@ -24,6 +24,7 @@ from hetpure.evaluation.run import run
 from hetpure.evaluation.variants import variants
 from hetpure.purification.none import NoPurifier
 from hetpure.runs import honesty
+from hetpure.runs.certificates import Certificate
 from hetpure.runs.records import Record
 from hetpure.runs.results import Report
 from tests.evaluation import jobs
@@ -147,6 +148,18 @@ def test_every_saved_image_is_inside(norm: str, eps: float, delta: float, passed
     verdict = honesty.inside(records, norm, eps, lambda r: images[r.index], lambda k: clean)
     assert verdict.passed is passed
     assert ("sample 1" in verdict.details) is not passed
+
+
+def test_an_attack_within_a_certified_radius_breaks_no_certificate() -> None:
+    """100 draws, alpha 0.01: 37 votes for the certified class have a probability of 0.006 if it has half of them."""
+    beyond, whole, broken = (Certificate(1, 0.5, 90, *seen) for seen in ((0.6, None), (0.4, 38), (0.4, 37)))
+    records = [replace(record, certificate=beyond) for record in attacked("11")]
+    assert honesty.certificates(records, 100, 0.01).passed is None
+    records.append(replace(records[0], index=7, certificate=whole))
+    assert honesty.certificates(records, 100, 0.01).passed is True
+    records.append(replace(records[0], index=9, certificate=broken))
+    verdict = honesty.certificates(records, 100, 0.01)
+    assert verdict.passed is False and "2 adversarial images" in verdict.details and "sample 9" in verdict.details
 
 
 def test_an_image_that_is_not_there_is_not_inside() -> None:
