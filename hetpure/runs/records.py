@@ -81,8 +81,11 @@ def shortest(values: ArrayLike) -> list:
 
 
 def to_line(record: Record) -> str:
-    """A record as a line of a file."""
-    return json.dumps(asdict(record), allow_nan=False) + "\n"
+    """A record as a line of a file, without a certificate where there is none."""
+    content = asdict(record)
+    if record.certificate is None:
+        del content["certificate"]
+    return json.dumps(content, allow_nan=False) + "\n"
 
 
 def parse_line(line: bytes) -> Record:

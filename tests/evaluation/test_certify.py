@@ -225,7 +225,8 @@ def test_rows_without_certificates_keep_their_settings_hash(tmp_path: Path) -> N
     raw["rows"] = {"undefended": {"purifier": {"name": "none"}}, "smooth": {"purifier": {"name": ROW, "sigma": 0.1}}}
     data = ImageDataModule("digits", subset=2).prepare()
     plain, certified = (
-        made_under(build_rows(complete({**raw, "certify": certify}), data)) for certify in (None, {"n": 50})
+        made_under(build_rows(config := complete({**raw, "certify": certify}), data), config)
+        for certify in (None, {"n": 50})
     )
     assert plain["undefended"] == certified["undefended"] and plain["smooth"] != certified["smooth"]
     assert all("certify" not in row.settings for row in build_rows(complete(raw), data))
