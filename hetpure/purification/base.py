@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -105,3 +105,23 @@ def input_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         at = x if differentiable and x.requires_grad else x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(function(at).sum(), at, create_graph=differentiable)
     return gradient
+
+
+class RecomputedSlope(torch.autograd.Function):
+    """A gradient at x, whose backward pass builds its graph again for the product with the second derivatives.
+
+    ``apply(x, kept, slope)``: kept is what the backward pass takes x from, ``slope(x, differentiable)`` the gradient,
+    with its graph if asked for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, slope: Callable[[Tensor, bool], Tensor]) -> Tensor:
+        ctx.kept, ctx.slope = kept, slope
+        return slope(x, False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x = ctx.kept.detach().requires_grad_()
+        (product,) = torch.autograd.grad(ctx.slope(x, True), x, grads[0])
+        return product, None, None

@@ -1,14 +1,14 @@
 """Long-run Langevin dynamics of an energy-based model (Hill et al. 2021), whose network the user supplies."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hetpure.errors import ConfigError, require
 from hetpure.noise import Draws
-from hetpure.purification.base import to_signed, to_unit
+from hetpure.purification.base import RecomputedSlope, to_signed, to_unit
 from hetpure.purification.network import NetworkPurifier
 
 
@@ -70,23 +70,9 @@ class EnergyPurifier(NetworkPurifier):
         differentiated = torch.is_grad_enabled() and x.requires_grad
         kept = x.new_empty((steps, *x.shape)) if differentiated else None
         for step in range(steps):
-            slope = self.slope(x) if kept is None else _Slope.apply(x, kept[step].copy_(x.detach()), self)
+            slope = (
+                self.slope(x) if kept is None else RecomputedSlope.apply(x, kept[step].copy_(x.detach()), self.slope)
+            )
             assert isinstance(slope, Tensor)
             x = x - self.step_size * slope + self.noise * draws.normal_like(x, "step", step)
         return x
-
-
-class _Slope(torch.autograd.Function):
-    """grad U, whose backward pass builds its graph again for the product with U's Hessian."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kept: Tensor, owner: EnergyPurifier) -> Tensor:
-        ctx.kept, ctx.owner = kept, owner
-        return owner.slope(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x = ctx.kept.detach().requires_grad_()
-        (product,) = torch.autograd.grad(ctx.owner.slope(x, differentiable=True), x, grads[0])
-        return product, None, None

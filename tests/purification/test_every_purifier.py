@@ -59,6 +59,8 @@ CASES: dict[str, dict[str, Any]] = {
     "total_variation": {"name": "total_variation", "weight": 0.05, "iterations": 10},
     "jpeg": {"name": "jpeg", "quality": 30},
     "jpeg-cubic": {"name": "jpeg", "quality": 30, "rounding": "cubic"},
+    "likelihood": {"name": "likelihood", "ascent_steps": 3},
+    "likelihood-released": {"name": "likelihood", "preset": "released", "ascent_steps": 3},
 }
 
 BASELINES = {"gaussian_noise", "gaussian_blur", "bit_depth", "total_variation", "jpeg"}
@@ -136,6 +138,13 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "pixeldefend", "shape": [3, 32]},
     {"name": "gaussian_noise", "sigma": 0.0},
     {"name": "gaussian_blur", "sigma": -1.0},
+    {"name": "likelihood", "ascent_steps": 0},
+    {"name": "likelihood", "step_size": 0.0},
+    {"name": "likelihood", "eps": 1.5},
+    {"name": "likelihood", "update": "sgd"},
+    {"name": "likelihood", "momentum": -0.1},
+    {"name": "likelihood", "t_high": 1.0},
+    {"name": "likelihood", "t_low": 0.5},
     {"name": "bit_depth", "bits": 9},
     {"name": "total_variation", "weight": 0.0},
     {"name": "total_variation", "iterations": 0},
