@@ -25,13 +25,13 @@ class LikelihoodPurifier(Purifier):
 
     D is the denoiser's prediction x(0|t) of the image with fresh noise; the levels t rise evenly from ``t_low`` to
     ``t_high``, one for each step. With g the gradient, preset ``ball`` is the authors' sign update:
-    m <- momentum m - g / |g|_1, x <- x + step_size sign(m). ``released`` is their Adam without a ball. Both project onto
-    the ball after each step, and clamp to [0, 1] at the end.
+    m <- momentum m - g / |g|_1, x <- x + step_size sign(m). ``released`` is their Adam without a ball. Both project
+    onto the ball after each step, and clamp to [0, 1] at the end.
 
-    The gradient is exact. A sign's derivative is zero, so that with ``sign`` the gradient is the identity, but for pixels
-    clamped at the end. With ``adam`` it goes through the steps' gradients, with the denoiser's second derivatives; each
-    step is recomputed in the backward pass, so memory is that of one step. The authors attack both by the identity
-    (BPDA), which is much weaker for ``adam``.
+    The gradient is exact. A sign's derivative is zero, so that with ``sign`` the gradient is the identity, but for
+    pixels clamped at the end. With ``adam`` it goes through the steps' gradients, with the denoiser's second
+    derivatives; each step is recomputed in the backward pass, so memory is that of one step. The authors attack both by
+    the identity (BPDA), which is much weaker for ``adam``.
 
     Args:
         denoiser: the noise predictor; called with its gradient, and twice differentiable for ``adam``.
