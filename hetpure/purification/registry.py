@@ -42,6 +42,7 @@ PURIFIERS: Registry[Purifier] = Registry(
         "pixeldefend": "hetpure.purification.pixeldefend:PixelDefendPurifier",
         "ebm": "hetpure.purification.ebm:EnergyPurifier",
         "atop": "hetpure.purification.atop:TrainedPurifier",
+        "fast_diffpure": "hetpure.purification.fast_diffpure:FastPurifier",
         "likelihood": "hetpure.purification.likelihood:LikelihoodPurifier",
         "denoised_smoothing": "hetpure.purification.denoised_smoothing:DenoisedSmoothing",
         "gaussian_noise": "hetpure.purification.baselines:GaussianNoise",

@@ -59,6 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
     "total_variation": {"name": "total_variation", "weight": 0.05, "iterations": 10},
     "jpeg": {"name": "jpeg", "quality": 30},
     "jpeg-cubic": {"name": "jpeg", "quality": 30, "rounding": "cubic"},
+    "fast_diffpure": {"name": "fast_diffpure", "t": 0.1, "scale": 500.0},
     "likelihood": {"name": "likelihood", "ascent_steps": 3},
     "likelihood-released": {"name": "likelihood", "preset": "released", "ascent_steps": 3},
 }
@@ -138,6 +139,9 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "pixeldefend", "shape": [3, 32]},
     {"name": "gaussian_noise", "sigma": 0.0},
     {"name": "gaussian_blur", "sigma": -1.0},
+    {"name": "fast_diffpure", "t": 1.0},
+    {"name": "fast_diffpure", "t": 0.0001},
+    {"name": "fast_diffpure", "scale": -1.0},
     {"name": "likelihood", "ascent_steps": 0},
     {"name": "likelihood", "step_size": 0.0},
     {"name": "likelihood", "eps": 1.5},
