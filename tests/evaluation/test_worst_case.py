@@ -255,4 +255,3 @@ def test_of_two_processes_neither_chooses_before_all_images_are_there(tmp_path: 
     both = [jobs.Rank(n, 2, tmp_path / "run", PLAIN, *OVERRIDES, change=changes[n]) for n in range(2)]
     assert [process.join() for process in both] == [0, 0], [process.printed for process in both]
     assert kills.records_of(tmp_path / "run") == kills.records_of(tmp_path / "alone")
-    assert len(list((tmp_path / "run" / "worst").glob("samples-*.jsonl"))) == 2
