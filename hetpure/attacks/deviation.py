@@ -10,7 +10,7 @@ from torch import Tensor
 from hetpure.attacks.gradients import ExactGradient, Gradient, Select
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.defense.classifier import Chunk, PurifiedClassifier
-from hetpure.errors import ConfigError, require
+from hetpure.errors import ConfigError, RunError, require
 from hetpure.models.denoisers import Shelf
 from hetpure.noise import Draws
 from hetpure.purification.trajectory import watched
@@ -77,7 +77,9 @@ class Deviation:
         self.of_states.append(distance)
 
     def mean(self) -> Tensor:
-        """The deviation of each row, (N,)."""
+        """The deviation of each row, (N,); RunError where a purifier has reported no state, though it says it does."""
+        if not self.of_states:
+            raise RunError("attack.gradient deviation: the purifier reports no states (has_trail says that it does)")
         return torch.stack(self.of_states).mean(dim=0)
 
 

@@ -14,6 +14,7 @@ from hetpure.defense.classifier import Chunk, PurifiedClassifier
 from hetpure.defense.protocols import draws_needed
 from hetpure.evaluation.build import Row
 from hetpure.noise import Draws
+from hetpure.purification.trajectory import Trail
 
 Work = Literal["gradient", "purifier gradient", "classifier gradient", "prediction", "prepare"]
 """Purification and classification with a gradient through both, through the purifier (without classification), through
@@ -105,6 +106,7 @@ class _Counter(nn.Module):
         self.differentiated = torch.is_grad_enabled() and x.requires_grad
         if self.differentiated:
             self.calls["purifier gradient", len(x), self.chunked] += 1
+        Trail(x, x, 0.5).reached(0.5, x)  # for attacks that look at a purification's states
         return x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from hetpure.attacks.registry import complete_attack
 from hetpure.attacks.selective import SelectivePGD
 from hetpure.config import read_config
 from hetpure.defense.classifier import PurifiedClassifier
-from hetpure.errors import ConfigError
+from hetpure.errors import ConfigError, RunError
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import run
 from hetpure.models.denoisers import Denoiser, Recomputed
@@ -181,6 +181,14 @@ def test_purifiers_with_steps_of_their_own_report_every_one(build, denoiser) -> 
 def test_a_purifier_without_states_is_refused(classifier) -> None:
     with pytest.raises(ConfigError, match="name is 'deviation', which needs a purifier that denoises in steps"):
         DeviationGradient(process_of(NoPurifier(), classifier), 1, 0)
+
+
+def test_a_purifier_that_promises_states_and_reports_none_is_named(classifier) -> None:
+    class Promises(NoPurifier):
+        has_trail = True
+
+    with pytest.raises(RunError, match="the purifier reports no states"):
+        DeviationGradient(process_of(Promises(), classifier), 1, 0)(images(2), LABEL, SAMPLE, 0)
 
 
 def test_grafts_and_other_libraries_are_refused(denoiser, classifier) -> None:

@@ -200,6 +200,14 @@ def test_calls_of_every_attack_are_exact(
         assert counted == network_rows(row.most if outcome == "stands" else row.least)
 
 
+def test_calls_of_a_deviation_are_those_of_an_exact_gradient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setting = Setting(monkeypatch, tmp_path)
+    purifier = {"name": "uniform", **PURIFIER_CASES["uniform"]}
+    exact, _, _ = setting.planned(setting.raw(purifier, ATTACK_CASES["pgd"]))
+    row, rows, data = setting.planned(setting.raw(purifier, {**ATTACK_CASES["pgd"], "gradient": "deviation"}))
+    assert network_rows(row.most) == network_rows(exact.most) == network_rows(setting.counted(rows, data))
+
+
 @pytest.mark.parametrize("outcome", ["stands", "falls"])
 def test_calls_of_a_choice_among_saved_images_are_exact(
     outcome: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
