@@ -8,7 +8,7 @@ VERSIONS: dict[str, dict[str, Any]] = {
 }
 """Settings by a name that keeps its meaning. ``recommended`` is the last of them.
 
-Version 1 is the strongest of those compared at equal denoiser calls (docs/background/experiments.md).
+No attack left fewer right than version 1 at equal denoiser calls (docs/background/experiments.md).
 """
 
 NAMES = ("recommended", *VERSIONS)
@@ -20,7 +20,4 @@ def written_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     if name not in NAMES:
         return settings
     version = list(VERSIONS)[-1] if name == "recommended" else name
-    return {
-        **settings,
-        **{key: value for key, value in VERSIONS[version].items() if key == "name" or key not in settings},
-    }
+    return {**VERSIONS[version], **{key: value for key, value in settings.items() if key != "name"}}

@@ -1,6 +1,5 @@
 """The deviated-reconstruction loss: closed forms, finite differences, and what cannot be combined with it."""
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,18 @@ from hetpure.evaluation.run import run
 from hetpure.models.denoisers import Denoiser, Recomputed
 from hetpure.noise import attack_draws
 from hetpure.purification.base import Purifier, to_signed
+from hetpure.purification.checks import small_images
 from hetpure.purification.diffpure import DiffPureODE, DiffPureSDE
 from hetpure.purification.gdmp import GuidedPurifier
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.lorid import LowRankIterativePurifier
 from hetpure.purification.mimic import MimicPurifier
 from hetpure.purification.none import NoPurifier
-from hetpure.purification.registry import PURIFIERS
 from hetpure.purification.trajectory import watched
 from hetpure.purification.uniform import UniformPurifier
 from hetpure.runs.store import RecordStore
 from tests.attacks.test_modes import assert_is_slope
+from tests.purification.test_every_purifier import CASES, built
 from tests.toys import LinearDenoiser, abar, images, rows
 
 LABEL, SAMPLE = torch.tensor([3, 7]), torch.tensor([12, 40])
@@ -164,11 +164,10 @@ def test_rows_do_not_depend_on_the_batch(denoiser, classifier) -> None:
 # ---- who has states, and what does not go together
 
 
-@pytest.mark.parametrize("name", list(PURIFIERS))
-def test_every_purifier_says_whether_it_reports_states(name: str) -> None:
-    cls = PURIFIERS[name]
-    source = "".join(inspect.getsource(base) for base in cls.__mro__ if base.__module__.startswith("hetpure.puri"))
-    assert cls.has_trail == ("Trail(" in source or name == "heterogeneous")
+@pytest.mark.parametrize("case", CASES)
+def test_every_purifier_says_whether_it_reports_states(case: str) -> None:
+    purifier = built(CASES[case])
+    assert bool(states(purifier, small_images(2), rows(2))) == purifier.has_trail
 
 
 @pytest.mark.parametrize("build", [GuidedPurifier, LowRankIterativePurifier, MimicPurifier])
