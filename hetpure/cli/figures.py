@@ -1,4 +1,4 @@
-"""Draw a figure of the paper from a run folder: hetpure figures joint runs/NAME [--row ROW] [key=value ..].
+"""Draw a figure from a run folder: hetpure figures joint runs/NAME [--row ROW] [key=value ..].
 
 Writes RUN_FOLDER/figures/NAME.png and .pdf, the plotted numbers as .json (images as .npz), and prints the caption.
 Networks, data and settings are the run's own; data.root=.., classifier.weights=.. and denoiser.path=.. say where they

@@ -15,14 +15,14 @@ NUMBERS = {
 }  # fmt: skip
 """The numbers of the paper's figures, which are accepted for their names."""
 
-FIGURES = {name: f"hetpure.studies.{name}:{name.capitalize()}" for name in NUMBERS}
-"""``module:Class`` of each figure; see ``RunFigure``."""
+FIGURES = {name: f"hetpure.studies.{name}:{name.capitalize()}" for name in (*NUMBERS, "tradeoff")}
+"""``module:Class`` of each figure, the paper's and others; see ``RunFigure``."""
 
 
 def find_figure(name: str) -> tuple[str, str]:
     """Name and ``module:Class`` of a figure, from its name, its number in the paper, or a ``module:Class`` itself."""
     for known, target in FIGURES.items():
-        if name in (known, NUMBERS[known]):
+        if name in (known, NUMBERS.get(known)):
             return known, target
     if ":" in name:
         return name.partition(":")[2], name

@@ -34,6 +34,7 @@ from hetpure.studies.harmony import Harmony, seam_ratio
 from hetpure.studies.joint import Joint
 from hetpure.studies.masks import Masks
 from hetpure.studies.registry import FIGURES, NUMBERS, describe_figure, find_figure, load_figure
+from hetpure.studies.tradeoff import Tradeoff, frontier
 from hetpure.studies.trajectories import Trajectories, trajectory
 from tests.evaluation.jobs import evaluate
 
@@ -300,6 +301,37 @@ def test_intervals() -> None:
         mean_interval([1.0])
 
 
+def test_the_frontier_is_what_none_dominates() -> None:
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0), (4.0, 1.0), (0.0, 5.0)]
+    assert frontier(points) == [0, 3, 4, 5]
+    assert frontier([(1.0, 1.0)]) == [0]
+
+
+def test_tradeoff_has_a_point_for_each_row_with_both_accuracies(run: FinishedRun) -> None:
+    measured = Tradeoff().measure(run, [])
+    points = {point["row"]: point for point in measured.numbers["points"]}
+    names = {"heterogeneous": "heterogeneous", "tau=0.5": "heterogeneous", "undefended": "none", "uniform": "uniform"}
+    assert {name: point["line"] for name, point in points.items()} == names
+    results = {row.method: row for method in run.saved.methods for row in method.rows}
+    for name, point in points.items():
+        assert point["standard"]["value"] == results[name].standard.value
+        assert point["robust"]["value"] == results[name].robust.value
+    assert "n = 6 images, the same at all points, one-shot" in measured.caption
+    parts = Tradeoff().draw(measured).subfigs[0].subfigs  # pyright: ignore[reportAttributeAccessIssue]
+    (axes,), panels = parts[0].axes, [axes for axes in parts[1].axes if axes.get_visible()]
+    legend = axes.get_legend_handles_labels()[1]
+    assert legend == list(dict.fromkeys(names.values()))
+    assert [panel.get_title() for panel in panels] == list(dict.fromkeys(names.values()))
+    by_tau = Tradeoff(lines=["purifier.name", "purifier.tau"]).measure(run, ["heterogeneous", "tau=0.5"])
+    assert [point["line"] for point in by_tau.numbers["points"]] == ["heterogeneous, 0.9", "heterogeneous, 0.5"]
+    with pytest.raises(ConfigError, match=r"lines is 'purifier\.tau'; accepted: a key of row clean"):
+        Tradeoff(lines=["purifier.tau"]).measure(run, [])
+    with pytest.raises(ConfigError, match="protocol is 'best of 9'; accepted: one-shot"):
+        Tradeoff(protocol="best of 9").measure(run, [])
+    with pytest.raises(ConfigError, match="has no row with both accuracies"):
+        Tradeoff().measure(run, ["clean"])
+
+
 def test_the_command_draws_and_draws_again_without_computing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,10 +357,10 @@ def test_the_command_draws_and_draws_again_without_computing(
 
 
 def test_help_says_what_the_classes_say() -> None:
-    assert [NUMBERS[name] for name in FIGURES] == ["3", "4", "5", "6", "7", "8", "9"]
+    assert [NUMBERS.get(name) for name in FIGURES] == ["3", "4", "5", "6", "7", "8", "9", None]
     for name, target in FIGURES.items():
         figure_class = load_figure(target)
-        assert find_figure(NUMBERS[name]) == find_figure(name) == (name, target)
+        assert find_figure(NUMBERS.get(name, name)) == find_figure(name) == (name, target)
         about, options = describe_figure(target)
         assert (figure_class.__doc__ or "").startswith(about)
         assert options == [field.name for field in dataclasses.fields(figure_class)]  # pyright: ignore
