@@ -20,16 +20,19 @@ from hetpure.runs.names import protocol_names
 if TYPE_CHECKING:
     from hetpure.reports.tables.printed import PrintedTable
 
-Side = Literal["standard", "robust", "average"]
+Side = Literal["standard", "robust", "average", "calls"]
+UNATTACKED = ("standard", "calls")
+"""Sides that say nothing of an attack: their columns need no evaluation of their own."""
 
 
 @dataclass(frozen=True)
 class ColumnConfig:
     """A column: what it changes in every row, and what it shows.
 
-    ``side``: standard or robust accuracy, or their mean. ``of`` names another column whose evaluation is shown instead
-    of one of its own; a ``standard`` column shows the first that a row has. ``worst`` names columns with an evaluation
-    of their own: for each image, the strongest of their adversarial images is judged. ``protocol``: by which to judge.
+    ``side``: standard or robust accuracy, their mean, or the denoiser's calls in a prediction. ``of`` names another
+    column whose evaluation is shown instead of one of its own; ``standard`` and ``calls`` show the first that a row
+    has. ``worst`` names columns with an evaluation of their own: for each image, the strongest of their adversarial
+    images is judged. ``protocol``: by which to judge.
     """
 
     title: str | None = None
@@ -154,7 +157,7 @@ def check_protocols(table: TableConfig, resubmissions: int, votes: int) -> None:
 def check_threats(table: TableConfig, norms: Mapping[str, str | None]) -> None:
     """Refuses a column of robust accuracies under several threat models; ``norms`` are the evaluated rows' norms."""
     for name, column in table.columns.items():
-        if column.get("side") != "standard":
+        if column.get("side") not in UNATTACKED:
             cells = [line["cells"].get(name) for line in table.lines.values()]
             if len(found := {norm for cell in cells if (norm := norms.get(cell or "")) is not None}) > 1:
                 accepted = "attacks of one norm in a column; others in a column of their own"
@@ -187,7 +190,7 @@ def _columns(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         where = f"table.columns.{name}"
         _check_name(name, where)
         columns[name] = _section(ColumnConfig, {} if change is None else change, where)
-    own = [name for name, column in columns.items() if column["of"] is None and column["side"] != "standard"]
+    own = [name for name, column in columns.items() if column["of"] is None and column["side"] not in UNATTACKED]
     if not own:
         raise ConfigError("table.columns", "has no column that is evaluated", accepted="at least one of side robust")
     for name, column in columns.items():
@@ -209,7 +212,8 @@ def _check_worst(column: Mapping[str, Any], attacked: Collection[str], where: st
     accepted = f"two or more different ones of {', '.join(attacked)}"
     require(len({*worst}) == len(worst) >= 2 and {*worst} <= {*attacked}, f"{where}.worst", worst, accepted)
     require(column["of"] is None, f"{where}.of", column["of"], "null together with worst")
-    require(column["side"] != "standard", f"{where}.side", column["side"], "robust or average together with worst")
+    fits = column["side"] not in UNATTACKED
+    require(fits, f"{where}.side", column["side"], "robust or average together with worst")
 
 
 def _line(method: str, row: Mapping[str, Any], printed: "PrintedTable | None") -> dict[str, Any]:

@@ -41,6 +41,7 @@ TABLE: dict[str, Any] = {
         "pgd_eot": {"title": "PGD+EOT"},
         "best": {"of": "pgd_eot", "protocol": "best of 2"},
         "bpda": {"attack": {"gradient": "bpda", "steps": 1}},
+        "cost": {"side": "calls"},
     },
 }
 ROWS: dict[str, Any] = {
@@ -89,8 +90,9 @@ def test_each_method_is_a_row_for_each_column_that_is_evaluated() -> None:
     assert rows["uniform/bpda"].attack["gradient"]["name"] == "bpda"
     assert lines["uniform"]["cells"] == {
         "standard": "uniform/pgd_eot", "pgd_eot": "uniform/pgd_eot", "best": "uniform/pgd_eot", "bpda": "uniform/bpda",
+        "cost": "uniform/pgd_eot",
     }  # fmt: skip
-    assert set(lines["plain"]["cells"]) == {"standard", "pgd_eot", "best"} and lines["never"]["cells"] == {}
+    assert set(lines["plain"]["cells"]) == {"standard", "pgd_eot", "best", "cost"} and lines["never"]["cells"] == {}
     assert complete(to_dict(config)) == config, "a saved config is laid out already"
 
 
@@ -135,6 +137,7 @@ def test_threat_models_have_columns_of_their_own() -> None:
         ({"columns": {"a": {}, "b": {"of": "c"}}}, {}, "table.columns.b.of is 'c'; accepted: a column"),
         ({"columns": {"a": {}, "b": {"of": "a", "attack": {"eps": 1}}}}, {}, "table.columns.b.attack: changes an ev"),
         ({"columns": {"a": {"side": "standard"}}}, {}, "table.columns: has no column that is evaluated"),
+        ({"columns": {"a": {"side": "calls"}}}, {}, "table.columns: has no column that is evaluated"),
         ({"columns": {"a/b": {}}}, {}, "table.columns.a/b is 'a/b'; accepted: letters"),
         ({"columns": {"a": {"protocol": "best of 9"}}}, {}, "table.columns.a.protocol is 'best of 9'; accepted"),
         ({"columns": {"a": {"attack": {"epsilon": 1}}}}, {}, "table.columns.a.attack.epsilon: unknown key"),
@@ -185,7 +188,7 @@ def test_what_is_here_runs_and_what_is_not_says_why(done: Path) -> None:
     found = json.loads((done / "run" / "table.json").read_text())
     by_name = {row["method"]: row for row in found["rows"]}
     assert list(by_name) == ["plain", "uniform", "lost", "A & B"]
-    assert found["columns"] == ["standard", "pgd_eot", "best", "bpda"]
+    assert found["columns"] == ["standard", "pgd_eot", "best", "bpda", "cost"]
     records = RecordStore(done / "run" / "uniform" / "bpda", ["one-shot", "best of 2"]).read()
     right = sum(bool(r.right("adversarial")) for r in records if r.protocol == "one-shot")
     cell = by_name["uniform"]["cells"]["bpda"]["measured"]
@@ -193,6 +196,9 @@ def test_what_is_here_runs_and_what_is_not_says_why(done: Path) -> None:
     both = RecordStore(done / "run" / "uniform" / "pgd_eot", ["one-shot", "best of 2"]).read()
     best = sum(bool(r.right("adversarial")) for r in both if r.protocol == "best of 2")
     assert by_name["uniform"]["cells"]["best"]["measured"]["value"] == best / 8
+    costs = {name: row["cells"]["cost"].get("calls") for name, row in by_name.items()}
+    assert costs == {"plain": 0, "uniform": 2 * 1, "lost": None, "A & B": None}  # S = 2, one step from t = 0.02
+    assert "| uniform |" in (text := (done / "run" / "table.md").read_text()) and " | 2 |" in text
     assert by_name["plain"]["cells"]["bpda"] == {"printed": None, "measured": None, "reason": None}
     reason = "classifier.weights: nowhere.pt: no such file; it comes from https://example.org/a_b"
     assert by_name["lost"]["reason"] == reason and by_name["A & B"]["reason"] == "no public weights"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class TableCell:
     printed: PrintedAccuracy | None = None  # the paper's
     measured: Accuracy | None = None  # this run's
     reasons: Sequence[str] = ()  # why nothing was measured, if that needs saying
+    calls: int | None = None  # in a column of costs: the denoiser's, in one prediction
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,21 @@ def _line(line: Mapping[str, Any], columns: Mapping[str, Any], paper: PrintedTab
     rows = {(row.method, row.protocol): row for row in report.rows}
     cells = {}
     for name, column in columns.items():
-        source, measured, reasons = line["cells"].get(name), None, []
+        source, measured, calls, reasons = line["cells"].get(name), None, None, []
         if source is not None:
             row = rows.get((source, column["protocol"]))
-            measured = _measured(row, column["side"]) if row else None
+            if column["side"] == "calls":
+                calls = _calls(row) if row else None
+            else:
+                measured = _measured(row, column["side"]) if row else None
             reasons = [*line["missing"].get(column["of"] or "", ()), *report.missing.get(source, ())]
-        cells[name] = TableCell(printed.accuracies.get(name) if printed else None, measured, reasons)
+        cells[name] = TableCell(printed.accuracies.get(name) if printed else None, measured, reasons, calls)
     reasons = [line["reason"]] if line["reason"] else []
     if line["cells"]:
         first, *others = (cells[name].reasons for name in line["cells"])
         if first and all(other == first for other in others):  # a reason shared by all cells is the line's
             reasons = list(first)
-            cells = {name: TableCell(cell.printed, cell.measured) for name, cell in cells.items()}
+            cells = {name: replace(cell, reasons=()) for name, cell in cells.items()}
     notes = [note for note in (printed.note if printed else None, line["note"]) if note]
     if reasons and any(cell.measured for cell in cells.values()):
         notes.append(_measured_before(reasons))
@@ -102,6 +106,12 @@ def _measured(row: TableRow, side: str) -> Accuracy | None:
     # The mean of two accuracies varies at most as much as they do on average, so its interval is wide enough.
     value, low, high = (sum(getattr(a, end) for a in sides) / len(sides) for end in ("value", "low", "high"))
     return Accuracy(value, low, high, sides[-1].count) if sides[-1].count else None
+
+
+def _calls(row: TableRow) -> int | None:
+    """The denoiser's calls in one prediction, S times those of a purification; None where a run does not say."""
+    calls = row.conditions.network_calls
+    return None if calls is None else calls * row.conditions.ensemble
 
 
 def _conditions(settings: Mapping[str, Any], rows: Sequence[TableRow]) -> list[str]:
@@ -139,7 +149,9 @@ def text_table(table: PaperTable) -> TextTable:
         for name, cell in line.cells.items():
             if name in table.printed:
                 cells.append(str(cell.printed) if cell.printed else NOT_PUBLISHED if line.printed else "")
-            if cell.measured is None:
+            if cell.calls is not None:
+                cells.append(f"{cell.calls:,}")
+            elif cell.measured is None:
                 cells.append(NOT_MEASURED + raised(cell.reasons))
             else:
                 count = f" n={cell.measured.count}" if len(counts) > 1 else ""
@@ -176,7 +188,7 @@ def numbers(table: PaperTable) -> tuple[list[str], list[list[Any]]]:
             if name in table.printed:
                 values += [cell.printed.value, cell.printed.deviation] if cell.printed else [None, None]
             m = cell.measured
-            values += [100 * m.value, 100 * m.low, 100 * m.high, m.count] if m else [None] * 4
+            values += [100 * m.value, 100 * m.low, 100 * m.high, m.count] if m else [cell.calls, None, None, None]
         reasons = [*line.reasons, *(reason for cell in line.cells.values() for reason in cell.reasons)]
         lines.append([*values, "; and ".join(dict.fromkeys(reasons)) or None, line.note])
     return [*header, "reason", "note"], lines
@@ -190,6 +202,7 @@ def plain(table: PaperTable) -> dict[str, Any]:
         return {
             "printed": printed and (printed.value if printed.deviation is None else [printed.value, printed.deviation]),
             "measured": asdict(cell.measured) if cell.measured else None,
+            **({} if cell.calls is None else {"calls": cell.calls}),
             "reason": "; and ".join(cell.reasons) or None,
         }
 
