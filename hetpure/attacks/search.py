@@ -68,6 +68,21 @@ class Search:
         self.correct = self.correct.index_copy(0, rows, new.correct[stronger])
         self.margin = self.margin.index_copy(0, rows, new.margin[stronger])
 
+    def surely_broken(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Whether images (N, C, H, W) of some rows are misclassified twice in a row, (N,).
+
+        That is in all ``evaluations``, and then in as many with other draws: a sample for which the attack ends early
+        must not owe that to luck.
+        """
+        broken = torch.ones_like(rows, dtype=torch.bool)
+        for first in (0, self.evaluations) if self.gradient.stochastic else (0,):
+            at = broken.nonzero()[:, 0]
+            if len(at):
+                of = rows[at]
+                found = self.gradient.evaluate(images[at], self.label[of], self.sample[of], self.evaluations, first)
+                broken = broken.index_copy(0, at, found.correct == 0.0)
+        return broken
+
     def ask(self, rows: Tensor, images: Tensor, loss: Loss) -> Gradient:
         """The gradient of a loss (of these rows' images) at the images of some rows: one iteration."""
         return self._asked(rows, self.gradient(images, self.label[rows], self.sample[rows], self.iteration, loss))
