@@ -134,7 +134,7 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
     console = Console(width=None if Console().is_terminal else 160)
     title = f"plan: {len(plans)} rows, chunks of {plans[0].chunk_size}, {machine}, processes: {world}"
     table = Table(title=title, title_justify="left")
-    table.add_column("row")
+    table.add_column("row", min_width=min(max(len(row.name) for row in plans), 40))  # headings wrap first
     counts = ("images", "denoiser calls an image", "classifier calls", "padding", "TFLOP an image")
     counts += ("GB a chunk, twice as large",)
     for head in (*counts, "hours here", "left", *["hours there"] * bool(rates)):
@@ -147,7 +147,7 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
         table.add_row(
             row.name,
             f"{row.images}" + (f" ({row.done} done)" if row.done else ""),
-            f"{each.denoiser:,.0f} + {each.denoiser_gradient:,.0f} with gradient",
+            f"{each.denoiser:,.0f} + {each.denoiser_gradient:,.0f}",
             f"{each.classifier:,.0f} + {each.classifier_gradient:,.0f}",
             f"{100 * row.padding:.0f} %",
             f"{each.flops / 1e12:.3g}",
@@ -162,7 +162,8 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
 
 
 def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, batch_size: int) -> Iterator[str]:
-    yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
+    calls = "calls are rows through the networks, with padding, without and with gradient"
+    yield f"{calls}; a recomputed call is one of each"
     padded = [
         row for row in plans if row.padding >= PADDING and batch_size % row.full_batch and row.full_batch <= row.images
     ]

@@ -85,7 +85,7 @@ def test_a_second_trial_follows_only_a_first_that_was_all_wrong() -> None:
 
 def test_all_may_leave_and_iterations_are_still_counted() -> None:
     seen: list[int] = []
-    source = Scripted(*[[0] * 4] * 3)
+    source = Scripted(draws=[0] * 4, first=[0] * 4, second=[0] * 4)
     attack = PGD("Linf", 0.5, 5, 0.01, skip_broken=True)
     x = torch.full((4, 1, 2, 2), 0.2)
     assert torch.equal(attack(source, x, LABEL, SAMPLE, lambda i, g: seen.append(i)), x)  # pyright: ignore
