@@ -96,7 +96,9 @@ def _attack_calls(row: Row, image_shape: tuple[int, int, int], image: Literal["s
     x, zero, counter = torch.full((1, *image_shape), 0.5), torch.zeros(1, dtype=torch.long), _Counter()
     process = row.gradient.process
     counter.stochastic, counter.margins = process.purifier.stochastic, torch.zeros(process.num_classes)
-    counter.margins[0], counter.wavers = 10.0 if image == "stands" else -10.0, image == "wavers"
+    counter.margins[0], counter.right_from = 10.0 if image == "stands" else -10.0, math.inf
+    if image == "wavers":
+        counter.right_from = row.settings["attack"]["evaluations"]
     stand_in: Any = process.behind(cast(Any, counter))
     stand_in.classifier, stand_in.chunks = counter, counter.chunks
     with patch.object(row.gradient, "process", stand_in), torch.random.fork_rng(devices=[]):
@@ -109,7 +111,7 @@ class _Counter(nn.Module):
 
     stochastic: bool
     margins: Tensor
-    wavers: bool
+    right_from: float  # number of the draw, when images are tried out
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,8 +121,8 @@ class _Counter(nn.Module):
         """All rows as one chunk without padding: a call tells how many rows an image has."""
         self.chunked = True
         self.prepare(x)
-        again = draws.process == "selection" and int(draws.draw.min()) > 0
-        self.sign = -1.0 if self.wavers and again else 1.0
+        tried = draws.process == "selection"
+        self.sign = -1.0 if tried and int(draws.draw.min()) >= self.right_from else 1.0
         image = torch.arange(len(x)).repeat_interleave(len(draws) // len(x))
         yield Chunk(image, x[image], draws, (), len(draws))
         self.chunked, self.sign = False, 1.0
