@@ -117,9 +117,9 @@ def attack_draws(seed: int, sample: Tensor, iteration: int, eot: int) -> Draws:
     return _draws(seed, "attack", sample, eot, first=iteration * eot)
 
 
-def selection_draws(seed: int, sample: Tensor, count: int) -> Draws:
-    """Keys of the ``count`` draws by which the attacker selects among candidates, independent of all others."""
-    return _draws(seed, "selection", sample, count, first=0)
+def selection_draws(seed: int, sample: Tensor, count: int, first: int = 0) -> Draws:
+    """Keys of ``count`` draws by which the attacker tries images out, from number ``first``; independent of others."""
+    return _draws(seed, "selection", sample, count, first)
 
 
 def certify_draws(seed: int, sample: Tensor, count: int) -> Draws:

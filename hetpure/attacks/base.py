@@ -43,6 +43,7 @@ class Attack(KeepsArguments, ABC):
         threat: the threat model; None where none is declared.
         run_length: iterations of one run, for an attack of several runs whose losses cannot be compared; else None.
         has_prefixes: whether the images at which it asks for gradients are what it would return if it stopped there.
+        skip_broken: whether images leave it early, so that they have fewer gradients than there are ``steps``.
         uses_defense: whether the adversarial images depend on the defense.
         sees_loss_alone: whether all that its steps follow are gradients of the loss, whatever that is.
         uses_gradients: whether it asks for gradients, so that it matters how it sees the defense.
@@ -55,6 +56,7 @@ class Attack(KeepsArguments, ABC):
     threat: Threat | None = None
     run_length: int | None = None
     has_prefixes: bool = False
+    skip_broken: bool = False
     uses_defense: bool = True
     sees_loss_alone: bool = True
     uses_gradients: bool = True

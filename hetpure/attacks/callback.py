@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from hetpure.attacks.base import Attack, Observer
-from hetpure.attacks.gradients import Gradient, GradientSource, GradientWrapper, Select
+from hetpure.attacks.gradients import Evaluation, Gradient, GradientSource, GradientWrapper, Select
 from hetpure.attacks.losses import LOSSES, Loss
 from hetpure.defense.batch import ATTACKED, AttackedImages, AttackTrace
 from hetpure.defense.classifier import PurifiedClassifier
@@ -32,7 +32,8 @@ class RecordedGradient(GradientWrapper):
     ) -> None:
         super().__init__(source)
         self.process, self.checkpoints = process, checkpoints
-        self.images: dict[int, Tensor] = {}  # (B, C, H, W), after so many iterations, of those of ``checkpoints``
+        # (C, H, W) by the sample's index, after so many iterations, of those of ``checkpoints``
+        self.images: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)
         self.traces: defaultdict[int, AttackTrace] = defaultdict(AttackTrace)
         self.failures: dict[int, str] = {}
 
@@ -44,9 +45,15 @@ class RecordedGradient(GradientWrapper):
     ) -> Gradient:
         return self._recorded(self.source.graft(x, label, sample, iteration, select, loss), x, sample, iteration)
 
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int, first: int = 0) -> Evaluation:
+        found = self.source.evaluate(x, label, sample, count, first)
+        for index in sample.tolist():
+            self.traces[index].trials += found.purifications
+        return found
+
     def _recorded(self, gradient: Gradient, x: Tensor, sample: Tensor, iteration: int) -> Gradient:
         if iteration in self.checkpoints:
-            self.images[iteration] = x
+            self.images[iteration].update(zip(sample.tolist(), x, strict=True))
         # The largest entry, not the length: squares of a confident classifier's gradients underflow.
         size = gradient.value.abs().flatten(1).amax(dim=1)
         finite = (finite_rows(gradient.value) & gradient.loss.isfinite()).tolist()
@@ -119,10 +126,20 @@ class AdversarialAttack(Callback):
             if not finite:
                 failures.setdefault(index, "not finite: the adversarial image")
         failed = torch.tensor([index in failures for index in indices], device=x.device).view(-1, *[1] * (x.ndim - 1))
+        checkpoints = {}
+        for number in self.checkpoints if self.attack.has_prefixes else ():
+            of = recorded.images[number]  # an image that left the attack before keeps its last one
+            image = torch.stack([of.get(index, last) for index, last in zip(indices, x_adv, strict=True)])
+            checkpoints[number] = torch.where(failed, x, image)
+        traces = [recorded.traces[index] for index in indices]
+        if self.attack.skip_broken:
+            for trace in traces:
+                # Who is found broken at the last gradient has saved none.
+                trace.left_after = len(trace.loss) - 1 if len(trace.loss) < self.attack.steps else None
         return AttackedImages(
             images=torch.where(failed, x, x_adv),
-            checkpoints={number: torch.where(failed, x, image) for number, image in recorded.images.items()},
-            traces=[recorded.traces[index] for index in indices],
+            checkpoints=checkpoints,
+            traces=traces,
             failures=failures,
             chunk_size=min((process.chunk_size for process in self.processes), default=0),
         )

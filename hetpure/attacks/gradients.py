@@ -38,11 +38,13 @@ View = Callable[[Tensor, Draws, Sequence[Tensor]], Tensor]
 class Evaluation:
     """What the attacker finds when it tries its images out, without gradients: the share of right evaluations, (B,).
 
-    The mean margin max_{k != y} z_k - z_y, (B,), tells images with equal shares apart.
+    The mean margin max_{k != y} z_k - z_y, (B,), tells images with equal shares apart. ``purifications`` of each image
+    went into it.
     """
 
     correct: Tensor
     margin: Tensor
+    purifications: int = 0
 
 
 class GradientSource(Protocol):
@@ -80,12 +82,12 @@ class GradientSource(Protocol):
         """
         ...
 
-    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        """Tries images x out with ``count`` draws of the attacker's that no gradient ever sees."""
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int, first: int = 0) -> Evaluation:
+        """Tries images x out with ``count`` draws of the attacker's, from number ``first``, that no gradient sees."""
         ...
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
-        """Mean logits (B, K) over the same draws as ``evaluate``'s."""
+        """Mean logits (B, K) over the same draws as ``evaluate``'s first."""
         ...
 
     def logits(self, x: Tensor, sample: Tensor, call: int, count: int = 1) -> Tensor:
@@ -118,8 +120,8 @@ class GradientWrapper:
     ) -> Gradient:
         return self.source.graft(x, label, sample, iteration, select, loss)
 
-    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        return self.source.evaluate(x, label, sample, count)
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int, first: int = 0) -> Evaluation:
+        return self.source.evaluate(x, label, sample, count, first)
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return self.source.scores(x, sample, count)
@@ -218,11 +220,13 @@ class ExactGradient:
             gradients.append(at_image[: chunk.real])
         return torch.cat(gradients)
 
-    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
-        logits = self._selection_logits(x, sample, count)
-        labels = label.repeat_interleave(len(logits) // len(x))
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int, first: int = 0) -> Evaluation:
+        logits = self._selection_logits(x, sample, count, first)
+        each = len(logits) // len(x)
+        labels = label.repeat_interleave(each)
         correct = (logits.argmax(dim=1) == labels).to(x.dtype)
-        return Evaluation(*(mean_over_draws(part, len(x)) for part in (correct, LOSSES["margin"](logits, labels))))
+        means = (mean_over_draws(part, len(x)) for part in (correct, LOSSES["margin"](logits, labels)))
+        return Evaluation(*means, purifications=each)
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return mean_over_draws(self._selection_logits(x, sample, count), len(x))
@@ -259,9 +263,9 @@ class ExactGradient:
         with torch.no_grad():
             return self.process.purifier.prepare(x.detach())
 
-    def _selection_logits(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
+    def _selection_logits(self, x: Tensor, sample: Tensor, count: int, first: int = 0) -> Tensor:
         """Logits (B * count, K) without gradients, or (B, K) where all evaluations are the same."""
-        draws = selection_draws(self.seed, sample, count if self.stochastic else 1)
+        draws = selection_draws(self.seed, sample, count if self.stochastic else 1, first)
         with torch.no_grad():
             return torch.cat([self.see(c.x, c.draws, c.prepared)[: c.real] for c in self.process.chunks(x, draws)])
 

@@ -100,9 +100,10 @@ class KnownDrawsGradient(ExactGradient):
         """See ``GradientSource``; all known draws are joined in one loss, so none is left out."""
         return self(x, label, sample, iteration, loss)
 
-    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int) -> Evaluation:
+    def evaluate(self, x: Tensor, label: Tensor, sample: Tensor, count: int, first: int = 0) -> Evaluation:
         logits = self._purified_logits(x, sample)
-        return Evaluation(self._correct(logits, label).to(x.dtype), LOSSES["margin"](self._joined(logits), label))
+        correct, margin = self._correct(logits, label).to(x.dtype), LOSSES["margin"](self._joined(logits), label)
+        return Evaluation(correct, margin, self.purifications)
 
     def scores(self, x: Tensor, sample: Tensor, count: int) -> Tensor:
         return self._joined(self._purified_logits(x, sample))

@@ -115,12 +115,16 @@ alone."""
 
 SUPPLIED = ("process", "eot", "seed")
 
+LEAVE_BROKEN = ("apgd", "momentum_pgd", "selective", "autoattack")
+"""Attacks that leave broken images out by themselves, and so have no ``skip_broken``."""
+
 
 def check_attack_keys(settings: Mapping[str, Any]) -> None:
     """Refuses an unknown attack or gradient mode, or an unknown key of either, and imports neither."""
     settings = written_out(settings)
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none", *NAMES)
     if name != "none":
+        _check_has_skip(settings, name)
         check_keys(settings, ATTACKS.target(name), "attack", COMMON)
         gradient = _gradient_section(settings.get("gradient"), settings.get("process") or {})
         target = GRADIENTS.target(GRADIENTS.check_name(gradient.get("name", "exact"), "attack.gradient"))
@@ -137,6 +141,7 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = ATTACKS.check_name(settings.get("name", "pgd"), "attack", "none", *NAMES)
     if name == "none":
         return {"name": "none"}
+    _check_has_skip(settings, name)
     with errors_within("attack"):
         cls = ATTACKS[name]
     schema = signature_schema(cls, (), **{**COMMON, "name": (str, name)})
@@ -148,6 +153,10 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
         for key, default in defaults.items():
             accepted = f"no attack.{key} with {name}: images are tried out on the defense itself"
             require(completed[key] == default, f"attack.{key}", completed[key], accepted)
+    if completed.get("skip_broken") and cls is ATTACKS["pgd"]:
+        sees = completed["gradient"]["name"] != "blind" and completed["process"].get("name") != "none"
+        accepted = "false for an attack on the bare classifier: what is broken there may not be in the defense"
+        require(sees, "attack.skip_broken", True, accepted)
     attack = build_attack(completed)
     _check_checkpoints(completed["checkpoints"], attack)
     if completed["gradient"]["name"] == "deviation" and attack is not None and not attack.sees_loss_alone:
@@ -171,6 +180,13 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
     with errors_within("attack.gradient"):
         cls = GRADIENTS[name]
     return to_dict(structure(signature_schema(cls, SUPPLIED, name=(str, name)), settings, "attack.gradient"))
+
+
+def _check_has_skip(settings: Mapping[str, Any], name: str) -> None:
+    """Says why an attack of this project has no key ``skip_broken``."""
+    if "skip_broken" in settings and name in ATTACKS and name != "pgd":
+        why = "leaves broken images out by itself" if name in LEAVE_BROKEN else "cannot leave single images out"
+        raise ConfigError("attack.skip_broken", f"{name} has no such key: it {why}", accepted="in pgd alone")
 
 
 def _check_checkpoints(checkpoints: Sequence[int], attack: Attack | None) -> None:

@@ -1,5 +1,7 @@
 """The bookkeeping of attacks that try more than once: restarts, several losses, several targets."""
 
+import itertools
+import math
 from collections.abc import Callable
 
 import torch
@@ -67,6 +69,22 @@ class Search:
         self.image = self.image.index_copy(0, rows, images[stronger])
         self.correct = self.correct.index_copy(0, rows, new.correct[stronger])
         self.margin = self.margin.index_copy(0, rows, new.margin[stronger])
+
+    def surely_broken(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Whether images (N, C, H, W) of some rows are misclassified twice in a row, (N,).
+
+        That is in all ``evaluations``, and then in as many with other draws: a sample for which the attack ends early
+        must not owe that to luck. The first quarter comes alone: most images that are not broken show it there.
+        """
+        broken, once = torch.ones_like(rows, dtype=torch.bool), self.evaluations
+        ends = [math.ceil(once / 4), once, 2 * once] if self.gradient.stochastic else [once]
+        for first, end in itertools.pairwise(dict.fromkeys([0, *ends])):
+            at = broken.nonzero()[:, 0]
+            if len(at):
+                of = rows[at]
+                found = self.gradient.evaluate(images[at], self.label[of], self.sample[of], end - first, first)
+                broken = broken.index_copy(0, at, found.correct == 0.0)
+        return broken
 
     def ask(self, rows: Tensor, images: Tensor, loss: Loss) -> Gradient:
         """The gradient of a loss (of these rows' images) at the images of some rows: one iteration."""

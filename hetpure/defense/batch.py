@@ -15,13 +15,15 @@ CERTIFIED = "certified"
 """Key of a batch under which a ``Certifier`` leaves its ``CertifiedImages``."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class AttackTrace:
-    """What an attack saw of one image, at every gradient that it took."""
+    """What an attack saw of one image, at every gradient that it took, and how it ended."""
 
     loss: list[float] = field(default_factory=list)  # the attacker's mean loss
     gradient_size: list[float] = field(default_factory=list)  # largest absolute value of the gradient
     correct: list[float] = field(default_factory=list)  # share of the EOT draws that were still classified right
+    trials: int = 0  # purifications without gradients, to try images out
+    left_after: int | None = None  # iterations, where it left the attack early
 
 
 @dataclass(frozen=True)

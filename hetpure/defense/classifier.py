@@ -163,19 +163,28 @@ class PurifiedClassifier(lightning.LightningModule):
         count = draws_needed(self.protocols)
         draws = defense_draws(self.seed, batch["index"], count)
 
-        def judged(x: Tensor, image: str) -> dict[str, Tensor]:
-            logits = self.purified_logits(x, draws).unflatten(0, (len(x), count))
+        images = {"clean image": batch["image"]}
+        if attacked is not None:
+            images["adversarial image"] = attacked.images
+            images |= {f"image after {n} iterations": x for n, x in attacked.checkpoints.items()}
+
+        def judged(name: str, logits: Tensor) -> dict[str, Tensor]:
             for i, finite in enumerate(finite_rows(logits).tolist()):
                 index = int(batch["index"][i])
                 if not finite and index not in failures:
                     own_draws = draws.rows(slice(i * count, (i + 1) * count))
-                    where = first_not_finite(self, x[i : i + 1], own_draws) or "logits"
-                    failures[index] = f"not finite in the defense, {image}: {where}"
+                    where = first_not_finite(self, images[name][i : i + 1], own_draws) or "logits"
+                    failures[index] = f"not finite in the defense, {name}: {where}"
             return {protocol.name: protocol.scores(logits) for protocol in self.protocols}
 
-        scores: dict[Side, dict[str, Tensor]] = {"clean": judged(batch["image"], "clean image")}
+        if self.pads:  # chunks may be shared: a row's result does not depend on the others
+            rows = torch.arange(len(draws), device=draws.sample.device).repeat(len(images))
+            logits = self.purified_logits(torch.cat([*images.values()]), draws.rows(rows)).chunk(len(images))
+        else:
+            logits = [self.purified_logits(x, draws) for x in images.values()]
+        of_images = (part.unflatten(0, (len(batch["index"]), count)) for part in logits)
+        clean, *others = (judged(*each) for each in zip(images, of_images, strict=True))
+        scores: dict[Side, dict[str, Tensor]] = {"clean": clean}
         if attacked is None:
             return scores, {}, failures
-        scores["adversarial"] = judged(attacked.images, "adversarial image")
-        checkpoints = {n: judged(x, f"image after {n} iterations") for n, x in attacked.checkpoints.items()}
-        return scores, checkpoints, failures
+        return {**scores, "adversarial": others[0]}, dict(zip(attacked.checkpoints, others[1:], strict=True)), failures

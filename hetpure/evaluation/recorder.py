@@ -65,6 +65,7 @@ class Recorder(Callback):
                 }
                 for name, values in curves.items():  # JSON has no word for what is not finite
                     common[name] = list(itertools.takewhile(math.isfinite, values))
+                common["trials"], common["left_after"] = trace.trials, trace.left_after if failure is None else None
                 common["chunks"]["attack"] = attacked.chunk_size
                 common["image"] = image_file if index in images else None
             if certified is not None:

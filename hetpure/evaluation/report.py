@@ -112,8 +112,8 @@ def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashbo
 def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
     """Denoiser calls an image: the part of the cost that no machine changes; nothing where no sample has a result.
 
-    ``defense_calls`` are those of all predictions; ``attack_calls`` those of the gradients that were taken. Images that
-    a search tried out are not counted.
+    ``defense_calls`` are those of all predictions; ``attack_calls`` those of the gradients that were taken and of the
+    images that the attacker tried out.
     """
     finished = [record for record in records if record.failure is None]
     if not finished:
@@ -122,10 +122,10 @@ def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
     sides = 2 if any(record.adversarial for record in finished) else 1
     calls = {"defense_calls": float(purifications * sides * row.model.purifier.network_calls)}
     if row.attack is not None and row.gradient is not None:
-        curves = [record.attack_loss for record in finished if record.protocol == row.protocols[0].name]
-        gradients = sum(map(len, curves)) / len(curves)
-        purifications = row.attack.purifications(row.gradient)
-        calls["attack_calls"] = gradients * purifications * row.gradient.process.purifier.network_calls
+        first = [record for record in finished if record.protocol == row.protocols[0].name]
+        each = row.attack.purifications(row.gradient)
+        purifications = sum(each * len(record.attack_loss) + record.trials for record in first) / len(first)
+        calls["attack_calls"] = purifications * row.gradient.process.purifier.network_calls
     return calls
 
 

@@ -24,11 +24,14 @@ def variants(
     ``more_steps``, ``more_eot`` and ``larger_eps`` multiply that number by ``factor``. ``huge_eps`` allows 64/255 a
     pixel (L2: the length of that) or eight times the eps, up to all that a pixel can change, with more iterations and
     with steps that can reach it. ``random_noise`` has the attack's norm and eps and asks for no gradient. ``transfer``
-    attacks the undefended classifier. Left out are variants that the attack does not declare, ``more_eot`` of a defense
-    without randomness, ``transfer`` where nothing purifies, and both where the images do not depend on the defense or
-    no gradient is asked for; and ``huge_eps`` and ``random_noise`` of threat models that are no norm ball.
+    attacks the undefended classifier. No image leaves a variant early (``skip_broken``). Left out are variants that the
+    attack does not declare, ``more_eot`` of a defense without randomness, ``transfer`` where nothing purifies, and both
+    where the images do not depend on the defense or no gradient is asked for; and ``huge_eps`` and ``random_noise`` of
+    threat models that are no norm ball.
     """
     settings, threat = {**row.attack, "checkpoints": []}, attack.threat
+    if attack.skip_broken:  # so that the checks would also notice what that does
+        settings["skip_broken"] = False
     asked = stochastic and attack.uses_defense and attack.uses_gradients
     more_steps = attack.more_steps(factor)
     changes = {"more_steps": more_steps, "more_eot": {"eot": factor * settings["eot"]} if asked else {}}

@@ -72,7 +72,7 @@ def choose_auto_settings(
         rows = build_rows(draft, data, on_missing, loaded)
         for process in (process for row in rows for process in (row.model, *row.processes)):
             process.to(device)
-        return rows, {row.name: meter.memory(count_pieces(row, data.image_shape, 1, 1)[0]) for row in rows}
+        return rows, {row.name: meter.memory(count_pieces(row, data.image_shape, 1, 1).most) for row in rows}
 
     rows, memory = built(recompute=True)
     if not rows:
@@ -118,7 +118,7 @@ def _seconds(meter: Meter, rows: Sequence[Row], data: ImageDataModule, size: int
     row = max(rows, key=lambda row: (*row.processes, row.model)[0].purifier.network_calls)
     for process in (row.model, *row.processes):
         process.chunk_size = size
-    pieces, _ = count_pieces(row, data.image_shape, len(data.indices), data.batch_size)
+    pieces = count_pieces(row, data.image_shape, len(data.indices), data.batch_size).most
     return sum(meter.estimated_time(piece) * count for piece, count in pieces.items())
 
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 from unittest.mock import patch
 
 import torch
@@ -35,25 +35,47 @@ class Piece:
     rows: int
 
 
-def count_pieces(
-    row: Row, image_shape: tuple[int, int, int], images: int, batch_size: int
-) -> tuple[Counter[Piece], Counter[Piece]]:
-    """How often each piece of a row is computed for a number of images, by its attack and by its predictions.
+class PieceCounts(NamedTuple):
+    """How often the pieces of a row are computed.
 
-    Returns:
-        The counts at most, and the counts if every sample broke as soon as the attack looks: fewer, where an attack
-        leaves broken samples alone, and where adversarial images within a certified radius are checked.
+    Attributes:
+        most: at most.
+        least: if every sample broke as soon as the attack looks: fewer, where an attack leaves broken samples alone,
+            and where adversarial images within a certified radius are checked.
+        real: rows of ``most`` that are no padding.
+        full_batch: images in the smallest batch that pads no chunk of gradients or predictions.
     """
+
+    most: Counter[Piece]
+    least: Counter[Piece]
+    real: Counter[Piece]
+    full_batch: int
+
+
+def count_pieces(row: Row, image_shape: tuple[int, int, int], images: int, batch_size: int) -> PieceCounts:
+    """How often each piece of a row is computed for a number of images, by its attack and by its predictions."""
     sides = 1 if row.attack is None else 2 + len(row.checkpoints)
-    defense: Calls = Counter({("prepare", 1, True): sides, ("prediction", draws_needed(row.protocols), True): sides})
-    most, least = Counter[Piece](), Counter[Piece]()
-    for pieces, broken in ((most, False), (least, True)):
-        for process in (row.model, *row.processes):
-            requests = defense if process is row.model else _attack_calls(row, image_shape, broken)
+    defense: Calls = Counter(
+        {("prepare", sides, True): 1, ("prediction", sides * draws_needed(row.protocols), True): 1}
+    )
+    most, least, real, full_batch = Counter[Piece](), Counter[Piece](), Counter[Piece](), 1
+    for process in (row.model, *row.processes):
+        if process is row.model:
+            at_most = at_least = defense
+        else:
+            at_most = _attack_calls(row, image_shape, "stands")
+            if row.attack is not None and row.attack.skip_broken:  # which tries out only what is nearly broken
+                at_most |= _attack_calls(row, image_shape, "wavers")
+            at_least = _attack_calls(row, image_shape, "falls")
+        for pieces, requests in ((most, at_most), (least, at_least)):
             for (work, rows, chunked), calls in requests.items():
                 for batch, times in ((batch_size, images // batch_size), (images % batch_size, 1)):
                     chunks = math.ceil(batch * rows / process.chunk_size) if chunked else batch
                     pieces[Piece(process, work, process.chunk_size if chunked else rows)] += times * calls * chunks
+        for (work, rows, chunked), calls in at_most.items():
+            real[Piece(process, work, process.chunk_size if chunked else rows)] += images * calls * rows
+            if chunked and work != "prepare":
+                full_batch = math.lcm(full_batch, process.chunk_size // math.gcd(process.chunk_size, rows))
     if (certify := row.certify) is not None:  # image by image
         size, checked = row.model.chunk_size, int(row.attack is not None)
         prepare, prediction = Piece(row.model, "prepare", size), Piece(row.model, "prediction", size)
@@ -61,18 +83,22 @@ def count_pieces(
             pieces[prepare] += images * (1 + attacked)
             chunks = math.ceil((certify.n0 + certify.n) / size) + attacked * math.ceil(certify.n / size)
             pieces[prediction] += images * chunks
-    return +most, +least
+        real[prepare] += images * (1 + checked)
+        real[prediction] += images * (certify.n0 + certify.n + checked * certify.n)
+    return PieceCounts(+most, +least, +real, full_batch)
 
 
-def _attack_calls(row: Row, image_shape: tuple[int, int, int], broken: bool) -> Calls:
-    """What a row's attack asks for on one image, whose predictions are all wrong or all right."""
+def _attack_calls(row: Row, image_shape: tuple[int, int, int], image: Literal["stands", "wavers", "falls"]) -> Calls:
+    """What a row's attack asks for on one image, whose predictions are all right, wrong until tried twice, or wrong."""
     assert row.attack is not None and row.gradient is not None
     if not row.attack.uses_defense:
         return Calls()
     x, zero, counter = torch.full((1, *image_shape), 0.5), torch.zeros(1, dtype=torch.long), _Counter()
     process = row.gradient.process
     counter.stochastic, counter.margins = process.purifier.stochastic, torch.zeros(process.num_classes)
-    counter.margins[0] = -10.0 if broken else 10.0
+    counter.margins[0], counter.right_from = 10.0 if image == "stands" else -10.0, math.inf
+    if image == "wavers":
+        counter.right_from = row.settings["attack"]["evaluations"]
     stand_in: Any = process.behind(cast(Any, counter))
     stand_in.classifier, stand_in.chunks = counter, counter.chunks
     with patch.object(row.gradient, "process", stand_in), torch.random.fork_rng(devices=[]):
@@ -85,18 +111,21 @@ class _Counter(nn.Module):
 
     stochastic: bool
     margins: Tensor
+    right_from: float  # number of the draw, when images are tried out
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls, self.chunked = Calls(), False
+        self.calls, self.chunked, self.sign = Calls(), False, 1.0
 
     def chunks(self, x: Tensor, draws: Draws) -> Iterator[Chunk]:
         """All rows as one chunk without padding: a call tells how many rows an image has."""
         self.chunked = True
         self.prepare(x)
+        tried = draws.process == "selection"
+        self.sign = -1.0 if tried and int(draws.draw.min()) >= self.right_from else 1.0
         image = torch.arange(len(x)).repeat_interleave(len(draws) // len(x))
         yield Chunk(image, x[image], draws, (), len(draws))
-        self.chunked = False
+        self.chunked, self.sign = False, 1.0
 
     def prepare(self, x: Tensor) -> tuple[Tensor, ...]:
         self.calls["prepare", len(x), self.chunked] += 1
@@ -115,4 +144,6 @@ class _Counter(nn.Module):
         self.calls["gradient" if self.differentiated else through_classifier, len(x), self.chunked] += 1
         if self.differentiated:  # what was taken for the purifier alone
             self.calls["purifier gradient", len(x), self.chunked] -= 1
-        return self.margins + 1e-3 * x.flatten(1).mean(dim=1, keepdim=True) * torch.arange(len(self.margins))
+        return self.sign * self.margins + 1e-3 * x.flatten(1).mean(dim=1, keepdim=True) * torch.arange(
+            len(self.margins)
+        )

@@ -24,6 +24,9 @@ from hetpure.planning.auto_settings import choose_auto_settings
 from hetpure.planning.counting import Piece, count_pieces
 from hetpure.planning.measure import Cost, Meter
 
+PADDING = 0.05
+"""Share of padding from which on a plan says what avoids it."""
+
 
 @dataclass(frozen=True)
 class RowPlan:
@@ -37,6 +40,8 @@ class RowPlan:
     memory: Callable[[int], float]  # bytes by the rows of a chunk; see ``Meter.memory``
     most: Cost
     least: Cost  # if every sample broke as soon as the attack looks
+    padding: float  # share of the network calls that only fill up chunks
+    full_batch: int  # images in the smallest batch that needs none
 
 
 def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) -> list[RowPlan]:
@@ -54,7 +59,7 @@ def plan(config: RunSettings, seconds: float = 20.0, rates: Sequence[str] = ()) 
         for name, reasons in resolved.absent.items():
             print(f"plan: {name} cannot be evaluated here: {'; '.join(reasons)}")
         if plans:
-            print_plan(plans, other, world, f"{threads} threads, {device.type}")
+            print_plan(plans, other, world, f"{threads} threads, {device.type}", resolved.config.data.batch_size)
         else:
             print("plan: no row can be evaluated here")
     return plans
@@ -72,17 +77,28 @@ def plan_rows(
             process.to(device)
         images = math.ceil(len(indices) / world)
         counts.append(count_pieces(row, data.image_shape, images, config.data.batch_size))
-        for pieces in counts[-1]:
-            wanted |= pieces
+        wanted |= counts[-1].most | counts[-1].least
     meter = Meter(data, device, seconds, config.compile)
     costs = meter.costs(wanted)
     plans = []
     for (name, row, indices), of_row in zip(planned, counts, strict=True):
         images, done = math.ceil(len(indices) / world), len(row.store.done() & set(indices))
-        left, memory = math.ceil((len(indices) - done) / world) / images, meter.memory(of_row[0])
-        totals = [sum((costs[piece] * count for piece, count in pieces.items()), Cost()) for pieces in of_row]
-        plans.append(RowPlan(name, images, done, left, row.model.chunk_size, memory, *totals))
+        left, memory = math.ceil((len(indices) - done) / world) / images, meter.memory(of_row.most)
+        most, least = (_total(costs, pieces) for pieces in (of_row.most, of_row.least))
+        real = _total(costs, {piece: rows / piece.rows for piece, rows in of_row.real.items()})
+        padding = 1.0 - _calls(real) / max(_calls(most), 1.0)
+        size = row.model.chunk_size
+        plans.append(RowPlan(name, images, done, left, size, memory, most, least, padding, of_row.full_batch))
     return plans
+
+
+def _total(costs: Mapping[Piece, Cost], counts: Mapping[Piece, float]) -> Cost:
+    return sum((costs[piece] * count for piece, count in counts.items()), Cost())
+
+
+def _calls(cost: Cost) -> float:
+    """Rows through the denoiser, or where there is none through the classifier."""
+    return cost.denoiser + cost.denoiser_gradient or cost.classifier + cost.classifier_gradient
 
 
 def parse_rates(texts: Sequence[str]) -> dict[str, float]:
@@ -113,13 +129,14 @@ def hours_at(cost: Cost, rates: Mapping[str, float]) -> float:
     return sum(getattr(cost, name) / rate for name, rate in rates.items()) / 3600
 
 
-def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, machine: str) -> None:
+def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, machine: str, batch_size: int) -> None:
     """Prints a plan as a table with notes."""
     console = Console(width=None if Console().is_terminal else 160)
     title = f"plan: {len(plans)} rows, chunks of {plans[0].chunk_size}, {machine}, processes: {world}"
     table = Table(title=title, title_justify="left")
-    table.add_column("row")
-    counts = ("images", "denoiser calls an image", "classifier calls", "TFLOP an image", "GB a chunk, twice as large")
+    table.add_column("row", min_width=min(max(len(row.name) for row in plans), 40))  # headings wrap first
+    counts = ("images", "denoiser calls an image", "classifier calls", "padding", "TFLOP an image")
+    counts += ("GB a chunk, twice as large",)
     for head in (*counts, "hours here", "left", *["hours there"] * bool(rates)):
         table.add_column(head, justify="right")
     sums = [0.0] * (2 + bool(rates))
@@ -130,8 +147,9 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
         table.add_row(
             row.name,
             f"{row.images}" + (f" ({row.done} done)" if row.done else ""),
-            f"{each.denoiser:,.0f} + {each.denoiser_gradient:,.0f} with gradient",
+            f"{each.denoiser:,.0f} + {each.denoiser_gradient:,.0f}",
             f"{each.classifier:,.0f} + {each.classifier_gradient:,.0f}",
+            f"{100 * row.padding:.0f} %",
             f"{each.flops / 1e12:.3g}",
             f"{row.memory(row.chunk_size) / 1e9:.2f}, {row.memory(2 * row.chunk_size) / 1e9:.2f}",
             *[f"{'at most ' if row.most != row.least else ''}{_hours(value)}" for value in hours],
@@ -139,12 +157,19 @@ def print_plan(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int,
     table.add_section()
     table.add_row("all", *[""] * len(counts), *map(_hours, sums))
     console.print(table)
-    for note in _notes(plans, rates, world):
+    for note in _notes(plans, rates, world, batch_size):
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
-def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int) -> Iterator[str]:
-    yield "calls are rows through the networks, with padding; a recomputed call is one without and one with gradient"
+def _notes(plans: Sequence[RowPlan], rates: Mapping[str, float], world: int, batch_size: int) -> Iterator[str]:
+    calls = "calls are rows through the networks, with padding, without and with gradient"
+    yield f"{calls}; a recomputed call is one of each"
+    padded = [
+        row for row in plans if row.padding >= PADDING and batch_size % row.full_batch and row.full_batch <= row.images
+    ]
+    if padded:
+        sizes = "; ".join(f"{row.name} {row.full_batch}" for row in padded)
+        yield f"chunks are full with data.batch_size, now {batch_size}, a multiple of: {sizes}"
     yield "memory is that of tensors alive at once; allocators take about a tenth more, and the networks come on top"
     early = [row for row in plans if row.most != row.least]
     if least := [f"{row.name} {_hours(row.left * row.least.seconds / 3600)}" for row in early]:

@@ -28,7 +28,7 @@ class Budget:
     Attributes:
         iterations: of the attack.
         robust: accuracy of the images after so many.
-        calls: of the denoiser, an image; None where that is not known.
+        calls: of the denoiser for gradients, an image in the mean; None where that is not known.
     """
 
     iterations: int
@@ -50,10 +50,15 @@ def budgets(records: Sequence[Record], calls_per_gradient: int | None) -> list[B
         return []
     found = [(number, [_after(record, number) for record in judged]) for number in numbers]
     found.append((max(steps, numbers[-1] + 1), judged))
-    return [
-        Budget(n, accuracy(after, "adversarial"), None if calls_per_gradient is None else n * calls_per_gradient)
-        for n, after in found
-    ]
+    return [Budget(n, accuracy(after, "adversarial"), _calls(judged, n, calls_per_gradient)) for n, after in found]
+
+
+def _calls(records: Sequence[Record], iterations: int, calls_per_gradient: int | None) -> int | None:
+    """Denoiser calls of so many iterations; an image that left the attack early has fewer."""
+    if calls_per_gradient is None or not records:
+        return None
+    made = [iterations if r.left_after is None else min(iterations, len(r.attack_loss)) for r in records]
+    return round(sum(made) / len(made) * calls_per_gradient)
 
 
 def verdict(records: Sequence[Record], doubled: Sequence[Record] | None, is_random: bool) -> Verdict:

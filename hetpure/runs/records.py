@@ -38,6 +38,8 @@ class Record:
     checkpoints: dict[str, list[int]] = field(default_factory=dict)  # like adversarial, after so many iterations
     settings: str = ""  # hash of the settings that it was made under; empty in folders of version 2 and earlier
     certificate: Certificate | None = None  # of the first protocol's record, where the run certifies
+    trials: int = 0  # purifications by which the attacker tried images out, without gradients
+    left_after: int | None = None  # iterations after which the image left the attack, surely broken
 
     def right(self, side: Side) -> bool | None:
         """Whether every evaluation of the clean or adversarial image was right; None if there was none."""
@@ -81,10 +83,11 @@ def shortest(values: ArrayLike) -> list:
 
 
 def to_line(record: Record) -> str:
-    """A record as a line of a file, without a certificate where there is none."""
+    """A record as a line of a file, without the keys of ``_OPTIONAL`` that say nothing."""
     content = asdict(record)
-    if record.certificate is None:
-        del content["certificate"]
+    for key, nothing in _OPTIONAL.items():
+        if content[key] == nothing:
+            del content[key]
     return json.dumps(content, allow_nan=False) + "\n"
 
 
@@ -165,6 +168,8 @@ def _contradiction(record: Record) -> str | None:
             return f"has {side} predictions that are not the classes with the largest scores"
         if record.failure is not None and predictions:
             return "has both predictions and a failure"
+    if record.left_after is not None and record.left_after != len(record.attack_loss) - 1:
+        return f"left the attack after {record.left_after} iterations and has {len(record.attack_loss)} losses"
     if (certificate := record.certificate) is not None:
         if record.failure is not None:
             return "has both a certificate and a failure"
@@ -255,7 +260,12 @@ _KINDS = {
     "checkpoints": lambda value: type(value) is dict and all(k.isdecimal() and _classes(v) for k, v in value.items()),
     "settings": _text,
     "certificate": _certificate,
+    "trials": _natural,
+    "left_after": _or_null(_natural),
 }
 """What the values of a line must be, as ``record.schema.json`` says it: a schema's validator is far too slow here."""
+
+_OPTIONAL = {"certificate": None, "trials": 0, "left_after": None}
+"""Keys that a line lacks where they have these values: most runs have no such thing."""
 
 _REQUIRED = ("index", "protocol", "label", "clean", "clean_scores")

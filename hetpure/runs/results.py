@@ -205,12 +205,16 @@ def table_rows(
 
 
 def notes_on(method: str, records: Sequence[Record], chunk_size: int) -> list[str]:
-    """Notes on samples that failed, were not certified, or needed smaller chunks than the config's."""
+    """Notes on samples that failed, left the attack early, were not certified, or needed smaller chunks."""
     first, notes = {record.index: record for record in records}.values(), []
     failed = [record for record in first if record.failure is not None]
     if failed:
         examples = "; ".join(f"sample {record.index}: {record.failure}" for record in failed[:3])
         notes.append(f"{method}: {len(failed)} of {len(first)} samples failed and count in no accuracy; {examples}")
+    left = [record.left_after for record in first if record.left_after is not None]
+    if left:
+        after = f"after {sum(left) / len(left):.3g} iterations in the mean"
+        notes.append(f"{method}: {len(left)} of {len(first)} images left the attack early, surely broken, {after}")
     certificates = [record.certificate for record in records if record.certificate is not None]
     if certificates:
         abstained = sum(certificate.label is None for certificate in certificates)

@@ -208,7 +208,7 @@ def _contradictions(part: Part, line: Line, first: Line) -> Iterator[str]:
     # Records of an earlier version do not say.
     if part.settings is not None and line.get("settings") and line["settings"] not in part.settings:
         yield "made under other settings than run.json has"
-    for key in ("label", "image", "failure", "attack_loss", "gradient_size", "attack_correct"):
+    for key in ("label", "image", "failure", "attack_loss", "gradient_size", "attack_correct", "trials", "left_after"):
         if line.get(key) != first.get(key):
             yield f"its lines have different values of {key}"
     chunks = line.get("chunks", {})

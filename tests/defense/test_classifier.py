@@ -203,6 +203,19 @@ def test_test_step_judges_both_sides_by_every_protocol(denoiser, classifier) -> 
         torch.testing.assert_close(scores[side]["majority of 4"][:, 0], ensemble_scores(logits[:, :4], "vote"))
 
 
+def test_clean_and_adversarial_images_share_chunks(denoiser, classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of each side and of a checkpoint: 9 in two chunks of 8, not 3 in each of three."""
+    model, x, sample = model_of(denoiser, classifier), images(3), torch.tensor([7])
+    outcome = AttackedImages(x[1:2], [], {}, 8, {1: x[2:]})
+    calls, purify = [], model.purifier.purify
+    monkeypatch.setattr(model.purifier, "purify", lambda rows, *rest: calls.append(len(rows)) or purify(rows, *rest))
+    found = model.test_step({"image": x[:1], "index": sample, "attacked": outcome}, 0)
+    assert calls == [8, 8]
+    of = (found.scores["clean"], found.scores["adversarial"], found.checkpoints[1])
+    for part, scores in zip(x.split(1), of, strict=True):
+        assert torch.equal(scores["one-shot"][:, 0], model(part, sample))
+
+
 def test_test_step_names_the_samples_that_are_not_finite(classifier) -> None:
     model = PurifiedClassifier(classifier, NoPurifier(), 10, chunk_size=4)
     x, broken = images(3), images(3)

@@ -180,7 +180,7 @@ DAMAGES: dict[str, Damage] = {
             "index": -1, "protocol": 3, "label": 1.5, "clean": "1", "clean_scores": [["a"]], "adversarial": None,
             "adversarial_scores": [[]], "attack_loss": 2, "gradient_size": [-1.0], "attack_correct": [2.0],
             "seconds": -1, "seed": True, "draws": 0, "chunks": [4], "image": "../../x.npz", "failure": 3, "settings": 7,
-            "extra": 1, "certificate": {"label": 3},
+            "extra": 1, "certificate": {"label": 3}, "trials": -1, "left_after": 99,
         }.items()
     },
     "index outside": in_record(index=499),

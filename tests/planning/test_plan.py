@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -200,6 +201,47 @@ def test_calls_of_every_attack_are_exact(
         assert counted == network_rows(row.most if outcome == "stands" else row.least)
 
 
+def test_an_attack_that_images_leave_early_is_planned_between_its_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At most: an image that all draws get wrong, and then one draw of every second trial right; at least: broken."""
+    attack = {"name": "pgd", "steps": 6, "eot": 2, "evaluations": 3}
+    costs, counted = [], []
+    for skip, label in ((True, None), (True, 1), (False, None)):
+        setting = Setting(monkeypatch, tmp_path / f"{skip}{label}")
+        if label is not None:
+            setting.classifier = Classifier(Constant(label), [0.4], [0.3]).eval().requires_grad_(False)
+        uniform = {"name": "uniform", **PURIFIER_CASES["uniform"]}
+        row, rows, data = setting.planned(setting.raw(uniform, {**attack, "skip_broken": skip}))
+        if label is not None:
+            data.test_dataloader = lambda data=data: _zero_labels(ImageDataModule.test_dataloader(data))  # pyright: ignore
+        costs.append(row)
+        counted.append(network_rows(setting.counted(rows, data)))
+    (mixed, broken, plain) = costs
+    assert counted[1] == network_rows(broken.least)
+    for least, count, most in zip(network_rows(mixed.least), counted[0], network_rows(mixed.most), strict=True):
+        assert least <= count <= most
+    # Looked at in the iterations 0, 1, 2 and 4, by 1, 2 and 3 draws of 3 and 2 images in chunks of 4; two calls each.
+    assert mixed.most.denoiser - plain.most.denoiser == 4 * ((4 + 8 + 12) + (4 + 4 + 8)) * 2
+    assert mixed.most.denoiser_gradient == plain.most.denoiser_gradient == 6 * mixed.least.denoiser_gradient
+
+
+def test_padding_and_the_batches_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = Setting(monkeypatch, tmp_path)
+    raw = setting.raw({"name": "uniform", **PURIFIER_CASES["uniform"]}, {"name": "pgd", "steps": 1, "eot": 2})
+    row, *_ = setting.planned(raw)
+    # Of batches of 3 and 2 images 6 and 4 rows with gradients, and 18 and 12 of both predictions, in chunks of 4.
+    assert row.padding == pytest.approx(1 - (10 + 30) / (8 + 4 + 20 + 12)) and row.full_batch == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
+    assert main(["plan", "--config", "job.yaml", "--seconds", "0.01"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "9 %" in printed and "now 3, a multiple of: uniform 2" in printed
+    assert setting.planned({**raw, "data": {**raw["data"], "subset": 4, "batch_size": 2}})[0].padding == 0.0
+
+
 def test_calls_of_a_deviation_are_those_of_an_exact_gradient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setting = Setting(monkeypatch, tmp_path)
     purifier = {"name": "uniform", **PURIFIER_CASES["uniform"]}
@@ -221,7 +263,7 @@ def test_calls_of_a_choice_among_saved_images_are_exact(
     attack = {"name": "strongest_of", "norm": "Linf", "eps": 0.1, "folders": folders, "evaluations": 5}
     row, rows, data = setting.planned(setting.raw({"name": "uniform", **PURIFIER_CASES["uniform"]}, attack))
     # Batches of 3 and 2 images; 5 evaluations and, of the clean and the chosen image, 3 predictions; 2 calls each.
-    tried, judged = (-(-15 // 4) + -(-10 // 4)) * 4 * 2, 2 * (-(-9 // 4) + -(-6 // 4)) * 4 * 2
+    tried, judged = (-(-15 // 4) + -(-10 // 4)) * 4 * 2, (-(-18 // 4) + -(-12 // 4)) * 4 * 2
     assert (row.most.denoiser, row.least.denoiser) == (3 * tried + judged, tried + judged)
     data.test_dataloader = lambda: _zero_labels(ImageDataModule.test_dataloader(data))  # pyright: ignore
     found = network_rows(setting.counted(rows, data))

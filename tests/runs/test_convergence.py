@@ -57,6 +57,12 @@ def test_budgets_are_accuracies_by_calls() -> None:
     assert budgets(made({}, "11"), 6) == []
 
 
+def test_an_image_that_left_early_has_no_further_calls() -> None:
+    records = made({"5": "11", "10": "11"}, "10")
+    records[1] = replace(records[1], left_after=7, attack_loss=[0.0] * 8)
+    assert [budget.calls for budget in budgets(records, 6)] == [30, (10 + 8) // 2 * 6, (20 + 8) // 2 * 6]
+
+
 def test_what_has_not_converged_is_said_as_loudly_as_a_failed_check() -> None:
     rows = table_rows("ours", made({}, "1"), 1, ["one-shot"])
     warning = Report("", [replace(rows[0], converged=False)]).warning

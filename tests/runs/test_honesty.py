@@ -202,6 +202,12 @@ def test_variants_change_one_thing_each() -> None:
     assert changed["transfer"]["process"] == {"name": "none"}
 
 
+def test_no_image_leaves_a_variant_early() -> None:
+    """The bare classifier is broken sooner than the defense; and what leaving early costs would show."""
+    changed = variants_of("attack.skip_broken=true")
+    assert len(changed) == 6 and not any(section.get("skip_broken") for section in changed.values())
+
+
 def test_variants_are_judged_once_and_have_the_rows_defense() -> None:
     config = config_of("honesty.images=2", "protocols.votes=9", "protocols.resubmissions=2", "data.subset=2")
     (row,) = build_rows(config, ImageDataModule("digits", subset=2).prepare())

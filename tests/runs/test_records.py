@@ -239,5 +239,5 @@ def test_a_record_is_what_the_store_says() -> None:
     assert list(asdict(record(0))) == [
         "index", "protocol", "label", "clean", "clean_scores", "adversarial", "adversarial_scores", "attack_loss",
         "gradient_size", "attack_correct", "seconds", "seed", "draws", "chunks", "image", "failure",
-        "checkpoints", "settings", "certificate",
+        "checkpoints", "settings", "certificate", "trials", "left_after",
     ]  # fmt: skip
