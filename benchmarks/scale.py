@@ -58,7 +58,7 @@ def records(indices: Sequence[int], classes: int, iterations: int, image: str | 
     return [
         Record(
             index, PROTOCOL, index % classes, [clean[0].index(max(clean[0]))], clean,
-            [attacked[0].index(max(attacked[0]))], attacked, *curve, 0.25, seed, 1,
+            [attacked[0].index(max(attacked[0]))], attacked, curve[0], curve[1], curve[2], 0.25, seed, 1,
             {"defense": BATCH, "attack": BATCH}, image, settings=HASH,
         )
         for index, clean, attacked, curve in zip(indices, *scores, curves, strict=True)
@@ -84,7 +84,7 @@ def make(folder: Path, count: int, classes: int, iterations: int, processes: int
     store = RecordStore(folder / ROW)
     for number, indices in enumerate(batches(count)):
         append(store.for_process(number % processes), indices, classes, iterations, seed)
-    rows = table_rows(ROW, store.read(), count, [PROTOCOL], Conditions("PGD Linf", "exact", 1, 1, 2, 2, "Linf"))
+    rows = table_rows(ROW, store.outcomes(), count, [PROTOCOL], Conditions("PGD Linf", "exact", 1, 1, 2, 2, "Linf"))
     write_results(Report("a run of no networks", rows), folder)
 
 
