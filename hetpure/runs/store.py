@@ -96,7 +96,7 @@ class RecordStore:
     def for_process(self, rank: int) -> "RecordStore":
         """The same records, appended to by another process."""
         store = RecordStore(self.folder, self.protocols, rank, self.expected)
-        store._read = self._read
+        store._read = {file: replace(read, lines=read.lines.copy()) for file, read in self._read.items()}
         return store
 
     @property
