@@ -158,7 +158,11 @@ def measure_all(folder: Path, count: int, classes: int, iterations: int, process
         "aggregate": [lambda: aggregate([run, other])],
         "leaderboard": [lambda: leaderboard([run], folder / "site")],
     }
-    return {name: measure(*works) for name, works in parts.items()}
+    costs = {}
+    for name, works in parts.items():
+        seconds, megabytes = costs[name] = measure(*works)
+        print(f"{count:,} records, {name}: {seconds:.2f} s, {megabytes:.0f} MB", file=sys.stderr, flush=True)
+    return costs
 
 
 def main() -> None:
