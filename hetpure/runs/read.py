@@ -32,7 +32,7 @@ class Method:
     name: str  # perhaps METHOD/COLUMN
     settings: Mapping[str, Any]  # its resolved config
     store: RecordStore
-    records: Sequence[Record]  # of all finished samples, under every protocol
+    records: Sequence[Record]  # of all finished samples, under every protocol; without scores, which ``store`` has
     rows: Sequence[TableRow]  # of the table, one for each protocol
     variants: Mapping[str, Sequence[Record]] = field(default_factory=dict)  # records of the honesty checks' attacks
     pictures: Pictures | None = None
