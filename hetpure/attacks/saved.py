@@ -145,7 +145,7 @@ class SavedImages(BallAttack):
             path = path / rows[0]
         if path.is_dir() and any(path.glob("samples-*.jsonl")):
             store = RecordStore(path)
-            read = store.read()
+            read = store.outcomes()
             self.failed = {record.index for record in read if record.failure is not None}
             records = {record.index: record for record in read if record.image is not None}
             return {index: _reader(store.adversarial, record) for index, record in records.items()}

@@ -5,7 +5,6 @@ Code is imported only where the user names it, on the command line or in a confi
 
 import ast
 import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -15,6 +14,7 @@ from typing import Any
 
 from hetpure.config import resolve_path
 from hetpure.errors import ConfigError
+from hetpure.lazy import import_quickly
 
 FORMS = "FILE.py:NAME or package.module:NAME"
 
@@ -46,7 +46,7 @@ def load(target: str, key: str = "name") -> Any:
         else:
             if str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(module_name)
+            module = import_quickly(module_name)
     except Exception as error:  # a user's file may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(key, f"{target}: cannot import {module_name}: {reason}") from error

@@ -3,7 +3,6 @@
 import ast
 import difflib
 import functools
-import importlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from hetpure.config.plugins import FORMS, entry_points, is_target, load, parse_source, source_file, target_of
 from hetpure.config.schema import unknown_key
 from hetpure.errors import ConfigError
+from hetpure.lazy import import_quickly
 
 Kind = TypeVar("Kind")
 
@@ -105,7 +105,7 @@ def check_defined(target: str, key: str) -> None:
 def resolve(target: str) -> Any:
     """The class or function that ``package.module:name`` names."""
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return getattr(import_quickly(module), name)
 
 
 @contextmanager

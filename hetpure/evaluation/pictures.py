@@ -68,7 +68,7 @@ def recorded_pictures(
     The purification shown is the first of the defender's draws, of the adversarial image (the clean one, where there
     was no attack).
     """
-    records = {record.index: record for record in reversed(store.read()) if record.failure is None}
+    records = {record.index: record for record in reversed(store.outcomes()) if record.failure is None}
     chosen = [records[index] for index in data.indices if index in records][:count]
     pairs = []
     for record in chosen:

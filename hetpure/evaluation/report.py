@@ -25,20 +25,25 @@ CONVERGED = {True: "converged", False: "NOT CONVERGED", None: "perhaps not conve
 
 
 class RunReport:
-    """The report of a run: of the rows that are evaluated now, and of the others as they were evaluated before."""
+    """The report of a run: of the rows that are evaluated now, and of the others as they were evaluated before.
+
+    Attributes:
+        written: the last one, which looks at every record and image; None before.
+    """
 
     def __init__(self, resolved: Resolved) -> None:
         config = resolved.config
         self.config, self.data, self.rows, self.absent = config, resolved.data, resolved.rows, resolved.absent
         self.folder = Path(config.output)
         self.departures = departures(config)
+        self.written: Report | None = None
 
     def make(self) -> Report:
         """Counts what the folder holds."""
         notes = [f"grid: {name} is left out: {reason}" for name, reason in self.config.left_out.items()]
         lines, checks, blinded = [], {}, {}
         for row in self.rows:
-            records = row.store.read()
+            records = row.store.outcomes()
             lines += _table_rows(row, records, self.data)
             notes += notes_on(row.name, records, int(self.config.chunk_size))
             if row.checkpoints:
@@ -70,7 +75,7 @@ class RunReport:
 
     def write(self) -> Report:
         """Writes ``results.json``."""
-        report = self.make()
+        report = self.written = self.make()
         try:
             write_results(report, self.folder)
         except OSError as error:
@@ -88,7 +93,7 @@ class RunReport:
 
 def finish_row(row: Row, data: ImageDataModule, pictures: int, dashboard: Dashboard) -> None:
     """Scalars, loss curve and pictures (at most so many) of a finished row, for the dashboard and the folder."""
-    records = row.store.read()
+    records = row.store.outcomes()
     dashboard.rows(_table_rows(row, records, data), calls_per_image(row, records))
     one_shot = row.protocols[0].name
     curves = [record.attack_loss for record in records if record.protocol == one_shot and record.attack_loss]
@@ -135,7 +140,7 @@ def honesty_verdicts(row: Row, records: Sequence[Record], factor: int, data: Ima
     threat = row.attack.threat if row.attack is not None else None
     return check(
         one_shot,
-        {name: variant.store.read() for name, variant in row.variants.items()},
+        {name: variant.store.outcomes() for name, variant in row.variants.items()},
         factor,
         saved=row.store.adversarial,
         clean=lambda index: item(data.test_source, index)["image"].numpy(),
@@ -163,4 +168,4 @@ def _table_rows(row: Row, records: Sequence[Record], data: ImageDataModule) -> l
 
 def _doubled(row: Row) -> list[Record] | None:
     """Records of the variant with more EOT draws, where there is one."""
-    return row.variants["more_eot"].store.read() if "more_eot" in row.variants else None
+    return row.variants["more_eot"].store.outcomes() if "more_eot" in row.variants else None

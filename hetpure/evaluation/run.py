@@ -101,7 +101,7 @@ def run(
             run_folder = report.show() if is_first else None
             if dashboard is not None and run_folder is not None:
                 dashboard.finish(run_folder)
-    return report.make()
+    return report.written or report.make()
 
 
 def evaluation_trainer(settings: Mapping[str, Any]) -> lightning.Trainer:

@@ -7,17 +7,20 @@ all, and a run may go on with another number of processes.
 Locks may not reach other machines, so each machine has a fixed part of the samples.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import itertools
 import math
 from collections.abc import Sequence
-from typing import IO
-
-import lightning
+from typing import IO, TYPE_CHECKING
 
 from hetpure.errors import RunError
 from hetpure.runs.store import RecordStore
+
+if TYPE_CHECKING:
+    import lightning
 
 
 class SampleQueue:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
 from hetpure.errors import ConfigError, require
+from hetpure.lazy import import_quickly
 from hetpure.models.checkpoints import existing_path, one_line
 from hetpure.models.networks import import_network, load_weights
 
@@ -194,10 +195,9 @@ def build_network(name: str, *, pretrained: bool = False, arguments: Mapping[str
     if ":" in name:
         require(not pretrained, "pretrained", pretrained, f"false for {name}, which is no timm model: give its weights")
         return import_network(name, kwargs)
+    import_quickly("hetpure.models.resnet")  # registers its models with timm, as the next does
+    import_quickly("hetpure.models.wide_resnet")
     import timm
-
-    import hetpure.models.resnet
-    import hetpure.models.wide_resnet  # noqa: F401  both register their models with timm
 
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0]}*")[:3]

@@ -143,9 +143,12 @@ def _accepted(folder: Path, made_under: Mapping[str, str], known: Collection[str
 
 def _check_records(folder: Path, row: str, accepted: Collection[str], known: bool) -> None:
     """Refuses a row none of whose records was made under these settings; single ones are for ``mend``."""
-    lines = [line for lines in RecordStore(folder / row).lines().values() for line in lines if line.record is not None]
-    made = {line.record.settings for line in lines if line.record is not None}
-    if not made or made & {*accepted} or (known and "" in made):
+    made = set[str]()
+    for record in RecordStore(folder / row).records():
+        if record.settings in accepted or (known and record.settings == ""):
+            return
+        made.add(record.settings)
+    if not made:
         return
     problem = f"the records of row {row} in {folder} were made under other settings"
     if "" in made:

@@ -27,12 +27,13 @@ def mend(store: RecordStore, world: int = 1) -> list[str]:
     lines, done, own = store.lines(), store.done(), [file for file in store.files if _is_own(file, store, world)]
     lost, reports = _lost_images(store, [line for file in own for line in lines[file]], done)
     texts += reports
+    left = done - lost
     first: dict[tuple[int, str], Line] = {}
     for line in (line for file in lines for line in lines[file] if line.record is not None):
         assert line.record is not None
         first.setdefault((line.record.index, line.record.protocol), line)
     for file in own:
-        whole = [line for line in lines[file] if line.record is not None and line.record.index in done - lost]
+        whole = [line for line in lines[file] if line.record is not None and line.record.index in left]
         kept = [line for line in whole if first[line.record.index, line.record.protocol] is line]  # pyright: ignore
         if len(kept) == len(lines[file]):
             continue

@@ -32,7 +32,7 @@ class Method:
     name: str  # perhaps METHOD/COLUMN
     settings: Mapping[str, Any]  # its resolved config
     store: RecordStore
-    records: Sequence[Record]  # of all finished samples, under every protocol
+    records: Sequence[Record]  # of all finished samples, under every protocol; without scores, which ``store`` has
     rows: Sequence[TableRow]  # of the table, one for each protocol
     variants: Mapping[str, Sequence[Record]] = field(default_factory=dict)  # records of the honesty checks' attacks
     pictures: Pictures | None = None
@@ -149,7 +149,7 @@ def _method(
 ) -> Method:
     protocols = protocol_names(settings["protocols"]["resubmissions"], settings["protocols"]["votes"])
     store = _store(folder, name, protocols, samples, problems)
-    records = store.read()
+    records = store.outcomes()
     attacked = any(record.adversarial for record in records)
     conditions = Conditions("unknown", "unknown") if attacked else Conditions()  # only results.json has them
     total = len(samples)
@@ -161,7 +161,7 @@ def _method(
     if settings["honesty"]["images"]:
         for path in sorted((folder / name).glob("honesty/*/")):
             variant = f"{name}/honesty/{path.name}"
-            variants[path.name] = _store(folder, variant, protocol_names(), samples, problems).read()
+            variants[path.name] = _store(folder, variant, protocol_names(), samples, problems).outcomes()
     rows = with_verdict(rows, records, variants.get("more_eot"))
     pictures = _optional(load_pictures, folder, f"{name}/{files.PICTURES}", problems)
     return Method(name, settings, store, records, rows, variants, pictures)

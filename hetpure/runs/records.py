@@ -3,8 +3,10 @@
 import json
 import math
 import re
+import sys
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,9 @@ from numpy.typing import ArrayLike
 from hetpure.runs.certificates import Certificate
 
 Side = Literal["clean", "adversarial"]
+
+CURVES = ("attack_loss", "gradient_size", "attack_correct")
+"""Fields with a value for each gradient; the same in a sample's records of all protocols."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,30 @@ def shortest(values: ArrayLike) -> list:
     """float32 values as nested lists of the shortest decimals with the same bits."""
     values = np.asarray(values, dtype=np.float32)
     return [shortest(part) for part in values] if values.ndim > 1 else [float(str(value)) for value in values]
+
+
+def without_scores(record: Record, before: Record | None = None) -> Record:
+    """A record as a reader keeps thousands: without scores, and what it has in common with others kept once.
+
+    Args:
+        record: a record.
+        before: the one in the line before, perhaps of the same sample under another protocol, with the same curves.
+    """
+    curves = {}
+    if before is not None and before.index == record.index:
+        same = (name for name in CURVES if getattr(before, name) == getattr(record, name))
+        curves = {name: getattr(before, name) for name in same}
+    protocol, settings = sys.intern(record.protocol), sys.intern(record.settings)
+    image = record.image and sys.intern(record.image)
+    return replace(
+        record, clean_scores=[], adversarial_scores=[], protocol=protocol, settings=settings, image=image, **curves
+    )
+
+
+def hash_of_scores(record: Record) -> int:
+    """A number by which this process tells scores from others."""
+    rows = (*record.clean_scores, *record.adversarial_scores)
+    return hash((len(record.clean_scores), *(array("d", row).tobytes() for row in rows)))
 
 
 def to_line(record: Record) -> str:

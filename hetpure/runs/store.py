@@ -13,34 +13,52 @@ import contextlib
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from hetpure.runs.files import write_whole
-from hetpure.runs.records import Expected, Record, disagreement, parse_line, to_line
+from hetpure.runs.records import (
+    Expected,
+    Record,
+    disagreement,
+    hash_of_scores,
+    parse_line,
+    to_line,
+    without_scores,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line of a record file.
 
     Attributes:
+        file: it is in.
         number: in its file, from 1.
         start: in its file, in bytes.
         end: likewise.
-        record: None where it is damaged or cut short.
+        record: without its scores, which are most of a record; None where it is damaged or cut short.
+        scores: a hash of them.
         problem: what is wrong with it, in words; None where nothing is, or a kill has cut it short.
     """
 
+    file: Path
     number: int
     start: int
     end: int
-    record: Record | None
+    record: Record | None = None
+    scores: int = 0
     problem: str | None = None
+
+    def contradicts(self, other: "Line") -> bool:
+        """Whether another line of the same sample and protocol says something else."""
+        assert self.record is not None and other.record is not None
+        return self.scores != other.scores or self.record.outcome() != other.record.outcome()
 
 
 @dataclass
@@ -77,7 +95,9 @@ class RecordStore:
 
     def for_process(self, rank: int) -> "RecordStore":
         """The same records, appended to by another process."""
-        return RecordStore(self.folder, self.protocols, rank, self.expected)
+        store = RecordStore(self.folder, self.protocols, rank, self.expected)
+        store._read = {file: replace(read, lines=read.lines.copy()) for file, read in self._read.items()}
+        return store
 
     @property
     def files(self) -> list[Path]:
@@ -113,8 +133,20 @@ class RecordStore:
         names = (f"{name}{f'-{number}' if number else ''}.npz" for number in range(len(taken) + 1))
         return next(name for name in names if name not in taken)
 
+    def records(self) -> Iterator[Record]:
+        """Every record as it is read, whether it counts or not; none is kept.
+
+        Raises:
+            OSError: if a file cannot be read.
+        """
+        for file in self.files:
+            with file.open("rb") as handle:
+                for text in handle:
+                    with contextlib.suppress(ValueError):
+                        yield parse_line(text)
+
     def lines(self) -> dict[Path, list[Line]]:
-        """All lines by file. Of a file that has grown only what is new is read.
+        """All lines by file, without scores. Of a file that has grown only what is new is read.
 
         Raises:
             OSError: if a file cannot be read.
@@ -122,20 +154,37 @@ class RecordStore:
         return {file: self._lines_of(file) for file in self.files}
 
     def read(self) -> list[Record]:
+        """``outcomes`` with their scores."""
+        return list(self.whole(self.outcomes()))
+
+    def outcomes(self) -> list[Record]:
         """Records of finished samples from all processes, by index and protocol; the first of duplicates counts.
 
-        Left out are damaged ones, and samples whose records contradict each other.
+        They have no scores, so that a hundred thousand fit into memory: see ``whole``. Left out are damaged ones, and
+        samples whose records contradict each other.
 
         Raises:
             OSError: if a file cannot be read.
         """
-        found, torn = self._samples()
-        return [
-            found[index][protocol]
-            for index in sorted(found.keys() - torn)
-            if set(self.protocols) <= set(found[index])
-            for protocol in self.protocols
-        ]
+        found = self._finished()
+        lines = (found[index][protocol] for index in sorted(found) for protocol in self.protocols)
+        return [line.record for line in lines if line.record is not None]
+
+    def whole(self, outcomes: Iterable[Record]) -> Iterator[Record]:
+        """Records with their scores, which are read from the files again, one by one.
+
+        Raises:
+            OSError: if a file cannot be read.
+        """
+        found, _ = self._samples()
+        with contextlib.ExitStack() as opened:
+            handles: dict[Path, BinaryIO] = {}
+            for outcome in outcomes:
+                line = found[outcome.index][outcome.protocol]
+                if line.file not in handles:
+                    handles[line.file] = opened.enter_context(line.file.open("rb"))
+                handles[line.file].seek(line.start)
+                yield parse_line(handles[line.file].read(line.end - line.start))
 
     def problems(self) -> list[str]:
         """What of the records does not count, or has no image any more; one line for each file."""
@@ -150,7 +199,7 @@ class RecordStore:
 
     def done(self) -> set[int]:
         """Indices of the samples that have all their records."""
-        return {record.index for record in self.read()}
+        return {*self._finished()}
 
     def adversarial(self, record: Record) -> np.ndarray | None:
         """A sample's adversarial image (C, H, W) in [0, 1], bit for bit as it was evaluated.
@@ -159,14 +208,19 @@ class RecordStore:
         """
         return None if record.image is None else load_images(self.folder / record.image, [record.index])[record.index]
 
-    def _samples(self) -> tuple[dict[int, dict[str, Record]], set[int]]:
-        """The first record of each sample and protocol, and the samples whose records contradict each other."""
-        found: dict[int, dict[str, Record]] = {}
+    def _finished(self) -> dict[int, dict[str, Line]]:
+        """The lines of the samples that have all their records, which do not contradict each other."""
+        (found, torn), protocols = self._samples(), set(self.protocols)
+        return {index: lines for index, lines in found.items() if protocols <= lines.keys() and index not in torn}
+
+    def _samples(self) -> tuple[dict[int, dict[str, Line]], set[int]]:
+        """The first line of each sample and protocol, and the samples whose lines contradict each other."""
+        found: dict[int, dict[str, Line]] = {}
         torn = set[int]()
-        for lines in self.lines().values():
-            for record in (line.record for line in lines if line.record is not None):
-                first = found.setdefault(record.index, {}).setdefault(record.protocol, record)
-                if first is not record and first.outcome() != record.outcome():
+        for line in (line for lines in self.lines().values() for line in lines):
+            if (record := line.record) is not None:
+                first = found.setdefault(record.index, {}).setdefault(record.protocol, line)
+                if first is not line and first.contradicts(line):
                     torn.add(record.index)
         return found, torn
 
@@ -177,21 +231,24 @@ class RecordStore:
             if read is None or read.inode != state.st_ino or state.st_size < read.end:
                 read = self._read[file] = _Read(state.st_ino)
             handle.seek(read.end)
-            *whole, rest = handle.read().split(b"\n")
-        for text in whole:
-            read.lines.append(self._line(text, len(read.lines) + 1, read.end))
-            read.end += len(text) + 1
-        cut = [Line(len(read.lines) + 1, read.end, read.end + len(rest), None)] if rest else []
-        return read.lines + cut
+            for text in handle:
+                line = Line(file, len(read.lines) + 1, read.end, read.end + len(text))
+                if not text.endswith(b"\n"):
+                    return [*read.lines, line]
+                before = read.lines[-1].record if read.lines else None
+                read.lines.append(self._parsed(line, text[:-1], before))
+                read.end = line.end
+        return read.lines.copy()
 
-    def _line(self, text: bytes, number: int, start: int) -> Line:
-        record, end = None, start + len(text) + 1
+    def _parsed(self, line: Line, text: bytes, before: Record | None) -> Line:
         try:
             record = parse_line(text)
             problem = disagreement(record, self.expected)
         except ValueError as error:
-            problem = str(error)
-        return Line(number, start, end, None if problem else record, problem)
+            return replace(line, problem=str(error))
+        if problem is not None:
+            return replace(line, problem=problem)
+        return replace(line, record=without_scores(record, before), scores=hash_of_scores(record))
 
 
 def load_images(file: Path, indices: Iterable[int]) -> dict[int, np.ndarray | None]:

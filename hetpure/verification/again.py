@@ -63,7 +63,9 @@ def judge(
         assert image is not None
         return image
 
-    return _evaluate(row, RecordedImages(saved) if row.attack is not None else None, records, data, trainer, seed)[0]
+    attack = RecordedImages(saved) if row.attack is not None else None
+    with _evaluated(row, attack, records, data, trainer, seed) as store:
+        return store.read()
 
 
 def attack(
@@ -74,17 +76,22 @@ def attack(
     Returns:
         Their records, and adversarial images by index.
     """
-    return _evaluate(row, row.attack, records, data, trainer)
+    with _evaluated(row, row.attack, records, data, trainer) as store:
+        found = store.read()
+        images = {record.index: store.adversarial(record) for record in found}
+    return found, {index: image for index, image in images.items() if image is not None}
 
 
-def _evaluate(
+@contextmanager
+def _evaluated(
     row: Row,
     attack: Attack | None,
     records: Sequence[Record],
     data: ImageDataModule,
     trainer: lightning.Trainer,
     seed: int | None = None,
-) -> tuple[list[Record], dict[int, np.ndarray]]:
+) -> Iterator[RecordStore]:
+    """The samples of some records evaluated again, for as long as the context lasts."""
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for record in {record.index: record for record in records}.values():
         size = row.model.chunk_size
@@ -95,9 +102,7 @@ def _evaluate(
         for (defense, attacker), indices in groups.items():
             with _settings(row, defense, attacker, seed):
                 evaluate_row(again, trainer, data, indices)
-        found = store.read()
-        images = {record.index: store.adversarial(record) for record in found}
-    return found, {index: image for index, image in images.items() if image is not None}
+        yield store
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from jsonschema.exceptions import best_match
 from hetpure.errors import require
 from hetpure.runs.files import one_line, settings_of
 from hetpure.runs.names import VARIANTS, protocol_names
+from hetpure.runs.records import CURVES
 from hetpure.runs.results import Verdict
 from hetpure.runs.store import RecordStore
 
@@ -22,6 +23,9 @@ SHOWN = 3
 """Problems that a verdict names; it counts the others."""
 
 Line = dict[str, Any]
+
+COMMON = ("label", "image", "failure", *CURVES, "trials", "left_after")
+"""Keys that have the same values in all lines of a sample."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,21 @@ class Part:
 
 @dataclass
 class Problems:
-    """What is wrong, in words; the first of each kind first."""
+    """What is wrong, in words, each once, in the order in which it was found."""
 
-    texts: list[str] = field(default_factory=list)
+    texts: dict[str, None] = field(default_factory=dict)
 
     def add(self, text: str) -> None:
         """Adds one, once."""
-        if text not in self.texts:
-            self.texts.append(text)
+        self.texts[text] = None
 
     def verdict(self, check: str, details: str) -> Verdict:
         """Failed where there are any; else passed, with ``details``."""
         if not self.texts:
             return Verdict(check, True, details)
         rest = len(self.texts) - SHOWN
-        return Verdict(check, False, "; ".join(self.texts[:SHOWN]) + (f"; and {rest} more" if rest > 0 else ""))
+        shown = "; ".join([*self.texts][:SHOWN])
+        return Verdict(check, False, shown + (f"; and {rest} more" if rest > 0 else ""))
 
 
 def parts_of(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Part]:
@@ -123,7 +127,8 @@ def check_lines(part: Part) -> tuple[Verdict, bool]:
             readable = readable and problem == CUT
             continue
         count[line["index"], line["protocol"]] += 1
-        for each in _contradictions(part, line, samples.setdefault(line["index"], line)):
+        common = {key: line.get(key) for key in COMMON}
+        for each in _contradictions(part, line, samples.setdefault(line["index"], common)):
             problems.add(f"sample {line['index']}: {each}")
     for (index, protocol), times in count.items():
         if times > 1:
@@ -139,7 +144,7 @@ def check_lines(part: Part) -> tuple[Verdict, bool]:
 def check_samples(part: Part, indices: Sequence[int]) -> Verdict:
     """The records are of exactly these samples."""
     expected = set(indices[: part.images])
-    found = {record.index for record in part.store.read()}
+    found = {record.index for record in part.store.outcomes()}
     problems = Problems()
     for what, samples in (("missing", expected - found), ("not in the subset", found - expected)):
         if samples:
@@ -150,7 +155,7 @@ def check_samples(part: Part, indices: Sequence[int]) -> Verdict:
 
 def check_labels(part: Part, labels: Sequence[int]) -> Verdict:
     """The records' labels are the data's."""
-    problems, records = Problems(), part.store.read()
+    problems, records = Problems(), part.store.outcomes()
     for record in records:
         actual = labels[record.index] if record.index < len(labels) else None
         if record.label != actual:
@@ -179,18 +184,19 @@ def schema_problem(name: str, content: Any) -> str | None:
 def _read_lines(paths: Sequence[Path]) -> Iterator[tuple[str, Line | None, str]]:
     """Every line's place and content; None and the problem where it does not fit the schema."""
     for path in paths:
-        *whole, rest = path.read_bytes().split(b"\n")
-        for number, text in enumerate(whole, 1):
-            place = f"{path.name}, line {number},"
-            try:
-                line = json.loads(text, parse_constant=_refuse_constant)
-            except (ValueError, RecursionError) as error:
-                yield place, None, f"is no JSON: {one_line(error)[:80]}"
-                continue
-            problem = schema_problem("record", line)
-            yield place, line if problem is None else None, f"does not fit the schema: {problem}"
-        if rest:
-            yield f"{path.name}, line {len(whole) + 1},", None, CUT
+        with path.open("rb") as lines:
+            for number, text in enumerate(lines, 1):
+                place = f"{path.name}, line {number},"
+                if not text.endswith(b"\n"):
+                    yield place, None, CUT
+                    continue
+                try:
+                    line = json.loads(text[:-1], parse_constant=_refuse_constant)
+                except (ValueError, RecursionError) as error:
+                    yield place, None, f"is no JSON: {one_line(error)[:80]}"
+                    continue
+                problem = schema_problem("record", line)
+                yield place, line if problem is None else None, f"does not fit the schema: {problem}"
 
 
 def _refuse_constant(name: str) -> None:
@@ -198,7 +204,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _contradictions(part: Part, line: Line, first: Line) -> Iterator[str]:
-    """What a line has that contradicts the config, itself or the sample's first line."""
+    """What a line has that contradicts the config, itself or what is ``COMMON`` of the sample's first line."""
     evaluations = part.evaluations.get(line["protocol"])
     if evaluations is None:
         yield f"protocol {line['protocol']!r} is not the config's"
@@ -208,7 +214,7 @@ def _contradictions(part: Part, line: Line, first: Line) -> Iterator[str]:
     # Records of an earlier version do not say.
     if part.settings is not None and line.get("settings") and line["settings"] not in part.settings:
         yield "made under other settings than run.json has"
-    for key in ("label", "image", "failure", "attack_loss", "gradient_size", "attack_correct", "trials", "left_after"):
+    for key in COMMON:
         if line.get(key) != first.get(key):
             yield f"its lines have different values of {key}"
     chunks = line.get("chunks", {})

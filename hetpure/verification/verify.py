@@ -156,10 +156,10 @@ class _Checks:
         )
 
     def _known(self, part: Part, opened: "Reopened") -> list[Record]:
-        """A part's records of samples that are in the subset."""
+        """A part's records of samples that are in the subset, without scores."""
         assert opened.data is not None
         subset = set(opened.data.indices)
-        return [record for record in part.store.read() if record.index in subset]
+        return [record for record in part.store.outcomes() if record.index in subset]
 
     # ---- with networks
 
@@ -211,7 +211,7 @@ class _Checks:
 
         assert opened.data is not None and opened.trainer is not None and opened.config is not None
         data, trainer, shape = opened.data, opened.trainer, opened.data.image_shape
-        records = self._known(part, opened)
+        records = list(part.store.whole(self._known(part, opened)))
         finished = [record for record in records if record.failure is None]
         damaged = {r.index for r in finished if row.attack is not None and saved_image(part.store, r, shape) is None}
         usable = [record for record in finished if record.index not in damaged]

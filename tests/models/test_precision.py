@@ -118,7 +118,7 @@ def test_an_attackers_precision_leaves_the_defense_as_it_is(tmp_path: Path, caps
     assert jobs.evaluate(runs[0], rows, *settings) == 0
     assert jobs.evaluate(runs[1], rows, *settings, "attack.precision=bfloat16") == 0
     (plain,), (lowered,) = (read_run(run).methods for run in runs)
-    assert [r.clean_scores for r in plain.records] == [r.clean_scores for r in lowered.records]
+    assert [r.clean_scores for r in plain.store.read()] == [r.clean_scores for r in lowered.store.read()] != []
     assert [r.attack_loss for r in plain.records] != [r.attack_loss for r in lowered.records]
     assert lowered.rows[0].conditions.gradients == "exact, in bfloat16"
     capsys.readouterr()

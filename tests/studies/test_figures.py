@@ -70,9 +70,8 @@ def test_images_are_the_runs_own_and_purified_as_it_did(run: FinishedRun) -> Non
     purified = row.purifications(adversarial, 2)
     with torch.no_grad():
         scores = row.model.classifier(purified.flatten(0, 1)).view(6, 2, -1).mean(1)
-    records = {
-        record.index: record for method in run.saved.methods if method.name == row.name for record in method.records
-    }
+    (method,) = (method for method in run.saved.methods if method.name == row.name)
+    records = {record.index: record for record in method.store.read()}
     recorded = torch.tensor([records[i].adversarial_scores[0] for i in row.index.tolist()])
     torch.testing.assert_close(scores, recorded, rtol=1e-4, atol=1e-4)  # another chunk size of the classifier
 

@@ -112,7 +112,7 @@ def submissions_charts(methods: Sequence[Method]) -> list[Chart]:
             continue
         records = [record for record in method.records if record.protocol == longest.protocol]
         numbers = range(1, len(longest.adversarial) + 1)
-        cut = [[dataclasses.replace(r, adversarial=r.adversarial[:n]) for r in records] for n in numbers]
+        cut = ([dataclasses.replace(r, adversarial=r.adversarial[:n]) for r in records] for n in numbers)
         accuracies = [accuracy(fewer, "adversarial") for fewer in cut]
         values, low, high = ([100.0 * getattr(a, end) for a in accuracies] for end in ("value", "low", "high"))
         lines.append(Line(method.name, numbers, values, low, high))

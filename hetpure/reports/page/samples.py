@@ -64,8 +64,10 @@ def browser_data(run: RunFolder, album: Album) -> dict[str, Any]:
             unread += 1
         elif uri := album.add(pixels):
             sample["adversarial"] = uri
-    for sample, _, record in rows[:DETAILS]:
-        sample |= _details(record)
+    for method in run.methods:
+        own = [(sample, record) for sample, of, record in rows[:DETAILS] if of is method]
+        for (sample, _), record in zip(own, method.store.whole(record for _, record in own), strict=True):
+            sample |= _details(record)
     notes = []
     if album.left_out:
         notes.append(f"{album.left_out} small images are left out: the page holds {album.limit / 1e6:g} MB of them")
