@@ -34,14 +34,21 @@ def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 def load_network(name: str, weights: str, arguments: Mapping[str, Any], section: str) -> nn.Module:
     """``import_network``, then ``load_weights``, frozen and in evaluation mode; messages name the config's ``section``.
 
+    A class with a method ``load_checkpoint`` is asked to read the path itself.
+
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
     """
     try:
         if ":" not in name:
             raise ConfigError("name", found=name, accepted="package.module:Class or path/to/file.py:Class")
-        network = import_network(name, arguments)
-        load_weights(network, weights)
+        if (load_checkpoint := getattr(load(name), "load_checkpoint", None)) is not None:
+            path = str(existing_path(weights, "weights"))
+            with reading(weights, "weights", "network of this kind"):
+                network = load_checkpoint(path, **arguments)
+        else:
+            network = import_network(name, arguments)
+            load_weights(network, weights)
     except ConfigError as error:
         raise error.within(section) from None
     return network.eval().requires_grad_(False)

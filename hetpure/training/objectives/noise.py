@@ -45,8 +45,7 @@ class NoisePredictor(Objective):
 
     def alpha_bars(self, t: Tensor) -> Tensor:
         """The abar of timesteps t (B,), as (B, 1, 1, 1)."""
-        self._alpha_bars = self._alpha_bars.to(t.device)
-        return self._alpha_bars[t].view(-1, 1, 1, 1)
+        return self._alpha_bars.to(t.device)[t].view(-1, 1, 1, 1)
 
     def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x(t) with a timestep per image (``Schedule.diffuse`` takes one for all)."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 OBJECTIVES: Registry[Objective] = Registry(
     {
         "noise": "hetpure.training.objectives.noise:NoiseObjective",
+        "bridge": "hetpure.training.objectives.bridge:BridgeObjective",
+        "flow": "hetpure.training.objectives.flow:GaussianFlow",
+        "flow_pgd": "hetpure.training.objectives.flow:PGDFlow",
     },
     base="hetpure.training.objectives.base:Objective",
     group="hetpure.objectives",
