@@ -1,7 +1,5 @@
 """Flows: networks that predict the velocity of images on their way from perturbed to clean ones."""
 
-from typing import Self
-
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
@@ -22,12 +20,12 @@ class FlowField(nn.Module):
         super().__init__()
         self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    @classmethod
-    def load_checkpoint(cls, path: str) -> Self:
-        """Loads a diffusers folder; CheckpointError where it is not that of a flow."""
-        return cls(load_flow(path))
-
     def forward(self, x: Tensor, s: float) -> Tensor:
         """The velocity (B, C, H, W) of x (B, C, H, W) at time s in [0, 1]."""
         labels = torch.full((len(x),), LABELS * (1.0 - s), device=x.device)
         return -self.unet(x, labels, return_dict=False)[0].contiguous()
+
+
+def load_flow_field(path: str) -> FlowField:
+    """Loads a diffusers folder; CheckpointError where it is not that of a flow."""
+    return FlowField(load_flow(path))

@@ -26,7 +26,7 @@ class FlowPurifier(NetworkPurifier):
     """
 
     NETWORK: ClassVar[str] = "the velocity of a flow, such as hetpure train-diffusion exports with objective.name=flow"
-    NETWORK_CLASS: ClassVar[str | None] = "hetpure.models.flow:FlowField"
+    NETWORK_NAME: ClassVar[str | None] = "flow"
     PRESETS: ClassVar[dict[str, dict]] = {
         "gauss_0.15": {},
         "gauss_0.2": {"t_start": 1 / 3},

@@ -98,7 +98,7 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     if cls.PRESETS:
         extra["preset"] = (str, preset)
     if "network" in _parameters(cls):
-        extra["network"] = (NetworkConfig, NetworkConfig(name=getattr(cls, "NETWORK_CLASS", None)))
+        extra["network"] = (NetworkConfig, NetworkConfig(name=getattr(cls, "NETWORK_NAME", None)))
     schema = signature_schema(cls, supplied=NETWORKS, **extra)
     completed = to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
     if "network" in completed:

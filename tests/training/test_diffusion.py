@@ -12,6 +12,7 @@ from hetpure.errors import ConfigError
 from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
 from hetpure.training.diffusion import DiffusionTrainer, averaged, unet_arguments
 from hetpure.training.fit import build_trainer, fit
+from hetpure.training.objectives.base import Objective
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -46,9 +47,17 @@ def new_module(**changes: Any) -> DiffusionTrainer:
     return DiffusionTrainer(UNET, optimizer, **{"ema_decay": 0.9, "samples": SamplesConfig(count=0), **changes})
 
 
-def train(output: Path, monkeypatch, steps: int = 12, stop_after: int | None = None, save_every: int = 100, **trainer):
+def train(
+    output: Path,
+    monkeypatch,
+    steps: int = 12,
+    stop_after: int | None = None,
+    save_every: int = 100,
+    objective: Objective | None = None,
+    **trainer,
+):
     """Trains a tiny network; returns each batch's loss and the module."""
-    recorder, module = Losses(stop_after), new_module()
+    recorder, module = Losses(stop_after), new_module(objective=objective)
     monkeypatch.setattr("hetpure.training.fit.build_trainer", lambda arguments, callbacks, **fixed: build_trainer(
         arguments, callbacks=[recorder, *callbacks], **fixed))  # fmt: skip
     data = ImageDataModule("digits", subset=8, batch_size=16, crop_padding=1)
@@ -203,6 +212,15 @@ def test_values_that_do_not_fit_the_schedule(change: dict, message: str):
         ("timesteps.share=2", "timesteps.share is 2.0; accepted: 0..1"),
         ("optimizer.lr=-1", "optimizer.lr is -1.0; accepted: 0 or more"),
         ("save_every=0", "save_every is 0; accepted: 1 or more"),
+        ("objective.name=brige", "objective.name is 'brige'; accepted: noise, bridge, flow, flow_pgd"),
+        ("objective.sigma=0.3", "objective.sigma: unknown key; accepted: name"),
+        ("objective={name: flow, sigma: 0}", "objective.sigma is 0.0; accepted: above 0 and below 10"),
+        ("objective={name: bridge}", "objective.classifier: is missing, and the bridge objective attacks a classifier"),
+        ("objective={name: bridge, classifier: {name: cifar_resnet8}}", "objective.classifier.weights is None"),
+        ("objective={name: flow}", "timesteps.share is 0.5; accepted: 0: the objective flow draws timesteps"),
+        ("init_from=no/such", "init_from: no/such: no such file"),
+        ("init_from=checkpoints/digits/classifier", "init_from: checkpoints/digits/classifier: "),
+        ("init_from=checkpoints/cifar10_lab/denoiser", "denoiser.in_channels is 3; accepted: 1, as the data's"),
         ("figures.levels=[30]", "figures.levels is 30; accepted: the grid's timesteps below 1000: multiples of 50"),
         ("figures.classifier={name: cifar_resnet8, weights: random, std: [0.0]}", "figures.classifier.std is [0.0]"),
         ("figures.classifier={name: cifar_resnet8}", "figures.classifier.weights is None, and cifar_resnet8"),
