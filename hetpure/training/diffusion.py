@@ -193,9 +193,10 @@ def open_start(path: str) -> UNet2DModel:
 
 
 def network_arguments(unet: UNet2DModel) -> dict[str, Any]:
-    """The constructor arguments of a network."""
+    """The constructor arguments of a network, but for those that follow from the data (``unet_arguments``)."""
+    of_data = ("sample_size", "in_channels", "out_channels")
     accepted = inspect.signature(UNet2DModel.__init__).parameters
-    return {key: value for key, value in dict(unet.config).items() if key in accepted}
+    return {key: value for key, value in dict(unet.config).items() if key in accepted and key not in of_data}
 
 
 def load_start(unet: UNet2DModel, start: UNet2DModel) -> None:
@@ -203,7 +204,8 @@ def load_start(unet: UNet2DModel, start: UNet2DModel) -> None:
     try:
         unet.load_state_dict(start.state_dict())
     except RuntimeError as error:
-        raise ConfigError("init_from", f"its weights do not fit the section denoiser: {one_line(error, 160)}") from None
+        problem = "its weights do not fit the section denoiser, or the data's channels"
+        raise ConfigError("init_from", f"{problem}: {one_line(error, 160)}") from None
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:

@@ -8,6 +8,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
+from hetpure.cli import main
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.checkpoints import CheckpointError
@@ -57,7 +58,7 @@ def classifier() -> Classifier:
 
 OBJECTIVE: dict[str, Any] = {
     "noise": NoiseObjective,
-    "bridge": lambda: BridgeObjective(classifier()),
+    "bridge": lambda: BridgeObjective(classifier(), pgd_steps=1),
     "flow": GaussianFlow,
     "flow_pgd": lambda: PGDFlow(classifier(), pgd_steps=2),
 }
@@ -163,7 +164,7 @@ def test_validation_draws_by_key_and_row(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bridge", "flow", "flow_pgd"])
 def test_training_lowers_the_error_and_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch) -> None:
-    options: Any = {"steps": 16, "val_check_interval": 16}
+    options: Any = {"steps": 10, "val_check_interval": 10}
     whole, expected = train(tmp_path / "whole", monkeypatch, objective=OBJECTIVE[name](), **options)
     before, _ = train(tmp_path / "parts", monkeypatch, stop_after=3, objective=OBJECTIVE[name](), **options)
     after, resumed = train(tmp_path / "parts", monkeypatch, objective=OBJECTIVE[name](), **options)
@@ -171,7 +172,7 @@ def test_training_lowers_the_error_and_resumes_to_the_bit(name: str, tmp_path: P
     state = weights(resumed)
     assert all(torch.equal(value, state[key]) for key, value in weights(expected).items())
     errors = [error_of(module.ema.module, expected.objective) for module in (new_module(), expected)]
-    assert errors[1] < 0.8 * errors[0], errors
+    assert errors[1] < 0.9 * errors[0], errors
 
 
 def error_of(network: nn.Module, objective: Objective) -> float:
@@ -219,6 +220,21 @@ def test_figures_show_the_objectives_own_purifier(tmp_path: Path) -> None:
     assert {"figures/psnr_ddim_t500", "figures/purified_accuracy_t500", "val/loss_t500-1000"} <= set(metrics)
     with pytest.raises(ConfigError, match=r"^levels is 400; accepted: up to 200, what is trained"):
         PurificationFigures(new_module(objective=BridgeObjective(classifier())), [100, 400], 20, 8)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective={name: flow, sigma: 0}", "objective.sigma is 0.0; accepted: above 0 and below 10"),
+        ("objective={name: bridge, classifier: {name: cifar_resnet8}}", "objective.classifier.weights is None"),
+        ("objective={name: flow_pgd, classifier: {nam: a}}", "objective.classifier.nam: unknown key"),
+    ],
+)
+def test_command_says_what_is_wrong_in_one_line(override: str, message: str, tmp_path: Path, capsys) -> None:
+    arguments = [f"output={tmp_path}", "timesteps.share=0", override]
+    code = main(["train-diffusion", "--config", "digits_denoiser.yaml", *arguments])
+    error = capsys.readouterr().err.strip()
+    assert code == 2 and message in error and error.count("\n") == 0
 
 
 @pytest.mark.parametrize(
