@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     completed = complete_settings(settings)
 
     def build(denoiser: Denoiser, dtype: torch.dtype) -> Purifier:
-        return build_purifier(completed, small_classifier(dtype), denoiser)
+        return build_purifier(completed, small_classifier(dtype), denoiser).to(dtype)
 
     build(SmoothDenoiser(), torch.float32)  # values that it refuses are bad input, not a failed check
     failed = False

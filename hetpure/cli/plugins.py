@@ -1,4 +1,4 @@
-"""List purifiers, attacks, gradient modes, losses and denoiser formats with their keys.
+"""List purifiers, attacks, gradient modes, training objectives, losses and denoiser formats with their keys.
 
 Besides this package's, those that installed packages offer as entry points are listed. Everywhere a name is taken, so
 is FILE.py:Class or package.module:Class.
@@ -13,11 +13,13 @@ from hetpure.attacks.registry import SUPPLIED as SUPPLIED_TO_GRADIENTS
 from hetpure.config.plugins import entry_points
 from hetpure.config.registry import Registry, constructor_arguments
 from hetpure.purification.registry import NETWORKS, PURIFIERS
+from hetpure.training.objectives.registry import OBJECTIVES
 
 LISTS: tuple[tuple[str, Registry, tuple[str, ...]], ...] = (
     ("purifier.name", PURIFIERS, NETWORKS),
     ("attack.name", ATTACKS, ()),
     ("attack.gradient.name", GRADIENTS, SUPPLIED_TO_GRADIENTS),
+    ("objective.name", OBJECTIVES, ("schedule", "timesteps")),
 )
 """Config key, registry, and arguments that are no keys."""
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
 from torch import Tensor
@@ -48,6 +49,9 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 OTHER_KINDS = ("LCMScheduler", "TCDScheduler")
 """Schedulers with ``alphas_cumprod`` whose networks predict something else."""
+
+LABELS = 1000
+"""A flow's network has labels from 1000, where flows begin, to 0, where images are clean."""
 
 LARGEST_T = 100_000
 
@@ -135,9 +139,41 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
 
 def save_diffusers(unet: UNet2DModel, schedule: Schedule, folder: str | Path) -> None:
     """Writes a network as a diffusers folder, with a config of its schedule."""
+    _save_unet(unet, folder)
+    DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)
+
+
+def load_flow(path: str) -> UNet2DModel:
+    """The network of a flow's folder, as ``save_flow`` writes it.
+
+    Raises:
+        CheckpointError: where the folder does not say that its network predicts velocities, or cannot be read.
+    """
+    folder = Path(path)
+    file = folder / "scheduler_config.json"
+    given = _read_json(file) if _is_there(file) else {"_class_name": "no scheduler_config.json"}
+    expected = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": LABELS, "shift": 1.0}
+    for key, value in expected.items():
+        if given.get(key, value) != value:
+            problem = f"its scheduler's {key} is {given.get(key)!r:.60}"
+            raise CheckpointError(f"{problem}; accepted: a flow, {value}; another network predicts no velocity")
+    config = _read_json(folder / "config.json")
+    check_unet_config(config)
+    for names in _weight_files(folder):
+        if all(_is_there(folder / name) for name in names):
+            return _build_unet(config, _read_weights([folder / name for name in names]))
+    raise CheckpointError(f"holds no weights; accepted: {SAFETENSORS} or {PICKLE}")
+
+
+def save_flow(unet: UNet2DModel, folder: str | Path) -> None:
+    """Writes a network that predicts velocities as a diffusers folder, with a config that says so."""
+    _save_unet(unet, folder)
+    FlowMatchEulerDiscreteScheduler(LABELS).save_pretrained(folder)
+
+
+def _save_unet(unet: UNet2DModel, folder: str | Path) -> None:
     # Denoisers keep their weights channels last, and older releases of safetensors refuse to save that.
     copy.deepcopy(unet).to(memory_format=torch.contiguous_format).save_pretrained(folder)  # pyright: ignore[reportCallIssue]
-    DDPMScheduler(schedule.T, schedule.beta_start, schedule.beta_end, "linear").save_pretrained(folder)
 
 
 _CONFIGS = [

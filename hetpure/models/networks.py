@@ -10,6 +10,9 @@ from hetpure.config.plugins import load
 from hetpure.errors import ConfigError
 from hetpure.models.checkpoints import as_state, existing_path, load_exactly, one_line, read_file, reading
 
+OURS = {"flow": "hetpure.models.flow:load_flow_field"}
+"""Kinds of networks that this project saves, and their loaders."""
+
 
 def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A network, trainable, by the name of its class or of a function that builds it.
@@ -34,14 +37,22 @@ def import_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 def load_network(name: str, weights: str, arguments: Mapping[str, Any], section: str) -> nn.Module:
     """``import_network``, then ``load_weights``, frozen and in evaluation mode; messages name the config's ``section``.
 
+    A name of ``OURS`` stands for a loader that takes the path itself.
+
     Raises:
         ConfigError: for a name, arguments or weights that cannot be used.
     """
     try:
-        if ":" not in name:
-            raise ConfigError("name", found=name, accepted="package.module:Class or path/to/file.py:Class")
-        network = import_network(name, arguments)
-        load_weights(network, weights)
+        if name in OURS:
+            path = str(existing_path(weights, "weights"))
+            with reading(path, "weights", f"network of the kind {name}"):
+                network = load(OURS[name])(path, **arguments)
+        elif ":" not in name:
+            accepted = f"{', '.join(OURS)}, package.module:Class or path/to/file.py:Class"
+            raise ConfigError("name", found=name, accepted=accepted)
+        else:
+            network = import_network(name, arguments)
+            load_weights(network, weights)
     except ConfigError as error:
         raise error.within(section) from None
     return network.eval().requires_grad_(False)

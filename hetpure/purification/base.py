@@ -26,7 +26,7 @@ class Purifier(KeepsArguments, nn.Module, ABC):
         ENSEMBLE_MODES: how each preset joins its S purifications (Algorithm 3), if the preset decides it.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic: bool = True
     differentiable: ClassVar[bool] = True
     network_calls: int = 0
     has_trail: ClassVar[bool] = False

@@ -40,7 +40,7 @@ class GaussianBlur(Purifier):
         sigma: width of the Gaussian, in pixels.
     """
 
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class BitDepth(Purifier):
         bits: of a value, 1 to 8.
     """
 
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
     differentiable: ClassVar[bool] = False
 
     def __init__(self, bits: int = 3) -> None:
@@ -85,7 +85,7 @@ class TotalVariation(Purifier):
         iterations: of the dual projection, with its step of 1/8.
     """
 
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
 
     def __init__(self, weight: float = 0.1, iterations: int = 50) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class JPEG(Purifier):
             nothing else is rounded.
     """
 
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
     differentiable: ClassVar[bool] = False
 
     def __init__(self, quality: int = 75, rounding: Literal["hard", "cubic"] = "hard") -> None:

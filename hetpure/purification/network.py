@@ -14,10 +14,12 @@ class NetworkPurifier(Purifier, ABC):
     """A purifier with a network that is no denoiser; the user supplies its class and weights.
 
     It is frozen, in evaluation mode; rows of a batch must not affect each other in it. Each subclass says what it takes
-    and returns, and in ``NETWORK`` in a few words what it is, for the message if it is missing.
+    and returns, and in ``NETWORK`` in a few words what it is, for the message if it is missing. ``NETWORK_NAME`` is
+    the ``network.name`` of a config that has none.
     """
 
     NETWORK: ClassVar[str]
+    NETWORK_NAME: ClassVar[str | None] = None
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

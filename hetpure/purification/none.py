@@ -1,7 +1,5 @@
 """No purification: the undefended classifier."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from hetpure.noise import Draws
@@ -11,7 +9,7 @@ from hetpure.purification.base import Purifier
 class NoPurifier(Purifier):
     """The identity."""
 
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
 
     def purify(self, x: Tensor, draws: Draws, *prepared: Tensor) -> Tensor:
         return x

@@ -29,7 +29,7 @@ class PixelDefendPurifier(NetworkPurifier):
     """
 
     NETWORK: ClassVar[str] = "a PixelCNN: images on [-1, 1] to logits over the 256 values of every entry"
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
     differentiable: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module, eps: float = 16 / 255, shape: list[int] | None = None) -> None:

@@ -50,6 +50,8 @@ PURIFIERS: Registry[Purifier] = Registry(
         "bit_depth": "hetpure.purification.baselines:BitDepth",
         "total_variation": "hetpure.purification.baselines:TotalVariation",
         "jpeg": "hetpure.purification.jpeg:JPEG",
+        "adbm": "hetpure.purification.adbm:BridgePurifier",
+        "flowpure": "hetpure.purification.flowpure:FlowPurifier",
     },
     base="hetpure.purification.base:Purifier",
     group="hetpure.purifiers",
@@ -96,7 +98,7 @@ def complete_settings(settings: Mapping[str, Any], where: str = "purifier") -> d
     if cls.PRESETS:
         extra["preset"] = (str, preset)
     if "network" in _parameters(cls):
-        extra["network"] = (NetworkConfig, NetworkConfig())
+        extra["network"] = (NetworkConfig, NetworkConfig(name=getattr(cls, "NETWORK_NAME", None)))
     schema = signature_schema(cls, supplied=NETWORKS, **extra)
     completed = to_dict(structure(schema, merge(cls.PRESETS.get(preset or "", {}), settings), where))
     if "network" in completed:

@@ -35,6 +35,17 @@ class ToyInpainter(nn.Module):
         return coarse, torch.tanh(coarse + 0.3 * mask + 0.1 * x[:, :1])
 
 
+class ToyVelocity(nn.Module):
+    """Not linear, mixes pixels, depends on the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(0.6))
+
+    def forward(self, x: Tensor, s: float) -> Tensor:
+        return self.strength * (0.3 + s) * torch.tanh(x.roll(1, dims=-1) - 0.7 * x)
+
+
 class ToyPixelCNN(nn.Module):
     """A bump of likelihood around a mixture of the values before each entry, in raster order, channels last."""
 

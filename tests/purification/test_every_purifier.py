@@ -62,12 +62,15 @@ CASES: dict[str, dict[str, Any]] = {
     "fast_diffpure": {"name": "fast_diffpure", "t": 0.1, "scale": 500.0},
     "likelihood": {"name": "likelihood", "ascent_steps": 3},
     "likelihood-released": {"name": "likelihood", "preset": "released", "ascent_steps": 3},
+    "adbm": {"name": "adbm", "t": 0.06, "network_calls": 4},
+    "flowpure": {"name": "flowpure", "sigma": 0.1, "network_calls": 4},
+    "flowpure-pgd": {"name": "flowpure", "preset": "pgd", "network_calls": 4},
 }
 
 BASELINES = {"gaussian_noise", "gaussian_blur", "bit_depth", "total_variation", "jpeg"}
 """Of one step, so that nothing comes between the image and the result."""
 
-NETWORKS = {"ebm": "ToyEnergy", "atop": "ToyInpainter", "pixeldefend": "ToyPixelCNN"}
+NETWORKS = {"ebm": "ToyEnergy", "atop": "ToyInpainter", "pixeldefend": "ToyPixelCNN", "flowpure": "ToyVelocity"}
 
 REFUSED: list[dict[str, Any]] = [
     {"name": "diffpure_sde", "t": 1.0},
@@ -149,6 +152,11 @@ REFUSED: list[dict[str, Any]] = [
     {"name": "likelihood", "momentum": -0.1},
     {"name": "likelihood", "t_high": 1.0},
     {"name": "likelihood", "t_low": 0.5},
+    {"name": "adbm", "t": 1.0},
+    {"name": "adbm", "network_calls": 7},
+    {"name": "flowpure", "sigma": -0.1},
+    {"name": "flowpure", "t_start": 1.0},
+    {"name": "flowpure", "network_calls": 0},
     {"name": "bit_depth", "bits": 9},
     {"name": "total_variation", "weight": 0.0},
     {"name": "total_variation", "iterations": 0},

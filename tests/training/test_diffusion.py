@@ -12,6 +12,7 @@ from hetpure.errors import ConfigError
 from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
 from hetpure.training.diffusion import DiffusionTrainer, averaged, unet_arguments
 from hetpure.training.fit import build_trainer, fit
+from hetpure.training.objectives.base import Objective
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -46,9 +47,17 @@ def new_module(**changes: Any) -> DiffusionTrainer:
     return DiffusionTrainer(UNET, optimizer, **{"ema_decay": 0.9, "samples": SamplesConfig(count=0), **changes})
 
 
-def train(output: Path, monkeypatch, steps: int = 12, stop_after: int | None = None, save_every: int = 100, **trainer):
+def train(
+    output: Path,
+    monkeypatch,
+    steps: int = 12,
+    stop_after: int | None = None,
+    save_every: int = 100,
+    objective: Objective | None = None,
+    **trainer,
+):
     """Trains a tiny network; returns each batch's loss and the module."""
-    recorder, module = Losses(stop_after), new_module()
+    recorder, module = Losses(stop_after), new_module(objective=objective)
     monkeypatch.setattr("hetpure.training.fit.build_trainer", lambda arguments, callbacks, **fixed: build_trainer(
         arguments, callbacks=[recorder, *callbacks], **fixed))  # fmt: skip
     data = ImageDataModule("digits", subset=8, batch_size=16, crop_padding=1)
@@ -117,7 +126,7 @@ def test_learns_a_tiny_batch():
     optimizer = torch.optim.Adam(module.denoiser.parameters(), 3e-3)
     losses = []
     for _ in range(60):
-        predicted = module.denoiser(module._diffuse(image * 2 - 1, t, noise), t).sample
+        predicted = module.denoiser(module.objective.diffuse(image * 2 - 1, t, noise), t).sample
         loss = (predicted - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -160,10 +169,10 @@ def test_average_follows_with_a_ramp():
 
 def test_focus():
     module = new_module(timesteps=TimestepsConfig(focus=0.3, share=0.5))
-    t = module.draw_timesteps(20_000)
+    t = module.objective.draw_timesteps(20_000)
     assert int(t.min()) >= 0 and int(t.max()) <= 999
     assert float((t < 300).float().mean()) == pytest.approx(0.5 + 0.5 * 0.3, abs=0.02)
-    uniform = new_module().draw_timesteps(20_000)
+    uniform = new_module().objective.draw_timesteps(20_000)
     assert float((uniform < 300).float().mean()) == pytest.approx(0.3, abs=0.02)
 
 
@@ -203,6 +212,13 @@ def test_values_that_do_not_fit_the_schedule(change: dict, message: str):
         ("timesteps.share=2", "timesteps.share is 2.0; accepted: 0..1"),
         ("optimizer.lr=-1", "optimizer.lr is -1.0; accepted: 0 or more"),
         ("save_every=0", "save_every is 0; accepted: 1 or more"),
+        ("objective.name=brige", "objective.name is 'brige'; accepted: noise, bridge, flow, flow_pgd"),
+        ("objective.sigma=0.3", "objective.sigma: unknown key; accepted: name"),
+        ("objective={name: bridge}", "objective.classifier: is missing, and the bridge objective attacks a classifier"),
+        ("objective={name: flow}", "timesteps.share is 0.5; accepted: 0: the objective flow draws timesteps"),
+        ("init_from=no/such", "init_from: no/such: no such file"),
+        ("init_from=checkpoints/digits/classifier", "init_from: checkpoints/digits/classifier: "),
+        ("init_from=checkpoints/cifar10_lab/denoiser", "init_from: its weights do not fit the section"),
         ("figures.levels=[30]", "figures.levels is 30; accepted: the grid's timesteps below 1000: multiples of 50"),
         ("figures.classifier={name: cifar_resnet8, weights: random, std: [0.0]}", "figures.classifier.std is [0.0]"),
         ("figures.classifier={name: cifar_resnet8}", "figures.classifier.weights is None, and cifar_resnet8"),
