@@ -24,6 +24,10 @@ from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsCon
 from hetpure.training.module import TrainingModule
 
 
+NULL_SHARE = 0.1
+"""Of the images whose label a class-conditional network is not told (Ho & Salimans 2022)."""
+
+
 class DiffusionTrainer(TrainingModule):
     """Trains a denoiser: the mean squared error between the noise in x(t) and its prediction.
 
@@ -31,7 +35,8 @@ class DiffusionTrainer(TrainingModule):
     has the loss curve of an uninterrupted one.
 
     Args:
-        unet: constructor arguments of diffusers' ``UNet2DModel``.
+        unet: constructor arguments of diffusers' ``UNet2DModel``. With ``num_class_embeds`` it is told the images'
+            labels, and for ``NULL_SHARE`` of them its last class in their place, the null class.
         optimizer: its name, learning rate and schedule.
         timesteps: which are trained more than others, and by which ranges the validation loss is shown.
         ema_decay: decay of the weights' average, reached after a ramp.
@@ -65,6 +70,7 @@ class DiffusionTrainer(TrainingModule):
         require(not self.samples.count or divides, "samples.steps", self.samples.steps, f"divisors of {T}")
         self.noise_schedule, self.sample_folder = schedule, sample_folder
         self.denoiser = build_unet(unet)
+        self.null_class: int | None = None if (embeds := unet.get("num_class_embeds")) is None else embeds - 1
         self.ema = averaged(self.denoiser, ema_decay)
         self.level_losses = nn.ModuleList(MeanMetric() for _ in levels[1:])
         self.alpha_bars: Tensor
@@ -74,9 +80,16 @@ class DiffusionTrainer(TrainingModule):
     def trained(self) -> nn.Module:
         return cast(nn.Module, self.denoiser)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predicted noise of x(t) (B, C, H, W), from the averaged weights; t (B,) int64."""
-        return predict(self.ema.module, x, t)
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Predicted noise of x(t) (B, C, H, W), from the averaged weights; t and, for a network with them, label (B,)."""
+        return predict(self.ema.module, x, t, label)
+
+    def shown_labels(self, label: Tensor) -> Tensor | None:
+        """The labels that the network is told in training, from torch's generator; None where it has no classes."""
+        if self.null_class is None:
+            return None
+        dropped = torch.rand(len(label), device=self.device) < NULL_SHARE
+        return torch.where(dropped, self.null_class, label)
 
     def draw_timesteps(self, count: int) -> Tensor:
         """Timesteps (count,) from torch's generator; see ``TimestepsConfig``."""
@@ -91,7 +104,8 @@ class DiffusionTrainer(TrainingModule):
         self.seed_batch()
         x0 = scaled(batch["image"])
         t, noise = self.draw_timesteps(len(x0)), torch.randn_like(x0)
-        loss = mse_loss(predict(self.denoiser, self._diffuse(x0, t, noise), t), noise)
+        label = self.shown_labels(batch["label"])
+        loss = mse_loss(predict(self.denoiser, self._diffuse(x0, t, noise), t, label), noise)
         self.log_step(loss)
         return loss
 
@@ -104,10 +118,12 @@ class DiffusionTrainer(TrainingModule):
         """Loss of the averaged weights by noise level; each image has the same noise every time."""
         x0 = scaled(batch["image"])
         draws = Draws(self.seed, "validation", batch["index"], torch.zeros_like(batch["index"]))
+        label = None if self.null_class is None else batch["label"]
         for level, (low, high) in enumerate(pairwise(self.timesteps.levels)):
             t = low + (draws.uniform("timestep", level, ()) * (high - low)).long().clamp_(max=high - low - 1)
             noise = draws.normal_like(x0, "noise", level)
-            errors = mse_loss(self(self._diffuse(x0, t, noise), t), noise, reduction="none").flatten(1).mean(1)
+            predicted = self(self._diffuse(x0, t, noise), t, label)
+            errors = mse_loss(predicted, noise, reduction="none").flatten(1).mean(1)
             metric = cast(MeanMetric, self.level_losses[level])
             metric.update(errors)
             self.log(f"val/loss_t{low:03d}-{high:03d}", metric, on_epoch=True)
@@ -126,7 +142,10 @@ class DiffusionTrainer(TrainingModule):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time."""
+        """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time.
+
+        Of a network with classes, the classes in turn.
+        """
         config: Any = self.denoiser.config
         size = config.sample_size
         index = torch.arange(count, device=self.device)
@@ -134,8 +153,9 @@ class DiffusionTrainer(TrainingModule):
         x = draws.normal("start", 0, (config.in_channels, *((size, size) if isinstance(size, int) else size)))
         stride = self.noise_schedule.T // self.samples.steps
         grid = [*range(self.noise_schedule.T - stride, -1, -stride), CLEAN]
+        label = None if self.null_class is None else index % self.null_class
         for t, s in pairwise(grid):
-            x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t)), t, s)
+            x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t), label), t, s)
         return (x / 2 + 0.5).clamp(0, 1)
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -168,12 +188,17 @@ def build_unet(arguments: Mapping[str, Any]) -> UNet2DModel:
     return unet.to(memory_format=torch.channels_last)
 
 
-def unet_arguments(given: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def unet_arguments(
+    given: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int | None = None
+) -> dict[str, Any]:
     """Arguments of ``UNet2DModel`` with size and channels taken from the data where they are not given.
 
     Raises:
         ConfigError: where they contradict the data, or the side cannot be halved as often as the network does.
     """
+    if (embeds := given.get("num_class_embeds")) is not None and num_classes is not None:
+        accepted = f"null, or {num_classes + 1}: the data's classes and a null class"
+        require(embeds == num_classes + 1, "denoiser.num_class_embeds", embeds, accepted)
     channels, height, width = image_shape
     size = height if height == width else [height, width]
     of_data = {"sample_size": size, "in_channels": channels, "out_channels": channels}
@@ -189,9 +214,10 @@ def unet_arguments(given: Mapping[str, Any], image_shape: tuple[int, int, int]) 
     return arguments
 
 
-def predict(unet: nn.Module, x: Tensor, t: Tensor) -> Tensor:
-    """The noise predicted in x (B, C, H, W) at t (B,)."""
-    return unet(x.contiguous(memory_format=torch.channels_last), t, return_dict=False)[0].float()
+def predict(unet: nn.Module, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    """The noise predicted in x (B, C, H, W) at t (B,), for a network with classes under its label (B,)."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    return unet(x, t, class_labels=label, return_dict=False)[0].float()
 
 
 def scaled(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from hetpure.errors import require
 from hetpure.models.classifiers import Classifier
 from hetpure.models.denoisers import DiffusersDenoiser
+from hetpure.models.diffusers_folder import NullClassDenoiser
 from hetpure.noise import Draws
 from hetpure.purification.base import to_signed, to_unit
 from hetpure.purification.uniform import UniformPurifier
@@ -54,7 +55,8 @@ class PurificationFigures(Callback):
         for t in levels:
             on_grid = 0 < t < T and t % (T // steps) == 0
             require(on_grid, "levels", t, f"the grid's timesteps below {T}: multiples of {T // steps}", "steps")
-        denoiser = DiffusersDenoiser(cast(Any, module.ema.module), module.noise_schedule)
+        kind = DiffusersDenoiser if module.null_class is None else NullClassDenoiser
+        denoiser = kind(cast(Any, module.ema.module), module.noise_schedule)
         self.purifiers = {t: UniformPurifier(denoiser, t / T, steps, end="clean") for t in levels}
         self.images, self.classifier, self.seed = images, classifier, seed
         self._means: dict[str, MeanMetric] = {}

@@ -49,7 +49,7 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     target = _target(figures.pop("classifier"), data)
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
-        unet_arguments(config.denoiser, data.image_shape),
+        unet_arguments(config.denoiser, data.image_shape, data.num_classes),
         config.optimizer,
         timesteps=config.timesteps,
         ema_decay=config.ema_decay,
