@@ -31,7 +31,7 @@ PROJECT_ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 """Folder of ``configs`` and ``checkpoints``: the installed package, or the repository."""
 CONFIG_DIR = PROJECT_ROOT / "configs"
 
-METHODS = ("classifier", "purifier", "attack", "gradient")
+METHODS = ("classifier", "purifier", "attack", "gradient", "objective")
 """Sections whose keys depend on their ``name``."""
 
 

@@ -6,7 +6,8 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from hetpure.config import DataConfig, WandbConfig, output_folder, signature_schema, structure, to_dict
-from hetpure.errors import require
+from hetpure.errors import ConfigError, require
+from hetpure.training.objectives.registry import complete_objective, takes
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
@@ -37,7 +38,8 @@ class TimestepsConfig:
     """Which noise levels are trained more than others, and into which ranges validation sorts them.
 
     A ``share`` of the training timesteps is drawn below ``focus`` (a fraction of T, where purification works); the rest
-    are uniform over all. ``levels`` are the bounds of the ranges by which the validation loss is shown.
+    are uniform over all. Both are for the objective ``noise``; others draw as their papers do. ``levels`` are the
+    bounds of the ranges by which the validation loss is shown.
     """
 
     focus: float = 1.0
@@ -95,9 +97,15 @@ class TrainingConfig:
 
 @dataclass
 class TrainDiffusionConfig(TrainingConfig):
-    """``hetpure train-diffusion``."""
+    """``hetpure train-diffusion``.
+
+    ``objective`` has the keys of ``hetpure.training.objectives.registry``. ``init_from`` is a denoiser's folder, whose
+    network is trained further; the section ``denoiser`` then changes its arguments.
+    """
 
     denoiser: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
     timesteps: TimestepsConfig = field(default_factory=TimestepsConfig)
     ema_decay: float = 0.9999
     samples: SamplesConfig = field(default_factory=SamplesConfig)
@@ -129,6 +137,10 @@ def complete_diffusion(raw: Mapping[str, Any]) -> TrainDiffusionConfig:
     require(0.0 < config.timesteps.focus <= 1.0, "timesteps.focus", config.timesteps.focus, "above 0 and up to 1")
     require(config.samples.count >= 0, "samples.count", config.samples.count, "0 or more")
     require(0.0 <= config.timesteps.share <= 1.0, "timesteps.share", config.timesteps.share, "0..1")
+    config.objective = complete_objective(config.objective)
+    if config.timesteps.share and not takes(config.objective, "timesteps"):
+        draws = f"0: the objective {config.objective['name']} draws timesteps of its own"
+        raise ConfigError("timesteps.share", found=config.timesteps.share, accepted=draws)
     if config.figures.classifier:
         from hetpure.models.classifiers import build_classifier
 

@@ -1,4 +1,4 @@
-"""Noise-prediction training of a diffusers UNet (Ho et al. 2020), with an EMA of its weights."""
+"""Training of a diffusers UNet by one of several objectives, with an EMA of its weights."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,40 +9,37 @@ from typing import Any, cast
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchvision.utils import make_grid, save_image
 
 from hetpure.errors import ConfigError, require
-from hetpure.models.checkpoints import one_line
-from hetpure.models.denoisers import LINEAR_VP
-from hetpure.models.diffusers_folder import save_diffusers
+from hetpure.models.checkpoints import existing_path, one_line, reading
+from hetpure.models.denoisers import LINEAR_VP, DiffusersDenoiser
+from hetpure.models.diffusers_folder import load_diffusers
 from hetpure.noise import Draws
 from hetpure.schedule import CLEAN, Schedule
 from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
 from hetpure.training.module import TrainingModule
-
-
-NULL_SHARE = 0.1
-"""Of the images whose label a class-conditional network is not told (Ho & Salimans 2022)."""
+from hetpure.training.objectives.base import Objective, null_class, predict
+from hetpure.training.objectives.noise import NoiseObjective
 
 
 class DiffusionTrainer(TrainingModule):
-    """Trains a denoiser: the mean squared error between the noise in x(t) and its prediction.
+    """Trains a denoiser, or what else an objective makes of a UNet.
 
-    Images come in [0, 1] and are scaled to [-1, 1] here. Every draw is keyed by (seed, step, rank), so a resumed run
-    has the loss curve of an uninterrupted one.
+    Every draw is keyed by (seed, step, rank), so a resumed run has the loss curve of an uninterrupted one.
 
     Args:
-        unet: constructor arguments of diffusers' ``UNet2DModel``. With ``num_class_embeds`` it is told the images'
-            labels, and for ``NULL_SHARE`` of them its last class in their place, the null class.
+        unet: constructor arguments of diffusers' ``UNet2DModel``.
         optimizer: its name, learning rate and schedule.
+        objective: the loss, and how the network is saved; by default noise prediction.
         timesteps: which are trained more than others, and by which ranges the validation loss is shown.
         ema_decay: decay of the weights' average, reached after a ramp.
         samples: the sample grid.
         sample_folder: where grids are written as PNG files; None for nowhere.
         schedule: noise schedule of the denoiser.
+        start: a network of these arguments, whose weights are the first; None for random ones.
         seed: of all draws.
 
     Raises:
@@ -54,11 +51,13 @@ class DiffusionTrainer(TrainingModule):
         unet: Mapping[str, Any],
         optimizer: OptimizerConfig,
         *,
+        objective: Objective | None = None,
         timesteps: TimestepsConfig | None = None,
         ema_decay: float = 0.9999,
         samples: SamplesConfig | None = None,
         sample_folder: Path | None = None,
         schedule: Schedule = LINEAR_VP,
+        start: UNet2DModel | None = None,
         seed: int = 0,
     ):
         super().__init__(optimizer, seed)
@@ -69,43 +68,26 @@ class DiffusionTrainer(TrainingModule):
         divides = self.samples.steps >= 1 and T % self.samples.steps == 0
         require(not self.samples.count or divides, "samples.steps", self.samples.steps, f"divisors of {T}")
         self.noise_schedule, self.sample_folder = schedule, sample_folder
+        self.objective = objective or NoiseObjective(schedule, self.timesteps)
         self.denoiser = build_unet(unet)
-        self.null_class: int | None = None if (embeds := unet.get("num_class_embeds")) is None else embeds - 1
+        if start is not None:
+            load_start(self.denoiser, start)
         self.ema = averaged(self.denoiser, ema_decay)
-        self.level_losses = nn.ModuleList(MeanMetric() for _ in levels[1:])
-        self.alpha_bars: Tensor
-        self.register_buffer("alpha_bars", torch.tensor([schedule.alpha_bar(t) for t in range(T)]), persistent=False)
+        bounds = sorted({min(level, self.objective.labels) for level in levels})
+        self.levels = list(pairwise(bounds))
+        self.level_losses = nn.ModuleList(MeanMetric() for _ in self.levels)
 
     @property
     def trained(self) -> nn.Module:
         return cast(nn.Module, self.denoiser)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Predicted noise of x(t) (B, C, H, W), from the averaged weights; t and, for a network with them, label (B,)."""
-        return predict(self.ema.module, x, t, label)
-
-    def shown_labels(self, label: Tensor) -> Tensor | None:
-        """The labels that the network is told in training, from torch's generator; None where it has no classes."""
-        if self.null_class is None:
-            return None
-        dropped = torch.rand(len(label), device=self.device) < NULL_SHARE
-        return torch.where(dropped, self.null_class, label)
-
-    def draw_timesteps(self, count: int) -> Tensor:
-        """Timesteps (count,) from torch's generator; see ``TimestepsConfig``."""
-        T, focus, share = self.noise_schedule.T, self.timesteps.focus, self.timesteps.share
-        uniform = torch.rand(count, device=self.device)
-        if share:
-            below = torch.rand(count, device=self.device) < share
-            uniform = torch.where(below, uniform * focus, uniform)
-        return (uniform * T).long().clamp_(max=T - 1)
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Predicted noise of x(t) (B, C, H, W), from the averaged weights; t and classes (B,) int64."""
+        return predict(self.ema.module, x, t, classes)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.seed_batch()
-        x0 = scaled(batch["image"])
-        t, noise = self.draw_timesteps(len(x0)), torch.randn_like(x0)
-        label = self.shown_labels(batch["label"])
-        loss = mse_loss(predict(self.denoiser, self._diffuse(x0, t, noise), t, label), noise)
+        loss = self.objective.loss(cast(nn.Module, self.denoiser), self.ema.module, batch)
         self.log_step(loss)
         return loss
 
@@ -116,21 +98,17 @@ class DiffusionTrainer(TrainingModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Loss of the averaged weights by noise level; each image has the same noise every time."""
-        x0 = scaled(batch["image"])
         draws = Draws(self.seed, "validation", batch["index"], torch.zeros_like(batch["index"]))
-        label = None if self.null_class is None else batch["label"]
-        for level, (low, high) in enumerate(pairwise(self.timesteps.levels)):
+        for level, (low, high) in enumerate(self.levels):
             t = low + (draws.uniform("timestep", level, ()) * (high - low)).long().clamp_(max=high - low - 1)
-            noise = draws.normal_like(x0, "noise", level)
-            predicted = self(self._diffuse(x0, t, noise), t, label)
-            errors = mse_loss(predicted, noise, reduction="none").flatten(1).mean(1)
+            errors = self.objective.errors(self.ema.module, batch, t, draws, level)
             metric = cast(MeanMetric, self.level_losses[level])
             metric.update(errors)
             self.log(f"val/loss_t{low:03d}-{high:03d}", metric, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
         count, folder = self.samples.count, self.sample_folder
-        if not count or not self.trainer.is_global_zero or self.trainer.sanity_checking:
+        if not count or not self.objective.generates or not self.trainer.is_global_zero or self.trainer.sanity_checking:
             return
         grid = make_grid(self.sample(count), nrow=max(1, round(count**0.5)), padding=1)
         if folder is not None:
@@ -144,7 +122,7 @@ class DiffusionTrainer(TrainingModule):
     def sample(self, count: int) -> Tensor:
         """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time.
 
-        Of a network with classes, the classes in turn.
+        Of a network with classes, they are of one after another.
         """
         config: Any = self.denoiser.config
         size = config.sample_size
@@ -153,23 +131,18 @@ class DiffusionTrainer(TrainingModule):
         x = draws.normal("start", 0, (config.in_channels, *((size, size) if isinstance(size, int) else size)))
         stride = self.noise_schedule.T // self.samples.steps
         grid = [*range(self.noise_schedule.T - stride, -1, -stride), CLEAN]
-        label = None if self.null_class is None else index % self.null_class
+        classes = None if (null := null_class(self.denoiser)) is None else index % null
         for t, s in pairwise(grid):
-            x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t), label), t, s)
+            x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t), classes), t, s)
         return (x / 2 + 0.5).clamp(0, 1)
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes the averaged weights, in ``dtype``, as a diffusers folder with a config of the schedule."""
+        """Writes the averaged weights, in ``dtype``, as a diffusers folder that says what they predict."""
         unet = cast(UNet2DModel, self.ema.module)
         copy = UNet2DModel(**dict(unet.config))
         copy.load_state_dict(unet.state_dict())
         nn.Module.to(cast(nn.Module, copy), dtype)
-        save_diffusers(copy, self.noise_schedule, folder)
-
-    def _diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x(t) with a timestep per image (``Schedule.diffuse`` takes one for all)."""
-        abar = self.alpha_bars[t].view(-1, 1, 1, 1)
-        return abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+        self.objective.save(copy, folder)
 
 
 def build_unet(arguments: Mapping[str, Any]) -> UNet2DModel:
@@ -197,7 +170,7 @@ def unet_arguments(
         ConfigError: where they contradict the data, or the side cannot be halved as often as the network does.
     """
     if (embeds := given.get("num_class_embeds")) is not None and num_classes is not None:
-        accepted = f"null, or {num_classes + 1}: the data's classes and a null class"
+        accepted = f"null, or {num_classes + 1}: the data's classes and one that stands for any"
         require(embeds == num_classes + 1, "denoiser.num_class_embeds", embeds, accepted)
     channels, height, width = image_shape
     size = height if height == width else [height, width]
@@ -214,15 +187,32 @@ def unet_arguments(
     return arguments
 
 
-def predict(unet: nn.Module, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-    """The noise predicted in x (B, C, H, W) at t (B,), for a network with classes under its label (B,)."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    return unet(x, t, class_labels=label, return_dict=False)[0].float()
+def open_start(path: str) -> UNet2DModel:
+    """The network of a denoiser's folder, to go on from.
+
+    Raises:
+        ConfigError: where there is none, or it predicts something else than the noise of the linear VP schedule.
+    """
+    folder = str(existing_path(path, "init_from"))
+    with reading(path, "init_from", "diffusers UNet2DModel"):
+        denoiser = load_diffusers(folder)
+    plain = type(denoiser) is DiffusersDenoiser
+    require(plain, "init_from", path, "a network that predicts the noise of the linear VP schedule")
+    return denoiser.unet
 
 
-def scaled(image: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1]."""
-    return image * 2 - 1
+def network_arguments(unet: UNet2DModel) -> dict[str, Any]:
+    """The constructor arguments of a network."""
+    accepted = inspect.signature(UNet2DModel.__init__).parameters
+    return {key: value for key, value in dict(unet.config).items() if key in accepted}
+
+
+def load_start(unet: UNet2DModel, start: UNet2DModel) -> None:
+    """Copies the weights; ConfigError where the networks differ."""
+    try:
+        unet.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise ConfigError("init_from", f"its weights do not fit the section denoiser: {one_line(error, 160)}") from None
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:

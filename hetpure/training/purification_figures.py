@@ -11,12 +11,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from hetpure.errors import require
 from hetpure.models.classifiers import Classifier
-from hetpure.models.denoisers import DiffusersDenoiser
-from hetpure.models.diffusers_folder import NullClassDenoiser
 from hetpure.noise import Draws
-from hetpure.purification.base import to_signed, to_unit
-from hetpure.purification.uniform import UniformPurifier
-from hetpure.schedule import CLEAN
 from hetpure.training.diffusion import DiffusionTrainer
 
 
@@ -24,8 +19,9 @@ class PurificationFigures(Callback):
     """At every validation: how much of a clean image survives noise at t and the way back.
 
     For each t it logs ``figures/psnr_one_step_t`` and ``figures/psnr_ddim_t``, the mean peak signal-to-noise ratio (dB)
-    of the image estimated from x(t) in one step (eq. 4's x0 prediction) and by DDIM over the grid; and, with a
-    classifier, ``figures/purified_accuracy_t``, its accuracy on the DDIM images, and ``figures/clean_accuracy``. The
+    of the image estimated from x(t) in one step (eq. 4's x0 prediction) and by the objective's purifier (DDIM over the
+    grid); and, with a classifier, ``figures/purified_accuracy_t``, its accuracy on those images, and
+    ``figures/clean_accuracy``. The
     averaged weights are measured, in float32; each image has the same noise every time.
 
     Args:
@@ -55,9 +51,9 @@ class PurificationFigures(Callback):
         for t in levels:
             on_grid = 0 < t < T and t % (T // steps) == 0
             require(on_grid, "levels", t, f"the grid's timesteps below {T}: multiples of {T // steps}", "steps")
-        kind = DiffusersDenoiser if module.null_class is None else NullClassDenoiser
-        denoiser = kind(cast(Any, module.ema.module), module.noise_schedule)
-        self.purifiers = {t: UniformPurifier(denoiser, t / T, steps, end="clean") for t in levels}
+            require(t <= module.objective.labels, "levels", t, f"up to {module.objective.labels}, what is trained")
+        self.objective, unet = module.objective, cast(Any, module.ema.module)
+        self.purifiers = {t: module.objective.purifier(unet, t, steps) for t in levels}
         self.images, self.classifier, self.seed = images, classifier, seed
         self._means: dict[str, MeanMetric] = {}
         self._left = 0
@@ -81,7 +77,9 @@ class PurificationFigures(Callback):
             if self.classifier is not None:
                 self._update("clean_accuracy", self.classifier(image).argmax(1) == label)
             for t, purifier in self.purifiers.items():
-                self._update(f"psnr_one_step_t{t:03d}", _psnr(_one_step(purifier, image, t, draws), image))
+                self._update(
+                    f"psnr_one_step_t{t:03d}", _psnr(self.objective.one_step(purifier, image, t, draws), image)
+                )
                 purified = purifier(image, draws)
                 self._update(f"psnr_ddim_t{t:03d}", _psnr(purified, image))
                 if self.classifier is not None:
@@ -95,13 +93,6 @@ class PurificationFigures(Callback):
         if name not in self._means:
             self._means[name] = MeanMetric().to(values.device)
         self._means[name].update(values.float())
-
-
-def _one_step(purifier: UniformPurifier, image: Tensor, t: int, draws: Draws) -> Tensor:
-    """The image (B, C, H, W) in [0, 1] that the network predicts from x(t) in one step."""
-    x0 = to_signed(image)
-    x_t = purifier.schedule.diffuse(x0, t, draws.normal_like(x0, "one step", t))
-    return to_unit(purifier.schedule.ddim_step(x_t, purifier.denoiser(x_t, t), t, CLEAN))
 
 
 def _psnr(restored: Tensor, image: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ from hetpure.config.tracking import wandb_mode
 from hetpure.data import ImageDataModule
 from hetpure.errors import ConfigError
 from hetpure.models.classifiers import Classifier, build_classifier, build_network, with_preprocessing
+from hetpure.models.denoisers import LINEAR_VP
 from hetpure.runs.claim import claim
 from hetpure.training.classifier import ClassifierTrainer
 from hetpure.training.config import TrainClassifierConfig, TrainDiffusionConfig, TrainingConfig
-from hetpure.training.diffusion import DiffusionTrainer, unet_arguments
+from hetpure.training.diffusion import DiffusionTrainer, network_arguments, open_start, unet_arguments
 from hetpure.training.fit import build_logger, build_trainer, fit
 from hetpure.training.module import TrainingModule
+from hetpure.training.objectives.registry import build_objective
 from hetpure.training.purification_figures import PurificationFigures
 
 
@@ -46,11 +48,17 @@ def train_classifier(config: TrainClassifierConfig) -> None:
 def train_diffusion(config: TrainDiffusionConfig) -> None:
     """Trains a denoiser and writes its averaged weights to ``<output>/denoiser``."""
     data, figures = _open(config), to_dict(config.figures)
-    target = _target(figures.pop("classifier"), data)
+    target = _target(figures.pop("classifier"), data, "figures")
+    attacked = _target(config.objective.get("classifier", {}), data, "objective")
+    objective = build_objective(config.objective, schedule=LINEAR_VP, timesteps=config.timesteps, classifier=attacked)
+    start = open_start(config.init_from) if config.init_from else None
+    arguments = {**(network_arguments(start) if start else {}), **config.denoiser}
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
-        unet_arguments(config.denoiser, data.image_shape, data.num_classes),
+        unet_arguments(arguments, data.image_shape, data.num_classes),
         config.optimizer,
+        objective=objective,
+        start=start,
         timesteps=config.timesteps,
         ema_decay=config.ema_decay,
         samples=config.samples,
@@ -70,15 +78,15 @@ def _open(config: TrainingConfig) -> ImageDataModule:
     return ImageDataModule(**to_dict(config.data), seed=config.seed).prepare()
 
 
-def _target(settings: Mapping[str, Any], data: ImageDataModule) -> Classifier | None:
-    """The classifier whose accuracy on purified images is shown; None where none is named."""
+def _target(settings: Mapping[str, Any], data: ImageDataModule, section: str) -> Classifier | None:
+    """The classifier that a section names, for the data; None where none is named."""
     if not settings:
         return None
     try:
         classifier = build_classifier(**settings)
         classifier.check_classes(data.image_shape, data.num_classes)
     except ConfigError as error:
-        raise error.within("figures") from None
+        raise error.within(section) from None
     return classifier
 
 

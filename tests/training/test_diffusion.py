@@ -117,7 +117,7 @@ def test_learns_a_tiny_batch():
     optimizer = torch.optim.Adam(module.denoiser.parameters(), 3e-3)
     losses = []
     for _ in range(60):
-        predicted = module.denoiser(module._diffuse(image * 2 - 1, t, noise), t).sample
+        predicted = module.denoiser(module.objective.diffuse(image * 2 - 1, t, noise), t).sample
         loss = (predicted - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -160,10 +160,10 @@ def test_average_follows_with_a_ramp():
 
 def test_focus():
     module = new_module(timesteps=TimestepsConfig(focus=0.3, share=0.5))
-    t = module.draw_timesteps(20_000)
+    t = module.objective.draw_timesteps(20_000)
     assert int(t.min()) >= 0 and int(t.max()) <= 999
     assert float((t < 300).float().mean()) == pytest.approx(0.5 + 0.5 * 0.3, abs=0.02)
-    uniform = new_module().draw_timesteps(20_000)
+    uniform = new_module().objective.draw_timesteps(20_000)
     assert float((uniform < 300).float().mean()) == pytest.approx(0.3, abs=0.02)
 
 

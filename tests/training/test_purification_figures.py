@@ -18,10 +18,10 @@ class Oracle(nn.Module):
 
     def __init__(self, x0: Tensor, module: Any):
         super().__init__()
-        self.x0, self.alpha_bars, self.schedule = x0, module.alpha_bars, module.noise_schedule
+        self.x0, self.schedule = x0, module.noise_schedule
 
     def forward(self, x: Tensor, t: int) -> Tensor:
-        abar = self.alpha_bars[t]
+        abar = torch.tensor(self.schedule.alpha_bar(t))
         return (x - abar.sqrt() * self.x0) / (1 - abar).sqrt()
 
 

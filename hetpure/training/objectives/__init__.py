@@ -1,0 +1,1 @@
+"""What a network is trained to predict: one objective a module, and their names."""
