@@ -70,6 +70,9 @@ class DiffusionTrainer(TrainingModule):
         self.noise_schedule, self.sample_folder = schedule, sample_folder
         self.objective = objective or NoiseObjective(schedule, self.timesteps)
         self.denoiser = build_unet(unet)
+        if null_class(self.denoiser) is not None and not self.objective.takes_classes:
+            embeds = unet.get("num_class_embeds")
+            raise ConfigError("denoiser.num_class_embeds", found=embeds, accepted="null with this objective")
         if start is not None:
             load_start(self.denoiser, start)
         self.ema = averaged(self.denoiser, ema_decay)

@@ -26,10 +26,12 @@ class Objective(KeepsArguments, ABC):
 
     Attributes:
         generates: whether new images can be sampled by DDIM from pure noise.
+        takes_classes: whether the network may have classes.
         labels: how many labels are trained, from 0.
     """
 
     generates: ClassVar[bool] = False
+    takes_classes: ClassVar[bool] = False
     labels: int
 
     @abstractmethod

@@ -17,7 +17,6 @@ from hetpure.schedule import CLEAN, Schedule
 from hetpure.training.config import TimestepsConfig
 from hetpure.training.objectives.base import Batch, Objective, null_class, predict, scaled
 
-
 NULL_SHARE = 0.1
 """Of the images whose class a class-conditional network is not told (Ho & Salimans 2022)."""
 
@@ -33,7 +32,8 @@ class NoisePredictor(Objective):
 
     def __init__(self, schedule: Schedule = LINEAR_VP) -> None:
         self.schedule, self.labels = schedule, schedule.T
-        self._alpha_bars = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.T)])
+        # Index T is that of CLEAN, -1.
+        self._alpha_bars = torch.tensor([schedule.alpha_bar(t) for t in (*range(schedule.T), CLEAN)])
 
     def purifier(self, unet: UNet2DModel, t: int, steps: int) -> Purifier:
         denoiser = (DiffusersDenoiser if null_class(unet) is None else NullClassDenoiser)(unet, self.schedule)
@@ -48,7 +48,7 @@ class NoisePredictor(Objective):
         save_diffusers(unet, self.schedule, folder)
 
     def alpha_bars(self, t: Tensor) -> Tensor:
-        """The abar of timesteps t (B,), as (B, 1, 1, 1)."""
+        """The abar of timesteps t (B,), which may be ``CLEAN``, as (B, 1, 1, 1)."""
         self._alpha_bars = self._alpha_bars.to(t.device)
         return self._alpha_bars[t].view(-1, 1, 1, 1)
 
@@ -67,6 +67,8 @@ class NoiseObjective(NoisePredictor):
         schedule: of the noise.
         timesteps: which are trained more than others.
     """
+
+    takes_classes: ClassVar[bool] = True
 
     def __init__(self, schedule: Schedule = LINEAR_VP, timesteps: TimestepsConfig | None = None) -> None:
         super().__init__(schedule)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OBJECTIVES: Registry[Objective] = Registry(
     {
         "noise": "hetpure.training.objectives.noise:NoiseObjective",
+        "consistency": "hetpure.training.objectives.consistency:ConsistencyObjective",
     },
     base="hetpure.training.objectives.base:Objective",
     group="hetpure.objectives",
