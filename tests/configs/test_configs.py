@@ -23,7 +23,15 @@ from hetpure.training.config import complete_classifier, complete_diffusion
 from hetpure.training.run import train_classifier
 from tests.toys import ToyDenoiser
 
-OWN = ("demo.yaml", "digits.yaml", "digits_certified.yaml", "cifar10_lab.yaml", "imagenet_lab.yaml")
+OWN = (
+    "demo.yaml",
+    "digits.yaml",
+    "digits_certified.yaml",
+    "digits_rdc.yaml",
+    "cifar10_lab.yaml",
+    "cifar10_lab_one_step.yaml",
+    "imagenet_lab.yaml",
+)
 """Comparisons of this project's own; every other evaluation is a row of one of the paper's tables."""
 
 

@@ -25,7 +25,7 @@ class ConsistencyObjective(NoisePredictor):
     """The distance between f(x(t), t) and f(x(s), s), where x(s) is a DDIM step of the teacher's from x(t).
 
     f(x(t), t) = (x(t) - sqrt(1 - abar) eps(x(t), t)) / sqrt(abar), with eps the network; without noise f(x, CLEAN) = x,
-    whatever the network is. So the network is saved as a denoiser of the VP schedule whose one-step prediction is f, and
+    whatever the network is. So the network is saved as a denoiser of the VP schedule whose one-step prediction is f;
     ``init_from`` the teacher starts at the teacher's. t is uniform on 0..``t_max`` T - 1, and s is ``stride`` below it,
     or ``CLEAN``. The target f(x(s), s) has the same weights, without a gradient, and the distance is sqrt(|a - b|^2 +
     c^2) - c, both as in Song & Dhariwal 2024.
