@@ -45,7 +45,9 @@ class LinearDenoiser(Denoiser):
         return self.k * x
 
 
-def tiny_unet(channels: int = 1, size: int = 8, width: int = 8, seed: int = 0) -> UNet2DModel:
+def tiny_unet(
+    channels: int = 1, size: int = 8, width: int = 8, seed: int = 0, classes: int | None = None
+) -> UNet2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UNet2DModel(
@@ -58,6 +60,7 @@ def tiny_unet(channels: int = 1, size: int = 8, width: int = 8, seed: int = 0) -
             layers_per_block=1,
             norm_num_groups=4,
             attention_head_dim=8,
+            num_class_embeds=classes,
         )
 
 

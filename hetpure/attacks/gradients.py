@@ -153,7 +153,7 @@ class ExactGradient:
     def __init__(self, process: PurifiedClassifier, eot: int, seed: int) -> None:
         require(eot >= 1, "eot", eot, "1 or more")
         self.process, self.seed = process, seed
-        self.stochastic = process.purifier.stochastic
+        self.stochastic = process.stochastic
         self.eot = self.purifications = eot if self.stochastic else 1
 
     @property
@@ -185,7 +185,7 @@ class ExactGradient:
             with torch.no_grad():
                 purified = self.process.purifier.purify(chunk.x, chunk.draws, *chunk.prepared)
             purified = purified.detach().requires_grad_()
-            return purified, self.process.classifier(purified)
+            return purified, self.process.classify(purified, chunk.draws)
 
         gradients, losses, hits = self._of_draws(x, label, draws, loss, view)
         # Image by image, from copies: matrix products round by their shapes, and by where in memory they start.
@@ -197,7 +197,7 @@ class ExactGradient:
 
     def see(self, x: Tensor, draws: Draws, prepared: Sequence[Tensor]) -> Tensor:
         """Logits (N, K) of one chunk's rows x, as the attacker differentiates them."""
-        return self.process.classifier(self.process.purifier.purify(x, draws, *prepared))
+        return self.process.classify(self.process.purifier.purify(x, draws, *prepared), draws)
 
     def to_image(self, x: Tensor, draws: Draws, gradient: Tensor) -> Tensor:
         """Each draw's gradient at its purified image, (N, C, H, W), to that at its image; x is (B, C, H, W), B <= N."""

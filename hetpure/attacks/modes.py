@@ -31,7 +31,7 @@ class BPDAGradient(ExactGradient):
             purified = self.process.purifier.purify(x, draws, *prepared)
         passed = _StraightThrough.apply(x, purified)
         assert isinstance(passed, Tensor)
-        return self.process.classifier(passed)
+        return self.process.classify(passed, draws)
 
     def to_image(self, x: Tensor, draws: Draws, gradient: Tensor) -> Tensor:
         return gradient

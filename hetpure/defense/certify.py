@@ -108,7 +108,8 @@ def predicted_classes(
     classes: list[Tensor] = []
     done = 0
     for chunk in defense.chunks(x, draws):
-        logits = defense.classifier(defense.purifier.purify(chunk.x, chunk.draws, *chunk.prepared))[: chunk.real]
+        purified = defense.purifier.purify(chunk.x, chunk.draws, *chunk.prepared)
+        logits = defense.classify(purified, chunk.draws)[: chunk.real]
         if not (finite := finite_rows(logits)).all():
             own = chunk.draws.rows(slice(0, chunk.real)).rows(~finite).rows(slice(0, 1))
             raise _NotFiniteError(first_not_finite(defense, x, own) or "logits")

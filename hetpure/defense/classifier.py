@@ -91,12 +91,22 @@ class PurifiedClassifier(lightning.LightningModule):
         require(mode in get_args(EnsembleMode), "ensemble_mode", mode, ", ".join(get_args(EnsembleMode)))
         self.classifier, self.purifier = classifier, purifier
         self.num_classes = num_classes
-        self.ensemble_size = ensemble_size if purifier.stochastic else 1
+        self.ensemble_size = ensemble_size if self.stochastic else 1
         self.ensemble_mode: EnsembleMode = mode
         self.pads, self.chunk_size = chunk_size is not None, chunk_size or LARGEST_CHUNK
         self.seed = seed
         self.protocols = build_protocols(self.ensemble_size, mode, resubmissions, votes)
         self.notify: Callable[[str], None] = print
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two draws differ."""
+        return self.purifier.stochastic or self.classifier.stochastic
+
+    @property
+    def network_calls(self) -> int:
+        """Of denoisers, for the logits of one draw."""
+        return self.purifier.network_calls + self.classifier.network_calls
 
     def behind(self, purifier: Purifier, classifier: Classifier | None = None) -> "PurifiedClassifier":
         """The same ensemble, chunks and seed behind another purifier; by default with the same classifier."""
@@ -119,8 +129,12 @@ class PurifiedClassifier(lightning.LightningModule):
 
     def purified_logits(self, x: Tensor, draws: Draws) -> Tensor:
         """Logits (B * S, K) of S purifications of each of B images; draws has B * S rows, sample by sample."""
-        purified = ((self.purifier.purify(c.x, c.draws, *c.prepared), c.real) for c in self.chunks(x, draws))
-        return torch.cat([self.classifier(images)[:real] for images, real in purified])
+        purified = ((self.purifier.purify(c.x, c.draws, *c.prepared), c) for c in self.chunks(x, draws))
+        return torch.cat([self.classify(images, c.draws)[: c.real] for images, c in purified])
+
+    def classify(self, purified: Tensor, draws: Draws) -> Tensor:
+        """Logits (N, K) of purified images (N, C, H, W), whose draws a stochastic classifier goes on with."""
+        return self.classifier(purified, draws) if self.classifier.stochastic else self.classifier(purified)
 
     def purified_images(self, x: Tensor, draws: Draws) -> Tensor:
         """The purifications (B * S, C, H, W) themselves; see ``purified_logits``."""

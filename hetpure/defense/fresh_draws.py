@@ -42,7 +42,7 @@ class FreshDraws(nn.Module):
         purifier = recomputing(defense.purifier) if recompute else defense.purifier
         self.process = PurifiedClassifier(defense.classifier, purifier, defense.num_classes)
         self.process.chunk_size = defense.chunk_size
-        self.draws, self.seed, self.calls = draws if purifier.stochastic else 1, seed, 0
+        self.draws, self.seed, self.calls = draws if defense.stochastic else 1, seed, 0
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ class _Builder:
             row.content["code"] = code
         if config.honesty.images and row.attack is not None:
             folder, shape = row.store.folder / "honesty", self.data.image_shape
-            changed = variants(settings, row.attack, config.honesty.factor, shape, purifier.stochastic)
+            changed = variants(settings, row.attack, config.honesty.factor, shape, row.model.stochastic)
             for variant, attack in changed.items():
                 row.variants[variant] = self._row(variant, settings, attack, folder, ProtocolsConfig())
         return row
@@ -224,7 +224,7 @@ class _Builder:
         attack = build_attack(attack_settings)
         shared = {key: getattr(config, key) for key in SHARED if key != "certify"}
         own = {**shared, **vars(settings), "attack": attack_settings, "protocols": judged}
-        conditions = Conditions(ensemble=model.ensemble_size, network_calls=purifier.network_calls)
+        conditions = Conditions(ensemble=model.ensemble_size, network_calls=model.network_calls)
         if attack is None:
             return Row(name, model, None, None, store, conditions, own)
         norm = attack.threat.norm if attack.threat is not None else None
@@ -257,7 +257,7 @@ class _Builder:
         if changes:
             view = f"surrogate: {changes}" if view == "exact" else f"{view}; surrogate: {changes}"
         view += f", in {precision}" if precision else ""
-        calls = attack.purifications(gradient) * surrogate.network_calls
+        calls = attack.purifications(gradient) * behind.network_calls
         measured = {"attack": str(attack), "gradients": view, "eot": gradient.eot, "norm": norm}
         conditions = replace(conditions, **measured, gradient_calls=calls)
         return Row(name, model, attack, gradient, store, conditions, own)

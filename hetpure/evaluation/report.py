@@ -125,12 +125,12 @@ def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
         return {}
     purifications = max(record.draws for record in finished)
     sides = 2 if any(record.adversarial for record in finished) else 1
-    calls = {"defense_calls": float(purifications * sides * row.model.purifier.network_calls)}
+    calls = {"defense_calls": float(purifications * sides * row.model.network_calls)}
     if row.attack is not None and row.gradient is not None:
         first = [record for record in finished if record.protocol == row.protocols[0].name]
         each = row.attack.purifications(row.gradient)
         purifications = sum(each * len(record.attack_loss) + record.trials for record in first) / len(first)
-        calls["attack_calls"] = purifications * row.gradient.process.purifier.network_calls
+        calls["attack_calls"] = purifications * row.gradient.process.network_calls
     return calls
 
 

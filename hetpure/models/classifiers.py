@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from hetpure.models.checkpoints import existing_path, one_line
 from hetpure.models.networks import import_network, load_weights
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+DIFFUSION = "diffusion"
+"""In place of a network's name: a class-conditional denoiser as a classifier; see ``DiffusionClassifier``."""
 
 RANDOM = "random"
 """In place of a file of weights: an untrained network, the same one each time it is built."""
@@ -45,12 +48,16 @@ class Classifier(nn.Module):
     Attributes:
         autocast_dtype: in which the network's convolutions and matrix products run, forward and backward; None for the
             dtype of the images.
+        stochastic: whether its logits depend on draws, which ``forward`` then takes.
+        network_calls: of a denoiser, in one classification.
 
     Raises:
         ConfigError: for arguments out of range.
     """
 
     autocast_dtype: torch.dtype | None = None
+    stochastic: ClassVar[bool] = False
+    network_calls: int = 0
 
     def __init__(
         self,
@@ -146,7 +153,8 @@ def build_classifier(
     """Builds a classifier, frozen and in evaluation mode.
 
     Args:
-        name: timm model name; ``package.module:Class`` or ``path/to/file.py:Class``; or a function that builds it.
+        name: timm model name; ``package.module:Class`` or ``path/to/file.py:Class``; or a function that builds it;
+            ``diffusion`` for a ``DiffusionClassifier``, whose weights are a folder.
         weights: state dict to load, ``.safetensors`` or a ``torch.save`` file (read with ``weights_only``); ``random``
             for an untrained network, the same one each time. None is for a network that sets its own weights.
         pretrained: let timm fetch its own weights.
@@ -163,6 +171,13 @@ def build_classifier(
     """
     build = partial(build_network, name, pretrained=pretrained, arguments=arguments)
     try:
+        if name == DIFFUSION:
+            from hetpure.models.diffusion_classifier import load_diffusion_classifier
+
+            fixed = {"mean": mean, "std": std, "crop_pct": crop_pct, "interpolation": interpolation}
+            for key, value in {**fixed, "pretrained": pretrained or None}.items():
+                require(value is None, key, value, "none: a diffusion classifier takes weights, arguments, image_size")
+            return load_diffusion_classifier(weights, arguments or {}, image_size, source)
         if weights == RANDOM:
             require(not pretrained, "pretrained", pretrained, "false with weights: random")
             network = _initialized(build, seed=0)

@@ -212,6 +212,9 @@ GROUP = "hetpure.formats"
 
 FORMATS = {
     "diffusers": Format("hetpure.models.diffusers_folder:load_diffusers", "diffusers UNet2DModel"),
+    "diffusers_null_class": Format(
+        "hetpure.models.diffusers_folder:load_null_class", "diffusers UNet2DModel with classes"
+    ),
     "ddpm": Format("hetpure.models.ddpm:load_ddpm", "DDPM network of ermongroup/ddim's layout"),
     "edm": Format("hetpure.models.edm:load_edm", "DDPM++ network (--arch=ddpmpp)"),
     "guided_diffusion": Format("hetpure.models.guided_diffusion:load_guided_diffusion", _GUIDED_DIFFUSION),

@@ -68,6 +68,16 @@ _FORMER_NAMES = [
 """Of attention weights in early releases of diffusers."""
 
 
+class NullClassDenoiser(DiffusersDenoiser):
+    """A class-conditional ``UNet2DModel``, asked for its last class: the null class of its training."""
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        timesteps = torch.full((len(x),), t, device=x.device, dtype=torch.long)
+        config: Any = self.unet.config
+        labels = torch.full_like(timesteps, config.num_class_embeds - 1)
+        return self.unet(x, timesteps, class_labels=labels, return_dict=False)[0][:, : self.channels].contiguous()
+
+
 class MatchedDenoiser(DiffusersDenoiser):
     """A ``UNet2DModel`` of another schedule or prediction, asked at the noise levels of the linear VP schedule.
 
@@ -109,8 +119,30 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
     Raises:
         AbsentError: where it cannot be found.
         CheckpointError: where it cannot be read, its weights are not those of its config's network, it works on
-            latents, or has a scheduler of another kind.
+            latents, has classes, or has a scheduler of another kind.
     """
+    unet, conditioning = _load(path, has_classes=False)
+    return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
+
+
+def load_null_class(path: str) -> DiffusersDenoiser:
+    """Loads a diffusers folder of a class-conditional UNet2DModel as the denoiser of its null class, the last one."""
+    return NullClassDenoiser(load_conditional(path))
+
+
+def load_conditional(path: str) -> UNet2DModel:
+    """The class-conditional network of a diffusers folder, which predicts the noise on the linear VP schedule.
+
+    Raises as ``load_diffusers`` does; CheckpointError also for another schedule or prediction.
+    """
+    unet, conditioning = _load(path, has_classes=True)
+    if conditioning is not None:
+        raise CheckpointError("has classes and another schedule or prediction; accepted: noise on the linear VP one")
+    return unet
+
+
+def _load(path: str, has_classes: bool) -> tuple[UNet2DModel, list[Conditioning] | None]:
+    """The network of a folder or hub id, and how it is asked where its schedule is another."""
     folder = resolve_path(path)
     is_local = exists(folder)
     if not is_local:
@@ -126,14 +158,16 @@ def load_diffusers(path: str) -> DiffusersDenoiser:
     _check_pipeline(folder)
     config = _read_json(folder / part / "config.json")
     check_unet_config(config)
+    if ((classes := config.get("num_class_embeds")) is not None) is not has_classes:
+        accepted = "the number of classes" if has_classes else "null, or denoiser.format diffusers_null_class"
+        raise CheckpointError(f"config.json: num_class_embeds is {classes}; accepted: {accepted}")
     conditioning = _conditioning(folder)
     _check_labels(config, range(LINEAR_VP.T) if conditioning is None else (c.label for c in conditioning))
     for names in _weight_files(folder / part):
         if not is_local:
             _fetch(path, [str(Path(part, name)) for name in names], revision=folder.name)
         if all(_is_there(folder / part / name) for name in names):
-            unet = _build_unet(config, _read_weights([folder / part / name for name in names]))
-            return DiffusersDenoiser(unet) if conditioning is None else MatchedDenoiser(unet, conditioning)
+            return _build_unet(config, _read_weights([folder / part / name for name in names])), conditioning
     raise CheckpointError(f"holds no weights; accepted: {SAFETENSORS} or {PICKLE}")
 
 

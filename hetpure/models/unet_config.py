@@ -70,7 +70,7 @@ _RULES = {
     "time_embedding_dim": _COUNT.or_none(),
     "num_train_timesteps": _COUNT.or_none(),
     "class_embed_type": _one_of(None),
-    "num_class_embeds": _one_of(None),
+    "num_class_embeds": _COUNT.or_none(),
     "attention_head_dim": _COUNT.or_none(),
     "norm_num_groups": _COUNT.or_none(),
     "attn_norm_num_groups": _COUNT.or_none(),

@@ -115,7 +115,7 @@ def _sizes(rows: Sequence[Row], data: ImageDataModule) -> list[int]:
 
 def _seconds(meter: Meter, rows: Sequence[Row], data: ImageDataModule, size: int) -> float:
     """Seconds of the row with most network calls, in chunks of a size."""
-    row = max(rows, key=lambda row: (*row.processes, row.model)[0].purifier.network_calls)
+    row = max(rows, key=lambda row: (*row.processes, row.model)[0].network_calls)
     for process in (row.model, *row.processes):
         process.chunk_size = size
     pieces = count_pieces(row, data.image_shape, len(data.indices), data.batch_size).most

@@ -95,7 +95,7 @@ def _attack_calls(row: Row, image_shape: tuple[int, int, int], image: Literal["s
         return Calls()
     x, zero, counter = torch.full((1, *image_shape), 0.5), torch.zeros(1, dtype=torch.long), _Counter()
     process = row.gradient.process
-    counter.stochastic, counter.margins = process.purifier.stochastic, torch.zeros(process.num_classes)
+    counter.stochastic, counter.margins = process.stochastic, torch.zeros(process.num_classes)
     counter.margins[0], counter.right_from = 10.0 if image == "stands" else -10.0, math.inf
     if image == "wavers":
         counter.right_from = row.settings["attack"]["evaluations"]
@@ -138,7 +138,7 @@ class _Counter(nn.Module):
         Trail(x, x, 0.5).reached(0.5, x)  # for attacks that look at a purification's states
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Draws) -> Tensor:
         """Logits (N, K) with a clear winner and a gradient that is small but not zero."""
         through_classifier = "classifier gradient" if torch.is_grad_enabled() and x.requires_grad else "prediction"
         self.calls["gradient" if self.differentiated else through_classifier, len(x), self.chunked] += 1

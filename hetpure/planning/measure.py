@@ -169,7 +169,7 @@ class Meter:
 
     def _task(self, piece: Piece) -> Task:
         """The work of a piece, its inputs made."""
-        purifier, classifier = piece.process.purifier, piece.process.classifier
+        purifier = piece.process.purifier
         number = torch.arange(piece.rows, device=self.device)
         image = number % len(self.images)
         x, draws = self.images[image], Draws(0, "selection", image, number)
@@ -188,7 +188,7 @@ class Meter:
             if piece.work == "classifier gradient":
                 leaf = purified = purified.requires_grad_()
             with torch.set_grad_enabled(piece.work != "prediction"):
-                scores = classifier(purified)
+                scores = piece.process.classify(purified, draws)
             if scores.requires_grad:
                 torch.autograd.grad(scores.sum(), leaf)
 

@@ -44,6 +44,7 @@ PURIFIERS: Registry[Purifier] = Registry(
         "atop": "hetpure.purification.atop:TrainedPurifier",
         "fast_diffpure": "hetpure.purification.fast_diffpure:FastPurifier",
         "likelihood": "hetpure.purification.likelihood:LikelihoodPurifier",
+        "consistency": "hetpure.purification.consistency:ConsistencyPurifier",
         "denoised_smoothing": "hetpure.purification.denoised_smoothing:DenoisedSmoothing",
         "gaussian_noise": "hetpure.purification.baselines:GaussianNoise",
         "gaussian_blur": "hetpure.purification.baselines:GaussianBlur",

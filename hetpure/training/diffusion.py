@@ -21,7 +21,7 @@ from hetpure.noise import Draws
 from hetpure.schedule import CLEAN, Schedule
 from hetpure.training.config import OptimizerConfig, SamplesConfig, TimestepsConfig
 from hetpure.training.module import TrainingModule
-from hetpure.training.objectives.base import Objective, predict
+from hetpure.training.objectives.base import Objective, null_class, predict
 from hetpure.training.objectives.noise import NoiseObjective
 
 
@@ -70,6 +70,9 @@ class DiffusionTrainer(TrainingModule):
         self.noise_schedule, self.sample_folder = schedule, sample_folder
         self.objective = objective or NoiseObjective(schedule, self.timesteps)
         self.denoiser = build_unet(unet)
+        if null_class(self.denoiser) is not None and not self.objective.takes_classes:
+            embeds = unet.get("num_class_embeds")
+            raise ConfigError("denoiser.num_class_embeds", found=embeds, accepted="null with this objective")
         if start is not None:
             load_start(self.denoiser, start)
         self.ema = averaged(self.denoiser, ema_decay)
@@ -81,9 +84,9 @@ class DiffusionTrainer(TrainingModule):
     def trained(self) -> nn.Module:
         return cast(nn.Module, self.denoiser)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predicted noise of x(t) (B, C, H, W), from the averaged weights; t (B,) int64."""
-        return predict(self.ema.module, x, t)
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Predicted noise of x(t) (B, C, H, W), from the averaged weights; t and classes (B,) int64."""
+        return predict(self.ema.module, x, t, classes)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.seed_batch()
@@ -120,7 +123,10 @@ class DiffusionTrainer(TrainingModule):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time."""
+        """New images (count, C, H, W) in [0, 1], by DDIM from the averaged weights; the same noise every time.
+
+        Of a network with classes, they are of one after another.
+        """
         config: Any = self.denoiser.config
         size = config.sample_size
         index = torch.arange(count, device=self.device)
@@ -128,8 +134,9 @@ class DiffusionTrainer(TrainingModule):
         x = draws.normal("start", 0, (config.in_channels, *((size, size) if isinstance(size, int) else size)))
         stride = self.noise_schedule.T // self.samples.steps
         grid = [*range(self.noise_schedule.T - stride, -1, -stride), CLEAN]
+        classes = None if (null := null_class(self.denoiser)) is None else index % null
         for t, s in pairwise(grid):
-            x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t)), t, s)
+            x = self.noise_schedule.ddim_step(x, self(x, torch.full_like(index, t), classes), t, s)
         return (x / 2 + 0.5).clamp(0, 1)
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -157,12 +164,17 @@ def build_unet(arguments: Mapping[str, Any]) -> UNet2DModel:
     return unet.to(memory_format=torch.channels_last)
 
 
-def unet_arguments(given: Mapping[str, Any], image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def unet_arguments(
+    given: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int | None = None
+) -> dict[str, Any]:
     """Arguments of ``UNet2DModel`` with size and channels taken from the data where they are not given.
 
     Raises:
         ConfigError: where they contradict the data, or the side cannot be halved as often as the network does.
     """
+    if (embeds := given.get("num_class_embeds")) is not None and num_classes is not None:
+        accepted = f"null, or {num_classes + 1}: the data's classes and one that stands for any"
+        require(embeds == num_classes + 1, "denoiser.num_class_embeds", embeds, accepted)
     channels, height, width = image_shape
     size = height if height == width else [height, width]
     of_data = {"sample_size": size, "in_channels": channels, "out_channels": channels}

@@ -55,7 +55,7 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     arguments = {**(network_arguments(start) if start else {}), **config.denoiser}
     seed_everything(config.seed, verbose=False)
     module = DiffusionTrainer(
-        unet_arguments(arguments, data.image_shape),
+        unet_arguments(arguments, data.image_shape, data.num_classes),
         config.optimizer,
         objective=objective,
         start=start,

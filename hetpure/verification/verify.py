@@ -281,4 +281,4 @@ def _clean(opened: "Reopened", index: int) -> np.ndarray:
 
 def _is_random(part: Part, row: "Row") -> bool:
     """Whether a part has fresh draws to be judged with: not an honesty variant, whose comparisons are paired."""
-    return part.variant is None and row.model.purifier.stochastic
+    return part.variant is None and row.model.stochastic

@@ -136,7 +136,7 @@ def test_configs_can_be_searched(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_help_says_without_importing_is_true() -> None:
-    assert set(convert.FORMATS) == FORMATS.keys() - {"diffusers"}
+    assert set(convert.FORMATS) == FORMATS.keys() - {"diffusers", "diffusers_null_class"}
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from hetpure.training.run import train_classifier
 from tests.toys import ToyDenoiser
 
 OWN = (
-    *("demo.yaml", "digits.yaml", "digits_certified.yaml"),
-    *("cifar10_lab.yaml", "cifar10_lab_trained.yaml", "imagenet_lab.yaml"),
+    *("demo.yaml", "digits.yaml", "digits_certified.yaml", "digits_rdc.yaml"),
+    *("cifar10_lab.yaml", "cifar10_lab_trained.yaml", "cifar10_lab_one_step.yaml", "imagenet_lab.yaml"),
 )
 """Comparisons of this project's own; every other evaluation is a row of one of the paper's tables."""
 

@@ -39,7 +39,7 @@ LOADERS: dict[str, Callable[[str], Any]] = {
     "convert": lambda path: convert(path, Path(path).parent / "converted", "ddpm"),
     **{format: functools.partial(build_denoiser, format=format) for format in FORMATS},
 }
-SAVED = [name for name in LOADERS if name not in ("diffusers", "score_sde_matched")]
+SAVED = [name for name in LOADERS if name not in ("diffusers", "diffusers_null_class", "score_sde_matched")]
 """The loaders of files, each reader once."""
 
 SECONDS, MEGABYTES = 5.0, 500

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -26,10 +26,12 @@ class Objective(KeepsArguments, ABC):
 
     Attributes:
         generates: whether new images can be sampled by DDIM from pure noise.
+        takes_classes: whether the network may have classes.
         labels: how many labels are trained, from 0.
     """
 
     generates: ClassVar[bool] = False
+    takes_classes: ClassVar[bool] = False
     labels: int
 
     @abstractmethod
@@ -64,9 +66,16 @@ class Objective(KeepsArguments, ABC):
         """Writes the network as a diffusers folder whose scheduler's config says what it predicts."""
 
 
-def predict(network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
-    """What a UNet predicts of x (B, C, H, W) at labels t (B,), in float32."""
-    return network(x.contiguous(memory_format=torch.channels_last), t, return_dict=False)[0].float()
+def predict(network: nn.Module, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    """What a UNet predicts of x (B, C, H, W) at labels t (B,), in float32; one with classes is told them, (B,)."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    return network(x, t, class_labels=classes, return_dict=False)[0].float()
+
+
+def null_class(network: Any) -> int | None:
+    """Of a UNet with classes, the last, which stands for any; None for others."""
+    embeds = network.config.num_class_embeds
+    return None if embeds is None else embeds - 1
 
 
 def scaled(image: Tensor) -> Tensor:

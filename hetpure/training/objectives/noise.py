@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from hetpure.models.denoisers import LINEAR_VP, DiffusersDenoiser
-from hetpure.models.diffusers_folder import save_diffusers
+from hetpure.models.diffusers_folder import NullClassDenoiser, save_diffusers
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier, to_signed, to_unit
 from hetpure.purification.uniform import UniformPurifier
 from hetpure.schedule import CLEAN, Schedule
 from hetpure.training.config import TimestepsConfig
-from hetpure.training.objectives.base import Batch, Objective, predict, scaled
+from hetpure.training.objectives.base import Batch, Objective, null_class, predict, scaled
+
+NULL_SHARE = 0.1
+"""Of the images whose class a class-conditional network is not told (Ho & Salimans 2022)."""
 
 
 class NoisePredictor(Objective):
@@ -29,10 +32,11 @@ class NoisePredictor(Objective):
 
     def __init__(self, schedule: Schedule = LINEAR_VP) -> None:
         self.schedule, self.labels = schedule, schedule.T
-        self._alpha_bars = torch.tensor([schedule.alpha_bar(t) for t in range(schedule.T)])
+        # Index T is that of CLEAN, -1.
+        self._alpha_bars = torch.tensor([schedule.alpha_bar(t) for t in (*range(schedule.T), CLEAN)])
 
     def purifier(self, unet: UNet2DModel, t: int, steps: int) -> Purifier:
-        denoiser = DiffusersDenoiser(unet, self.schedule)
+        denoiser = (DiffusersDenoiser if null_class(unet) is None else NullClassDenoiser)(unet, self.schedule)
         return UniformPurifier(denoiser, t / self.schedule.T, steps, end="clean")
 
     def one_step(self, purifier: Purifier, image: Tensor, t: int, draws: Draws) -> Tensor:
@@ -44,7 +48,7 @@ class NoisePredictor(Objective):
         save_diffusers(unet, self.schedule, folder)
 
     def alpha_bars(self, t: Tensor) -> Tensor:
-        """The abar of timesteps t (B,), as (B, 1, 1, 1)."""
+        """The abar of timesteps t (B,), which may be ``CLEAN``, as (B, 1, 1, 1)."""
         return self._alpha_bars.to(t.device)[t].view(-1, 1, 1, 1)
 
     def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -56,10 +60,14 @@ class NoisePredictor(Objective):
 class NoiseObjective(NoisePredictor):
     """The mean squared error between the noise in x(t) and its prediction.
 
+    A network with classes is told those of the images, and for ``NULL_SHARE`` of them the null class.
+
     Args:
         schedule: of the noise.
         timesteps: which are trained more than others.
     """
+
+    takes_classes: ClassVar[bool] = True
 
     def __init__(self, schedule: Schedule = LINEAR_VP, timesteps: TimestepsConfig | None = None) -> None:
         super().__init__(schedule)
@@ -68,12 +76,17 @@ class NoiseObjective(NoisePredictor):
     def loss(self, network: nn.Module, average: nn.Module, batch: Batch) -> Tensor:
         x0 = scaled(batch["image"])
         t, noise = self.draw_timesteps(len(x0), x0.device), torch.randn_like(x0)
-        return mse_loss(predict(network, self.diffuse(x0, t, noise), t), noise)
+        classes, null = None, null_class(network)
+        if null is not None:
+            classes = torch.where(torch.rand(len(x0), device=x0.device) < NULL_SHARE, null, batch["label"])
+        return mse_loss(predict(network, self.diffuse(x0, t, noise), t, classes), noise)
 
     def errors(self, network: nn.Module, batch: Batch, t: Tensor, draws: Draws, step: int) -> Tensor:
         x0 = scaled(batch["image"])
         noise = draws.normal_like(x0, "noise", step)
-        return mse_loss(predict(network, self.diffuse(x0, t, noise), t), noise, reduction="none").flatten(1).mean(1)
+        classes = None if null_class(network) is None else batch["label"]
+        predicted = predict(network, self.diffuse(x0, t, noise), t, classes)
+        return mse_loss(predicted, noise, reduction="none").flatten(1).mean(1)
 
     def draw_timesteps(self, count: int, device: torch.device | None = None) -> Tensor:
         """Timesteps (count,) from torch's generator; see ``TimestepsConfig``."""

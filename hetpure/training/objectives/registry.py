@@ -19,6 +19,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "bridge": "hetpure.training.objectives.bridge:BridgeObjective",
         "flow": "hetpure.training.objectives.flow:GaussianFlow",
         "flow_pgd": "hetpure.training.objectives.flow:PGDFlow",
+        "consistency": "hetpure.training.objectives.consistency:ConsistencyObjective",
     },
     base="hetpure.training.objectives.base:Objective",
     group="hetpure.objectives",
