@@ -184,7 +184,7 @@ def complete_gradient(settings: Any, process: Mapping[str, Any]) -> dict[str, An
 
 def _check_has_skip(settings: Mapping[str, Any], name: str) -> None:
     """Says why an attack of this project has no key ``skip_broken``."""
-    if "skip_broken" in settings and name in ATTACKS and name != "pgd":
+    if "skip_broken" in settings and name in ATTACKS.targets and name != "pgd":
         why = "leaves broken images out by itself" if name in LEAVE_BROKEN else "cannot leave single images out"
         raise ConfigError("attack.skip_broken", f"{name} has no such key: it {why}", accepted="in pgd alone")
 

@@ -49,6 +49,7 @@ PURIFIER_CASES: dict[str, dict[str, Any]] = {
     "ebm": {"network": network_settings("ToyEnergy"), "langevin_steps": 3},
     "atop": {"network": network_settings("ToyInpainter"), "block": 2},
     "pixeldefend": {"network": network_settings("ToyPixelCNN"), "shape": [1, 8, 8]},
+    "flowpure": {"network": network_settings("ToyVelocity"), "network_calls": 3},
 }
 """Others are tried with their defaults."""
 
