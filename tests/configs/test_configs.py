@@ -26,6 +26,7 @@ from tests.toys import ToyDenoiser
 OWN = (
     *("demo.yaml", "digits.yaml", "digits_certified.yaml", "digits_rdc.yaml"),
     *("cifar10_lab.yaml", "cifar10_lab_trained.yaml", "cifar10_lab_one_step.yaml", "imagenet_lab.yaml"),
+    *("cifar10_recommended.yaml", "imagenet_recommended.yaml"),
 )
 """Comparisons of this project's own; every other evaluation is a row of one of the paper's tables."""
 
