@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hetpure.purification.heterogeneous import HeterogeneousPurifier
     from hetpure.purification.uniform import UniformPurifier
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "PGD", "AutoAttack", "Classifier", "ConfigError", "Denoiser", "Evaluation", "FreshDraws",
