@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from hetpure.arguments import KeepsArguments
 from hetpure.attacks.base import Attack
 from hetpure.attacks.registry import ATTACKS
 from hetpure.config import DataConfig
@@ -152,13 +153,16 @@ def evaluate(
 def _sections(model: PurifiedClassifier) -> dict[str, Any]:
     """A row's config for a defense: settings as they are, networks by their content."""
     purifier, classifier, denoiser = model.purifier, model.classifier, _denoiser(model.purifier)
+    own = classifier.arguments if isinstance(classifier, KeepsArguments) else {}
+    arguments = {"crop_pct": classifier.crop_pct, "interpolation": classifier.interpolation}
+    arguments |= {key: value for key, value in own.items() if is_setting(value)}
     sections: dict[str, Any] = {
         "classifier": {
             "name": type(classifier.network).__name__,
             "mean": classifier.mean.flatten().tolist(),
             "std": classifier.std.flatten().tolist(),
             "image_size": classifier.image_size,
-            "arguments": {"crop_pct": classifier.crop_pct, "interpolation": classifier.interpolation},
+            "arguments": arguments,
             "source": _source(classifier),
         },
         "purifier": {"name": PURIFIERS.name_of(purifier)},

@@ -153,11 +153,11 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
         for key, default in defaults.items():
             accepted = f"no attack.{key} with {name}: images are tried out on the defense itself"
             require(completed[key] == default, f"attack.{key}", completed[key], accepted)
-    if completed.get("skip_broken") and cls is ATTACKS["pgd"]:
+    attack = build_attack(completed)
+    if attack is not None and attack.skip_broken:
         sees = completed["gradient"]["name"] != "blind" and completed["process"].get("name") != "none"
         accepted = "false for an attack on the bare classifier: what is broken there may not be in the defense"
         require(sees, "attack.skip_broken", True, accepted)
-    attack = build_attack(completed)
     _check_checkpoints(completed["checkpoints"], attack)
     if completed["gradient"]["name"] == "deviation" and attack is not None and not attack.sees_loss_alone:
         raise ConfigError("attack.gradient.name", f"and attack {name} sees more than the loss", found="deviation")

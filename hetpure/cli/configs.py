@@ -13,7 +13,7 @@ GROUPS = {
     "tables/lab*": "Tables at a size that two cores finish",
     "tables/*": "The paper's tables, whole",
     "adversarially_trained/*": "Adversarially trained classifiers, a row of the paper's tables each",
-    "*_denoiser.yaml svhn.yaml": "Training a denoiser (train-diffusion)",
+    "*_denoiser.yaml *_adbm.yaml *_flowpure.yaml *_consistency.yaml svhn.yaml": "Training a denoiser (train-diffusion)",
     "*_classifier.yaml *_wrn28_10.yaml": "Training a classifier (train-classifier)",
     "*_pgd.yaml *_bpda.yaml *_autoattack.yaml": "Single rows of the paper's tables",
     "*": "Comparisons on data and networks that are included or small",

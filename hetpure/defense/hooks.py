@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetpure.models.classifiers import Classifier
+from hetpure.models.classifiers import Classifier, is_compiled
 from hetpure.models.denoisers import innermost
 from hetpure.purification.network import NetworkPurifier
 
@@ -14,10 +14,15 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], None]
 
 
 def networks(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Every denoiser (without what wraps it), classifier and purifier's own network inside some modules, once."""
+    """Every denoiser (without what wraps it), classifier and purifier's own network inside some modules, once.
+
+    Of a diffusion classifier also its network, which it calls many times, unless that is compiled.
+    """
     parts = [part for module in modules for part in module.modules()]
     found: list[nn.Module] = [part for part in parts if isinstance(part, Classifier)]
     found += [part.network for part in parts if isinstance(part, NetworkPurifier)]
+    own = [part.network for part in parts if isinstance(part, Classifier) and part.network_calls]
+    found += [network for network in own if not is_compiled(network)]
     found += [denoiser for module in modules for denoiser in innermost(module)]
     return list(dict.fromkeys(found))
 

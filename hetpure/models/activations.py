@@ -18,6 +18,7 @@ DEFAULT_STAGES = 4
 
 def default_blocks(classifier: Classifier) -> list[Block]:
     """The blocks that are used where none are named: ConfigError for a network without timm's feature interface."""
+    _refuse_denoiser(classifier)
     stages = len(_feature_info(classifier.network))
     if not stages:
         problem = f"must be named for {type(classifier.network).__name__}, which has no timm feature interface"
@@ -27,6 +28,7 @@ def default_blocks(classifier: Classifier) -> list[Block]:
 
 def check_blocks(classifier: Classifier, blocks: Sequence[Block]) -> None:
     """Raises ConfigError for a block that the classifier does not have, or a mixture of indices and names."""
+    _refuse_denoiser(classifier)
     kinds = {type(block) for block in blocks}
     require(len(kinds) == 1, "blocks", list(blocks), "at least one block, either stage indices or module names")
     stages = len(_feature_info(classifier.network))
@@ -65,6 +67,11 @@ def block_activations(classifier: Classifier, x: Tensor, blocks: Sequence[Block]
         raise ConfigError("blocks", f"{', '.join(unused)} took no part in the network's forward pass")
     declared = str(getattr(network, "output_fmt", "NCHW"))
     return [_as_map(outputs[name], name, aspect, declared).to(z.dtype) for name in names]
+
+
+def _refuse_denoiser(classifier: Classifier) -> None:
+    if classifier.network_calls:
+        raise ConfigError("blocks", "a diffusion classifier has none: its network never sees the image without noise")
 
 
 def _outputs(classifier: Classifier, z: Tensor, names: Sequence[str]) -> dict[str, Any]:

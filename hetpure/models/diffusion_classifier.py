@@ -9,6 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
+from hetpure.arguments import KeepsArguments
 from hetpure.config.schema import signature_schema, structure, to_dict
 from hetpure.errors import ConfigError, require
 from hetpure.models.checkpoints import existing_path, reading
@@ -21,7 +22,7 @@ _SIGMA_DATA, _LOG_SIGMA_MEAN = 0.5, -1.2
 """EDM's, for images on [-1, 1] (Karras et al. 2022)."""
 
 
-class DiffusionClassifier(Classifier):
+class DiffusionClassifier(KeepsArguments, Classifier):
     """A class-conditional denoiser as a classifier: logit y is minus EDM's weighted loss of x under class y.
 
     With sigma^2 = (1 - abar) / abar, the loss is the integral over sigma in (0, ``sigma_max``) of p(sigma)

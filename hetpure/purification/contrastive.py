@@ -56,6 +56,8 @@ class ContrastivePurifier(SamplingPurifier):
         require(0.0 < temperature < math.inf, "temperature", temperature, "above 0, finite")
         require(0.0 <= tau_plus < 1.0, "tau_plus", tau_plus, "0 or more and below 1")
         require(0.0 <= beta < math.inf, "beta", beta, "0 or more, finite")
+        needed = "a purifier that does not differentiate the classifier twice, which a diffusion classifier cannot be"
+        require(not classifier.network_calls, "name", "contrastive", needed)
         self.classifier, self.scale, self.negatives, self.patches = classifier, scale, negatives, patches
         self.temperature, self.tau_plus, self.beta = temperature, tau_plus, beta
 

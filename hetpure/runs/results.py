@@ -34,7 +34,7 @@ class Conditions:
     gradients: str = "-"  # "exact", or what the surrogate attack process changes
     eot: int = 1  # draws per gradient; 1 for a purifier without randomness
     ensemble: int = 1  # purifications per prediction, likewise
-    network_calls: int | None = None  # of the denoiser in one purification; None where an older run does not say
+    network_calls: int | None = None  # of denoisers for the logits of one draw; None where an older run does not say
     gradient_calls: int | None = None  # of the denoiser in one gradient, forward; likewise
     norm: str | None = None  # of the attack's threat model; None where it declares none or an older run does not say
 

@@ -147,7 +147,7 @@ class FinishedRun:
         """
         require(count is None or count >= 1, "images", count, "1 or more")
         rows = self.build(names)
-        stored = [[r for r in row.store.read() if r.failure is None and r.protocol == "one-shot"] for row in rows]
+        stored = [[r for r in row.store.outcomes() if r.failure is None and r.protocol == "one-shot"] for row in rows]
         records = [{record.index: record for record in of_row} for of_row in stored]
         index = [i for i in self.data.indices if all(i in finished for finished in records)][:count]
         if not index:

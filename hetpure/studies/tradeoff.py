@@ -33,7 +33,7 @@ class Tradeoff(RunFigure):
 
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         methods = {method.name: method for method in run.saved.methods}
-        points = []
+        points, norms = [], dict[str, str]()
         for name in run.select(rows):
             settings = flatten(run.rows[name])
             for key in self.lines:
@@ -45,9 +45,16 @@ class Tradeoff(RunFigure):
             if result.standard.count and result.robust.count:
                 values = [str(settings[key]) for key in self.lines]
                 shown = {key: plain_row(result)[key] for key in ("standard", "robust")}
+                if (norm := result.conditions.norm) is not None:
+                    norms.setdefault(norm, name)
                 points.append({"row": name, "line": ", ".join(values), **shown, "attack": result.conditions.attack})
         if not points:
             raise ConfigError(str(run.saved.path), "has no row with both accuracies")
+        found = ", ".join(f"{norm} ({name})" for norm, name in norms.items())
+        if len(norms) > 1:
+            raise ConfigError(
+                "--row", f"the rows are attacked in {found}", accepted="rows of one norm, named one by one"
+            )
         best = frontier([_place(point) for point in points])
         for number, point in enumerate(points):
             point["frontier"] = number in best

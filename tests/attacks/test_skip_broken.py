@@ -157,7 +157,7 @@ def test_records_say_who_left_and_what_was_tried(tmp_path: Path, capsys: pytest.
     assert jobs.evaluate(skip, rows, *settings, "attack.skip_broken=true") == 0
     out = capsys.readouterr().out
     assert jobs.evaluate(plain, rows, *settings) == 0
-    records, others = ({r.index: r for r in read_run(folder).methods[0].records} for folder in (skip, plain))
+    records, others = ({r.index: r for r in read_run(folder).methods[0].store.read()} for folder in (skip, plain))
     left = [r for r in records.values() if r.left_after is not None]
     assert 0 < len(left) < 6, "nothing to see"
     assert f"uniform: {len(left)} of 6 images left the attack early, surely broken" in " ".join(out.split())
@@ -167,6 +167,7 @@ def test_records_say_who_left_and_what_was_tried(tmp_path: Path, capsys: pytest.
         assert other.left_after is None and other.trials == 0
         assert other.attack_loss[: len(r.attack_loss)] == r.attack_loss
         if r.left_after is None:
+            assert r.adversarial_scores
             assert (r.adversarial_scores, r.checkpoints) == (other.adversarial_scores, other.checkpoints)
         else:
             assert r.trials >= 6
@@ -175,9 +176,14 @@ def test_records_say_who_left_and_what_was_tried(tmp_path: Path, capsys: pytest.
     assert "left_after" not in lines and "trials" not in lines, "without it records are as they were"
 
 
+class OwnPGD(PGD):
+    """An attack of a user's, with PGD's keys."""
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
+        ({"name": f"{__name__}:OwnPGD", "gradient": "blind"}, "bare classifier"),
         ({"name": "pgd", "restarts": 2}, "attack.skip_broken is True; accepted: false with restarts"),
         ({"name": "pgd", "gradient": "blind"}, "bare classifier"),
         ({"name": "pgd", "process": {"name": "none"}}, "bare classifier"),
@@ -187,6 +193,6 @@ def test_records_say_who_left_and_what_was_tried(tmp_path: Path, capsys: pytest.
     ],
 )
 def test_where_it_does_not_apply_it_is_refused(settings: dict, problem: str) -> None:
-    for complete in (complete_attack, check_attack_keys) if settings["name"] != "pgd" else (complete_attack,):
+    for complete in (complete_attack, check_attack_keys) if "no such key" in problem else (complete_attack,):
         with pytest.raises(ValueError, match=problem):
             complete({**settings, "skip_broken": True})

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import hetpure
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.config import read_config
 from hetpure.data import ImageDataModule
 from hetpure.data.items import item
 from hetpure.defense.classifier import PurifiedClassifier
+from hetpure.defense.hooks import after_calls, networks
 from hetpure.errors import ConfigError
 from hetpure.evaluation.build import build_rows
 from hetpure.evaluation.config import complete
@@ -23,11 +25,14 @@ from hetpure.models.diffusers_folder import save_diffusers
 from hetpure.models.diffusion_classifier import DiffusionClassifier
 from hetpure.noise import attack_draws, defense_draws
 from hetpure.planning.counting import count_pieces
+from hetpure.purification.contrastive import ContrastivePurifier
+from hetpure.purification.heterogeneous import HeterogeneousPurifier
 from hetpure.purification.likelihood import LikelihoodPurifier
 from hetpure.purification.none import NoPurifier
+from hetpure.runs.read import read_run
 from hetpure.schedule import Schedule
 from hetpure.training.objectives.noise import NoiseObjective
-from tests.toys import abar, images, rows, tiny_classifier, tiny_unet
+from tests.toys import ToyDenoiser, abar, images, rows, tiny_classifier, tiny_unet
 
 CLASSES = 3
 
@@ -111,6 +116,38 @@ def test_a_defense_without_a_purifier_is_stochastic() -> None:
     label, sample = torch.zeros(2, dtype=torch.long), torch.arange(2)
     first, again, other = (gradient(x, label, sample, iteration).value for iteration in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_purifiers_that_look_into_the_classifier_refuse_it() -> None:
+    """Its gradient would be differentiated without an error, and be wrong; its network takes more than an image."""
+    with pytest.raises(
+        ConfigError, match=r"name is 'contrastive'; accepted: .* which a diffusion classifier cannot be"
+    ):
+        ContrastivePurifier(ToyDenoiser(), toy())
+    for blocks in (None, ["mid_block"]):
+        with pytest.raises(ConfigError, match="blocks: a diffusion classifier has none"):
+            HeterogeneousPurifier(ToyDenoiser(), toy(), blocks=blocks)
+
+
+def test_an_evaluation_in_python_keeps_its_settings_apart(tmp_path: Path) -> None:
+    """The same weights with other levels are another classifier."""
+    defenses = {
+        f"levels={levels}": PurifiedClassifier(toy(levels=levels), NoPurifier(), CLASSES, 1, chunk_size=2)
+        for levels in (1, 2)
+    }
+    hetpure.evaluate(defenses, None, (images(2), torch.tensor([0, 1])), tmp_path / "run", pictures=0)
+    few, more = ([r.clean_scores for r in m.store.read()] for m in read_run(tmp_path / "run").methods)
+    assert few != more
+    defenses["levels=2"] = PurifiedClassifier(toy(levels=3), NoPurifier(), CLASSES, 1, chunk_size=2)
+    with pytest.raises(ConfigError, match=r"classifier\.arguments\.levels was 2, is 3"):
+        hetpure.evaluate(defenses, None, (images(2), torch.tensor([0, 1])), tmp_path / "run", pictures=0)
+
+
+def test_each_call_of_its_network_is_a_sign_of_life() -> None:
+    defense, calls = PurifiedClassifier(toy(levels=2), NoPurifier(), CLASSES, 1, chunk_size=2), []
+    with after_calls(networks([defense]), lambda module, *_: calls.append(module)):
+        defense(images(1))
+    assert len(calls) == 2 * CLASSES + 1
 
 
 def test_rdc_from_one_folder(folder: str) -> None:

@@ -1,5 +1,6 @@
 """The figures' numbers, from a small run on the embedded digits; and the seam and distance measures by hand."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -329,6 +330,26 @@ def test_tradeoff_has_a_point_for_each_row_with_both_accuracies(run: FinishedRun
         Tradeoff(protocol="best of 9").measure(run, [])
     with pytest.raises(ConfigError, match="has no row with both accuracies"):
         Tradeoff().measure(run, ["clean"])
+
+
+def test_tradeoff_compares_one_norm(run: FinishedRun) -> None:
+    other = copy.copy(run)
+    of_l2 = [
+        dataclasses.replace(
+            method,
+            rows=[
+                dataclasses.replace(row, conditions=dataclasses.replace(row.conditions, norm="L2"))
+                for row in method.rows
+            ],
+        )
+        if method.name == "uniform"
+        else method
+        for method in run.saved.methods
+    ]
+    other.saved = dataclasses.replace(run.saved, methods=of_l2)
+    with pytest.raises(ConfigError, match=r"--row: the rows are attacked in Linf \(\w+\), L2 \(uniform\)"):
+        Tradeoff().measure(other, [])
+    assert len(Tradeoff().measure(other, ["uniform"]).numbers["points"]) == 1
 
 
 def test_the_command_draws_and_draws_again_without_computing(

@@ -33,7 +33,7 @@ ROUNDED = 3e-5
 
 
 class ToyNetwork(nn.Module):
-    """F(x; t) = w (1 + t / 1000) tanh(x), in the form of a UNet; weighs its dropout's mode too."""
+    """F(x; t) = w (1 + t / 1000) tanh(x), in the form of a UNet."""
 
     def __init__(self) -> None:
         super().__init__()
