@@ -36,6 +36,8 @@ def import_quickly(name: str) -> ModuleType:
 
     Torch, Lightning and diffusers make a million objects that stay, and Python looks through them again and again.
     """
+    if name in sys.modules:
+        return import_module(name)
     was_enabled = gc.isenabled()
     gc.disable()
     try:

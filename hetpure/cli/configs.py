@@ -16,6 +16,7 @@ GROUPS = {
     "*_denoiser.yaml *_adbm.yaml *_flowpure.yaml *_consistency.yaml svhn.yaml": "Training a denoiser (train-diffusion)",
     "*_classifier.yaml *_wrn28_10.yaml": "Training a classifier (train-classifier)",
     "*_pgd.yaml *_bpda.yaml *_autoattack.yaml": "Single rows of the paper's tables",
+    "*_recommended.yaml": "The paper's defenses under the recommended protocol",
     "*": "Comparisons on data and networks that are included or small",
 }
 """Group of a config by the first patterns that its name matches one of."""

@@ -118,7 +118,7 @@ def calls_per_image(row: Row, records: Sequence[Record]) -> dict[str, float]:
     """Denoiser calls an image: the part of the cost that no machine changes; nothing where no sample has a result.
 
     ``defense_calls`` are those of all predictions; ``attack_calls`` those of the gradients that were taken and of the
-    images that the attacker tried out.
+    images that were tried out to judge them (``GradientSource.evaluate``), not those of attacks without gradients.
     """
     finished = [record for record in records if record.failure is None]
     if not finished:

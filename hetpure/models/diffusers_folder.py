@@ -159,7 +159,9 @@ def _load(path: str, has_classes: bool) -> tuple[UNet2DModel, list[Conditioning]
     config = _read_json(folder / part / "config.json")
     check_unet_config(config)
     if ((classes := config.get("num_class_embeds")) is not None) is not has_classes:
-        accepted = "the number of classes" if has_classes else "null, or denoiser.format diffusers_null_class"
+        accepted = (
+            "the number of classes" if has_classes else "null, or in evaluations denoiser.format diffusers_null_class"
+        )
         raise CheckpointError(f"config.json: num_class_embeds is {classes}; accepted: {accepted}")
     conditioning = _conditioning(folder)
     _check_labels(config, range(LINEAR_VP.T) if conditioning is None else (c.label for c in conditioning))

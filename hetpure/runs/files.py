@@ -13,7 +13,7 @@ import yaml
 from hetpure.config.renamed import upgrade_config
 from hetpure.errors import ConfigError, require
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of the folders that this program writes. A folder without ``run.json`` has version 1."""
 
 RUN, CONFIG, CONTENT, RESULTS = "run.json", "config.yaml", "content.yaml", "results.json"

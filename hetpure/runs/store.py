@@ -171,7 +171,7 @@ class RecordStore:
         return [line.record for line in lines if line.record is not None]
 
     def whole(self, outcomes: Iterable[Record]) -> Iterator[Record]:
-        """Records with their scores, which are read from the files again, one by one.
+        """Records with their scores, which are read from the files again, one by one; without those that are gone.
 
         Raises:
             OSError: if a file cannot be read.
@@ -180,7 +180,9 @@ class RecordStore:
         with contextlib.ExitStack() as opened:
             handles: dict[Path, BinaryIO] = {}
             for outcome in outcomes:
-                line = found[outcome.index][outcome.protocol]
+                line = found.get(outcome.index, {}).get(outcome.protocol)
+                if line is None:  # another process has mended the files since
+                    continue
                 if line.file not in handles:
                     handles[line.file] = opened.enter_context(line.file.open("rb"))
                 handles[line.file].seek(line.start)

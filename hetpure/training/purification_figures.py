@@ -51,7 +51,8 @@ class PurificationFigures(Callback):
         for t in levels:
             on_grid = 0 < t < T and t % (T // steps) == 0
             require(on_grid, "levels", t, f"the grid's timesteps below {T}: multiples of {T // steps}", "steps")
-            require(t <= module.objective.labels, "levels", t, f"up to {module.objective.labels}, what is trained")
+            most = min(module.objective.labels, T) - 1
+            require(t <= most, "levels", t, f"up to {most}, what is trained")
         self.objective, unet = module.objective, cast(Any, module.ema.module)
         self.purifiers = {t: module.objective.purifier(unet, t, steps) for t in levels}
         self.images, self.classifier, self.seed = images, classifier, seed

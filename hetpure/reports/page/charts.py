@@ -78,7 +78,7 @@ def loss_charts(methods: Sequence[Method]) -> list[Chart]:
     for name, columns in _columns(methods, "attack_loss"):
         low, high = ([float(np.quantile(column, q)) for column in columns] for q in (0.1, 0.9))
         lines.append(_line(name, [float(np.mean(column)) for column in columns], low, high))
-    text = "mean over images; the band holds the middle 80 % of them"
+    text = "mean over the images still attacked; the band holds the middle 80 % of them"
     return _charts("Attacker's loss", text, "iteration", "attacker's loss", lines)
 
 
@@ -86,7 +86,7 @@ def correct_charts(methods: Sequence[Method]) -> list[Chart]:
     """The share of the attacker's own draws that were still right, by iteration: mean over images, in percent."""
     curves = _columns(methods, "attack_correct")
     lines = [_line(name, [100.0 * float(np.mean(column)) for column in columns]) for name, columns in curves]
-    text = "mean share of the attacker's own draws still right; the defender's draws decide the robust accuracy"
+    text = "mean share of the attacker's own draws still right, of the images still attacked; the defender's decide"
     return _charts("Right under attack", text, "iteration", "attacker's draws still right, %", lines, 100.0)
 
 

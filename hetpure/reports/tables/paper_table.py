@@ -150,7 +150,7 @@ def text_table(table: PaperTable) -> TextTable:
             if name in table.printed:
                 cells.append(str(cell.printed) if cell.printed else NOT_PUBLISHED if line.printed else "")
             if cell.calls is not None:
-                cells.append(f"{cell.calls:,}")
+                cells.append(f"{cell.calls:,}{raised([_measured_before([r]) for r in cell.reasons])}")
             elif cell.measured is None:
                 cells.append(NOT_MEASURED + raised(cell.reasons))
             else:
