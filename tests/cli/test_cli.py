@@ -131,7 +131,8 @@ def test_configs_lists_every_config_in_a_group_with_a_line(light: dict) -> None:
 def test_configs_can_be_searched(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "tables/lab"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")] == [
-        "tables/lab.yaml", "tables/lab_autoattack.yaml", "tables/lab_baselines.yaml", "tables/lab_tuning.yaml"
+        "tables/lab.yaml", "tables/lab_autoattack.yaml", "tables/lab_baselines.yaml", "tables/lab_pgd.yaml",
+        "tables/lab_tuning.yaml",
     ]  # fmt: skip
 
 
