@@ -4,8 +4,9 @@ python evaluate.py --config benchmarks/mask_controls.yaml
 python benchmarks/mask_controls.py runs/mask_controls
 
 The classes are purifiers (``purifier.name=benchmarks/mask_controls.py:ShuffledMask``). Each masks as many pixels as the
-real mask, in places that have nothing to do with the image. The command prints, for the rows of a finished run, the
-differences between real and moved masks, paired by image, and the distance to uniform noise of equal standard accuracy.
+real mask, in places that have nothing to do with the image. The command prints, for the rows of a run, how far they are
+above uniform noise of equal standard accuracy (of any run with rows named ``uniform ..``, such as lab_tuning.yaml's), and
+the differences between real and moved masks, paired by image.
 """
 
 import argparse
@@ -62,11 +63,12 @@ def _known_to_all(draws: Draws) -> Draws:
 
 
 def outcomes(folder: Path) -> dict[str, np.ndarray]:
-    """Of each row, (2, n): standard and robust outcomes, 1 for right, of the images that are finished in all rows."""
+    """Of each finished row, (2, n): standard and robust outcomes, 1 for right, of the images that all of them have."""
     rows = {
         method.name: {r.index: (r.right("clean"), r.right("adversarial")) for r in method.records if r.failure is None}
         for method in read_run(folder).methods
     }
+    rows = {name: row for name, row in rows.items() if len(row) == max(map(len, rows.values()))}
     shared = sorted(set.intersection(*(set(row) for row in rows.values())))
     return {name: np.array([row[index] for index in shared], dtype=float).T for name, row in rows.items()}
 
@@ -89,25 +91,36 @@ def report(folder: Path) -> list[str]:
         low, high = np.percentile([statistic(one) for one in resamples], (2.5, 97.5))
         return f"{100 * statistic(np.arange(n)):+5.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
+    def above(chosen: Sequence[np.ndarray]) -> str:
+        def mean(i: np.ndarray) -> float:
+            return float(np.mean([above_uniform(row[:, i], [level[:, i] for level in uniform]) for row in chosen]))
+
+        return interval(mean)
+
     lines = [f"n = {n} images; intervals: 95 %, {RESAMPLES} resamples of the images", ""]
     lines += [
-        "| mask | standard | robust | above uniform noise of equal standard accuracy |",
+        "| row | standard | robust | above uniform noise of equal standard accuracy |",
         "| --- | ---: | ---: | ---: |",
     ]
+    families: dict[str, list[np.ndarray]] = {}
     for name, row in rows.items():
+        families.setdefault(name.split()[0], []).append(row)
         standard, robust = 100 * row.mean(axis=1)
-        above = (
-            ""
-            if name.startswith("uniform")
-            else interval(lambda i, row=row: above_uniform(row[:, i], [level[:, i] for level in uniform]))
-        )
-        lines.append(f"| {name} | {standard:.1f} | {robust:.1f} | {above} |")
-    lines += ["", "| real mask less | standard | robust | mean of both |", "| --- | ---: | ---: | ---: |"]
+        lines.append(f"| {name} | {standard:.1f} | {robust:.1f} | {above([row])} |")
+    lines += [f"| {family}, mean of {len(own)} | | | {above(own)} |" for family, own in families.items()]
     for kind in ("shuffled", "other"):
-        pairs = [(rows[name.replace(kind, "real", 1)], row) for name, row in rows.items() if name.startswith(kind)]
-        difference = np.mean([real - moved for real, moved in pairs], axis=0)
-        cells = [interval(lambda i, d=d: d[i].mean()) for d in (*difference, difference.mean(axis=0))]
-        lines.append(f"| {kind}, mean of {len(pairs)} settings | {' | '.join(cells)} |")
+        pairs = [
+            (rows[name.replace(kind, "real", 1)], row) for name, row in rows.items() if name.startswith(f"{kind} ")
+        ]
+        if pairs:
+            lines += [
+                "",
+                f"| real mask less {kind} | standard | robust | mean of both |",
+                "| --- | ---: | ---: | ---: |",
+            ]
+            difference = np.mean([real - moved for real, moved in pairs], axis=0)
+            cells = [interval(lambda i, d=d: float(d[i].mean())) for d in (*difference, difference.mean(axis=0))]
+            lines.append(f"| mean of {len(pairs)} settings | {' | '.join(cells)} |")
     return lines
 
 

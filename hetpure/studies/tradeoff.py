@@ -112,8 +112,10 @@ def _draw_all(axes: Axes, lines: Mapping[str, Sequence[dict[str, Any]]], points:
     best = sorted((point for point in points if point["frontier"]), key=_place)
     x, y = zip(*map(_place, best), strict=True)
     axes.plot(x, y, color=style.BLACK, lw=1.2, zorder=0)
-    for point in best:
-        axes.annotate(point["row"], _place(point), (3, 4), textcoords="offset points", fontsize=6)
+    middle = sum(axes.get_xlim()) / 2
+    for point in best:  # names lie inside, towards the middle
+        side, offset = ("right", -4) if _place(point)[0] > middle else ("left", 4)
+        axes.annotate(point["row"], _place(point), (offset, 4), textcoords="offset points", fontsize=6, ha=side)
     half = [
         float(np.median([50 * (p[side]["high"] - p[side]["low"]) for p in points])) for side in ("standard", "robust")
     ]
