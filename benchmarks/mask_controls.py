@@ -5,8 +5,8 @@ python benchmarks/mask_controls.py runs/mask_controls
 
 The classes are purifiers (``purifier.name=benchmarks/mask_controls.py:ShuffledMask``). Each masks as many pixels as the
 real mask, in places that have nothing to do with the image. The command prints, for the rows of a run, how far they are
-above uniform noise of equal standard accuracy (of any run with rows named ``uniform ..``, such as lab_tuning.yaml's), and
-the differences between real and moved masks, paired by image.
+above uniform noise of equal standard accuracy (of any run with rows named ``uniform ..``, such as lab_tuning.yaml's),
+and the differences between real and moved masks, paired by image.
 """
 
 import argparse
