@@ -71,7 +71,7 @@ def evaluate(
     *,
     gradient: str | Mapping[str, Any] | None = None,
     eot: int = 20,
-    recompute: bool | str = True,
+    recompute: bool | float | str = True,
     process: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     **settings: Any,
@@ -92,7 +92,8 @@ def evaluate(
             ``bpda``, .., or a mapping with the mode's settings.
         eot: draws of the purifier's noise in each gradient.
         recompute: whether the backward pass computes each denoising step again, so that memory does not grow with the
-            number of steps; ``auto`` decides by what fits.
+            number of steps. A number: only the steps from this fraction of the schedule on; ``auto``: as many as memory
+            demands.
         process: what the attack process changes in the defense's purifier (a surrogate), such as ``{"grid_size": 10}``.
         batch_size: images in a batch; an ``ImageDataModule`` has its own.
         **settings: every other key of an evaluation's config: ``protocols``, ``honesty``, ``precision``, ``threads``,

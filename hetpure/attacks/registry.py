@@ -103,15 +103,15 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "name": (str, "pgd"),
     "gradient": (Any, None),
     "eot": (int, 20),
-    "recompute": (bool | Literal["auto"], True),
+    "recompute": (bool | float | Literal["auto"], True),
     "process": (dict[str, Any], {}),
     "checkpoints": (list[int], []),
     "precision": (Literal["tf32", "bfloat16"] | None, None),
 }
 """Keys of every attack: how the attacker sees the defense; draws per gradient; whether the backward pass computes each
-denoising step again (``auto``: where the graph would not fit in memory); changes to the purifier for the attacker alone
-(a surrogate); numbers of iterations after which the image is judged, too; a lower precision of the attacker's networks
-alone."""
+denoising step again (a number: those from this fraction of the schedule on; ``auto``: as many as memory demands);
+changes to the purifier for the attacker alone (a surrogate); numbers of iterations after which the image is judged,
+too; a lower precision of the attacker's networks alone."""
 
 SUPPLIED = ("process", "eot", "seed")
 
@@ -147,6 +147,9 @@ def complete_attack(settings: Mapping[str, Any]) -> dict[str, Any]:
     schema = signature_schema(cls, (), **{**COMMON, "name": (str, name)})
     completed = to_dict(structure(schema, settings, "attack"))
     require(completed["eot"] >= 1, "attack.eot", completed["eot"], "1 or more")
+    again = completed["recompute"]
+    fits = not isinstance(again, float) or 0.0 < again < 1.0
+    require(fits, "attack.recompute", again, "true, false, auto, or a number between 0 and 1")
     completed["gradient"] = complete_gradient(completed["gradient"], completed["process"])
     if not cls.uses_gradients:
         defaults = {"process": {}, "gradient": {"name": "exact"}, "precision": None}

@@ -239,7 +239,8 @@ class _Builder:
         precision = self._attack_precision(attack_settings, network)
         lowered = lowered_classifier(classifier, precision)
         seen = None if denoiser is None else Guarded(lowered_denoiser(denoiser, precision))
-        seen = Recomputed(seen) if seen is not None and attack_settings["recompute"] else seen
+        if seen is not None and (again := attack_settings["recompute"]):
+            seen = Recomputed(seen, 0.0 if again is True else again)
         surrogate = build_purifier(process, lowered, seen, "attack.process", network)
         behind = model.behind(self._tried(surrogate, "attack.process"), lowered)
         with errors_within("attack.gradient"):

@@ -166,7 +166,7 @@ class RunSettings(EvaluateConfig):
         """Whether anything is still ``auto``."""
         return self.chunk_size == "auto" or bool(self.undecided)
 
-    def decide(self, chunk_size: int | None = None, recompute: Mapping[str, bool] | None = None) -> Self:
+    def decide(self, chunk_size: int | None = None, recompute: Mapping[str, bool | float] | None = None) -> Self:
         """A copy with a value in place of ``chunk_size: auto``, where one is given, and of some rows' ``recompute``."""
         rows = dict(self.rows)
         for name, choice in (recompute or {}).items():

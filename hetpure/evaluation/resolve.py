@@ -122,7 +122,7 @@ def restore_auto_settings(config: RunSettings) -> RunSettings:
     chosen = {}
     for name in config.undecided:
         attack = ((saved.get("rows", {}).get(name) or {}) if config.own else saved).get("attack") or {}
-        if isinstance(attack.get("recompute"), bool):
+        if isinstance(attack.get("recompute"), bool | float):
             chosen[name] = attack["recompute"]
     size = saved.get("chunk_size")
     return config.decide(size if config.chunk_size == "auto" and isinstance(size, int) else None, chosen)

@@ -128,15 +128,25 @@ class DenoiserWrapper(Denoiser):
 class Recomputed(DenoiserWrapper):
     """The same denoiser, which keeps no activations for the backward pass but runs each call again in it.
 
-    Memory of a gradient through many steps is then that of one step plus one image per step, on a ``Shelf``.
+    Memory of a gradient through many steps is then that of one step plus one image per step, on a ``Shelf``. Calls at
+    noise levels below ``from_t`` keep their graph. They are the last of a purification, so the backward pass has freed
+    their graphs before it computes the others again.
+
+    Args:
+        denoiser: the denoiser.
+        from_t: fraction of the schedule from which on calls are computed again.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, from_t: float = 0.0) -> None:
         super().__init__(denoiser)
-        self.shelf = Shelf()
+        self.from_t, self.shelf = from_t, Shelf()
+
+    def at(self, t: int) -> Denoiser:
+        """What computes the gradient of a call at a timestep: this, or the denoiser itself where its graph is kept."""
+        return self if t >= round(self.from_t * self.schedule.T) else self.denoiser
 
     def forward(self, x: Tensor, t: int) -> Tensor:
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if self.at(t) is not self or not (torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser(x, t)
         out = _Recompute.apply(x, t, self)
         assert isinstance(out, Tensor)

@@ -7,7 +7,8 @@ same command finds it again, on any machine and with any number of processes.
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded, Row, build_rows
 from hetpure.evaluation.config import RunSettings
 from hetpure.evaluation.resolve import OnMissing, restore_auto_settings
-from hetpure.planning.counting import count_pieces
+from hetpure.models.denoisers import Recomputed
+from hetpure.planning.counting import Piece, count_pieces
 from hetpure.planning.measure import Meter
 
 MEMORY_SHARE = {"cpu": 0.4, "cuda": 0.64}
@@ -50,10 +52,10 @@ def choose_auto_settings(
 ) -> RunSettings:
     """The settings with a value wherever they say ``auto``; what the output folder's config has chosen stays.
 
-    A graph is kept where it fits in memory with the smallest chunk that is about as fast as any. The chunk is, of the
-    powers of two that fit for every row and were timed, the one that makes the row with most network calls fastest,
-    padding included; of equals, the largest. Two are always timed, if two fit. Only the first process chooses; in the
-    others a RunError says that it made no choice in time.
+    As many of a gradient's last calls keep their graph as fit in memory with the smallest chunk that is about as fast
+    as any; the others are recomputed. The chunk is, of the powers of two that fit for every row and were timed, the one
+    that makes the row with most network calls fastest, padding included; of equals, the largest. Two are always timed,
+    if two fit. Only the first process chooses; in the others a RunError says that it made no choice in time.
     """
     config, deadline = restore_auto_settings(config), time.monotonic() + WAIT
     while config.is_open and not trainer.is_global_zero:
@@ -65,18 +67,14 @@ def choose_auto_settings(
         return config
     auto, device = config.chunk_size == "auto", trainer.strategy.root_device
     meter = Meter(data, device, SECONDS)
-
-    def built(recompute: bool) -> tuple[list[Row], dict[str, Callable[[int], float]]]:
-        """The rows in chunks of one, and the memory that each needs by the rows of a chunk."""
-        draft = config.decide(1 if auto else None, dict.fromkeys(config.undecided, recompute))
-        rows = build_rows(draft, data, on_missing, loaded)
-        for process in (process for row in rows for process in (row.model, *row.processes)):
-            process.to(device)
-        return rows, {row.name: meter.memory(count_pieces(row, data.image_shape, 1, 1).most) for row in rows}
-
-    rows, memory = built(recompute=True)
+    draft = config.decide(1 if auto else None, dict.fromkeys(config.undecided, True))
+    rows = build_rows(draft, data, on_missing, loaded)
     if not rows:
         return config
+    for process in (process for row in rows for process in (row.model, *row.processes)):
+        process.to(device)
+    pieces = {row.name: count_pieces(row, data.image_shape, 1, 1).most for row in rows}
+    memory = {name: meter.memory(of_row) for name, of_row in pieces.items()}
     beside = 1 if device.type == "cuda" else max(1, trainer.world_size // max(trainer.num_nodes, 1))
     limit = free_bytes(device) * MEMORY_SHARE.get(device.type, 0.4) / beside
 
@@ -90,15 +88,41 @@ def choose_auto_settings(
         if (seconds and not fits(size)) or (len(seconds) >= 2 and now - start + 2 * last_took > SECONDS):
             break
         last, seconds[size] = now, _seconds(meter, rows, data, size) if auto else 1.0
-    kept = built(recompute=False)[1] if config.undecided else {}
-    recompute = {name: kept[name](min(_fastest(seconds))) > limit for name in config.undecided if name in kept}
-    memory |= {name: kept[name] for name, value in recompute.items() if not value}
+    recompute, smallest = dict[str, bool | float](), min(_fastest(seconds))
+    for name in (name for name in config.undecided if name in pieces):
+        recompute[name], memory[name] = _least_recomputed(meter, pieces[name], smallest, limit)
     size = max(_fastest({size: seconds[size] for size in filter(fits, seconds)} or {min(seconds): 0.0}))
     largest = max(memory, key=lambda name: memory[name](size))
     text = f"chunks of {size} rows; the largest gradient ({largest}) needs {memory[largest](size) / 1e9:.2f} GB of the "
     text += f"{limit / 1e9:.2f} GB that it may use"
-    print(text, *(f"{name}: {'recomputed' if value else 'graph kept'}" for name, value in recompute.items()), sep="; ")
+    print(text, *(f"{name}: {_in_words(value)}" for name, value in recompute.items()), sep="; ")
     return config.decide(size if auto else None, recompute)
+
+
+def _least_recomputed(
+    meter: Meter, pieces: Collection[Piece], rows: int, limit: float
+) -> tuple[bool | float, Callable[[int], float]]:
+    """The ``attack.recompute`` that recomputes least of what fits in memory, and its memory by the rows of a chunk."""
+    modules = [module for piece in pieces for module in piece.process.purifier.modules()]
+    recomputed = [module for module in modules if isinstance(module, Recomputed)]
+
+    def memory(from_t: float) -> Callable[[int], float]:
+        for denoiser in recomputed:
+            denoiser.from_t = from_t
+        return meter.memory(pieces)
+
+    if not recomputed:
+        return False, memory(1.0)
+    choices = [t / recomputed[0].schedule.T for t in meter.timesteps(pieces)[1:]] + [1.0]
+    fit = bisect(choices, limit, key=lambda from_t: memory(from_t)(rows))
+    from_t = choices[fit - 1] if fit else 0.0
+    return {0.0: True, 1.0: False}.get(from_t, from_t), memory(from_t)
+
+
+def _in_words(recompute: bool | float) -> str:
+    if isinstance(recompute, bool):
+        return "recomputed" if recompute else "graph kept"
+    return f"recomputed from t = {recompute:g} on, graph kept below"
 
 
 def _fastest(seconds: Mapping[int, float]) -> list[int]:

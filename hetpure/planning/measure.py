@@ -8,8 +8,8 @@ import math
 import operator
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from statistics import median_low
@@ -102,6 +102,19 @@ class Meter:
         one, two = self._known[key]
         return lambda rows: one + max(two - one, 0.0) * (rows - 1)
 
+    def timesteps(self, pieces: Iterable[Piece]) -> list[int]:
+        """Those of the calls with a gradient in the largest of some pieces, in order."""
+        piece, found = min(pieces, key=lambda piece: WORK.index(piece.work)), set[int]()
+
+        def forward(_denoiser: Denoiser, _original: Callable[..., Tensor], x: Tensor, t: int) -> Tensor:
+            if torch.is_grad_enabled() and x.requires_grad:
+                found.add(t)
+            return 0.1 * x
+
+        with _instead_of_calls(piece.process.purifier, forward):
+            self._task(replace(piece, rows=1))()
+        return sorted(found)
+
     def _estimate(self, piece: Piece) -> Cost:
         """Counts at one row; the time at all rows, or at as many as are quick to measure."""
         with torch.compiler.set_stance("force_eager"):
@@ -121,7 +134,8 @@ class Meter:
         purifier, task, calls, more = piece.process.purifier, self._task(piece), Counter[Any](), None
 
         def forward(denoiser: Denoiser, original: Callable[..., Tensor], x: Tensor, t: int) -> Tensor:
-            kind = denoiser, torch.is_grad_enabled() and x.requires_grad
+            at_t = denoiser.at(t) if isinstance(denoiser, Recomputed) else denoiser
+            kind = at_t, torch.is_grad_enabled() and x.requires_grad
             calls[kind] += 1
             return original(x, t) if calls[kind] <= real + (kind == more) else 0.1 * x
 
@@ -129,10 +143,7 @@ class Meter:
             calls.clear()
             task()
 
-        parents = [module for module in purifier.modules() if not isinstance(module, Denoiser)]
-        with ExitStack() as stack:
-            for denoiser in {child for parent in parents for child in parent.children() if isinstance(child, Denoiser)}:
-                stack.enter_context(patch.object(denoiser, "forward", partial(forward, denoiser, denoiser.forward)))
+        with _instead_of_calls(purifier, forward):
             base = total = measure(run)
             for more, count in [(kind, count) for kind, count in calls.items() if count > real]:
                 key = name, _identity(*more), more[1]
@@ -195,6 +206,16 @@ class Meter:
         return task
 
 
+@contextmanager
+def _instead_of_calls(purifier: Purifier, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Calls ``forward(denoiser, original, x, t)`` in place of a purifier's calls of denoisers, ``original(x, t)``."""
+    parents = [module for module in purifier.modules() if not isinstance(module, Denoiser)]
+    with ExitStack() as stack:
+        for denoiser in {child for parent in parents for child in parent.children() if isinstance(child, Denoiser)}:
+            stack.enter_context(patch.object(denoiser, "forward", partial(forward, denoiser, denoiser.forward)))
+        yield
+
+
 def _identity_of(piece: Piece) -> Any:
     """Equal for pieces that cost the same a row."""
     return _identity(piece.process.purifier, _through_purifier(piece)), id(piece.process.classifier), piece.work
@@ -209,7 +230,9 @@ def _identity(value: Any, gradient: bool) -> Any:
     """Equal for modules that cost the same: their types and arguments, down to the networks themselves."""
     if isinstance(value, DenoiserWrapper):
         inner = _identity(value.denoiser, gradient)
-        return inner if isinstance(value, Recomputed) and not gradient else (type(value), inner)
+        if isinstance(value, Recomputed):
+            return (Recomputed, value.from_t, inner) if gradient else inner
+        return type(value), inner
     if isinstance(value, Purifier):
         return type(value), *((name, _identity(argument, gradient)) for name, argument in value.arguments.items())
     return id(value) if isinstance(value, nn.Module) else repr(value)

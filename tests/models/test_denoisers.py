@@ -5,10 +5,12 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from hetpure.defense.hooks import after_calls
 from hetpure.errors import ConfigError
 from hetpure.evaluation.content import network_content
-from hetpure.models.denoisers import DiffusersDenoiser, Recomputed, build_denoiser
+from hetpure.models.denoisers import Denoiser, DiffusersDenoiser, Recomputed, build_denoiser
 from hetpure.models.diffusers_folder import MatchedDenoiser, save_diffusers
 from hetpure.models.precision import Lowered
 from hetpure.schedule import Schedule
@@ -275,6 +277,26 @@ def test_recomputed_calls_the_network_again_in_the_backward_pass_only() -> None:
     assert toy.asked == [5, 6]
     out.sum().backward()
     assert toy.asked == [5, 6, 6]
+
+
+def test_the_last_calls_may_keep_their_graph(denoiser: DiffusersDenoiser) -> None:
+    """Those below from_t are not called again; the gradient is the same bits."""
+    steps, again = (300, 200, 100, 0), list[int]()
+
+    def gradient(network: Denoiser) -> Tensor:
+        x = images(2).requires_grad_()
+        out: Tensor = x
+        for t in steps:
+            out = 0.9 * out + 0.1 * network(out, t)
+        again.clear()
+        with after_calls([denoiser], lambda _module, arguments, _output: again.append(arguments[1])):
+            (value,) = torch.autograd.grad((out**2).sum(), x)
+        return value
+
+    kept = gradient(denoiser)
+    for from_t, expected in ((0.0, [0, 100, 200, 300]), (0.2, [200, 300]), (0.201, [300]), (1.0, [])):
+        assert torch.equal(gradient(Recomputed(denoiser, from_t)), kept)
+        assert again == expected
 
 
 def test_recomputed_keeps_no_activations(denoiser: DiffusersDenoiser) -> None:

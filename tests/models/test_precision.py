@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch._dynamo.utils import counters
 
 from hetpure.attacks.gradients import ExactGradient
 from hetpure.defense.classifier import PurifiedClassifier
@@ -21,6 +22,7 @@ from hetpure.models.precision import (
     tf32_if,
 )
 from hetpure.purification.heterogeneous import HeterogeneousPurifier
+from hetpure.purification.uniform import UniformPurifier
 from hetpure.runs.read import read_run
 from tests.evaluation import jobs
 from tests.toys import images, tiny_classifier, tiny_denoiser
@@ -97,6 +99,27 @@ def test_compiling_marks_the_networks_alone() -> None:
     found = block_activations(classifier, images(2), ["block1", "block2"])
     expected = block_activations(tiny_classifier(), images(2), ["block1", "block2"])
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_meets_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are padded: each network is compiled once without and once with a gradient, whatever is asked for."""
+    compile_module = torch.nn.Module.compile
+    # What is compiled anew is decided before the backend; this one is quick.
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: compile_module(self, backend="eager", **options)
+    )
+    torch.compiler.reset()
+    denoiser = prepared_denoiser(tiny_denoiser(), "float32", compiled=True)
+    classifier = prepared_classifier(tiny_classifier(), "float32", compiled=True)
+    model = PurifiedClassifier(classifier, UniformPurifier(denoiser, 0.1, 20), 10, ensemble_size=2, chunk_size=4)
+    before = counters["stats"]["unique_graphs"]
+    for count, eot in ((2, 2), (1, 2), (3, 3)):
+        number = torch.arange(count)
+        with torch.no_grad():
+            model(images(count), number)
+        ExactGradient(model, eot, 0)(images(count), number, number, 0)
+        assert counters["stats"]["unique_graphs"] - before == 4
 
 
 @pytest.mark.parametrize("precision,wanted", [("tf32", "tf32"), ("float32", "ieee"), ("bfloat16", "ieee")])

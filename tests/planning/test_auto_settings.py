@@ -1,5 +1,6 @@
 """``chunk_size: auto`` and ``attack.recompute: auto``: chosen once, by memory, and kept with the run."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,13 @@ import torch
 import yaml
 
 import hetpure.planning.auto_settings
-from hetpure.config import merge, read_config
+from hetpure.config import merge, read_config, to_yaml
 from hetpure.data import ImageDataModule
 from hetpure.errors import RunError
 from hetpure.evaluation.build import Loaded
 from hetpure.evaluation.config import complete
 from hetpure.evaluation.run import evaluation_trainer
+from hetpure.models.denoisers import Recomputed
 from hetpure.planning.auto_settings import choose_auto_settings, free_bytes
 from hetpure.planning.counting import Piece
 from hetpure.planning.measure import Meter
@@ -87,6 +89,26 @@ def test_more_rows_where_they_help_and_fit(monkeypatch: pytest.MonkeyPatch, tmp_
     fixed = chosen(monkeypatch, tmp_path / "c", 16e6, chunk_size=8)
     assert fixed.chunk_size == 8
     assert chosen(monkeypatch, tmp_path / "d", 0.0).chunk_size == 1
+
+
+def test_as_many_calls_are_recomputed_as_memory_demands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of five calls, at t = 100, 80, .. 20, one byte each; a resumed run keeps the choice where memory shrank."""
+
+    def needed(_meter: Meter, pieces: Collection[Piece]) -> Callable[[int], float]:
+        modules = [module for piece in pieces for module in piece.process.purifier.modules()]
+        levels = [module.from_t for module in modules if isinstance(module, Recomputed)]
+        return lambda _rows: sum(t / 1000 < max(levels, default=0.0) for t in range(20, 120, 20))
+
+    def choice(name: str, limit: float) -> Any:
+        config = chosen(monkeypatch, tmp_path / name, limit / 0.4, chunk_size=4)
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.yaml").write_text(to_yaml(config))
+        return config.rows["uniform"].attack["recompute"]
+
+    monkeypatch.setattr("hetpure.planning.measure.Meter.memory", needed)
+    limits = (0.5, 1.5, 2.5, 4.5, 5.5)
+    assert [choice(f"run{limit}", limit) for limit in limits] == [True, 0.04, 0.06, 0.1, False]
+    assert choice("run2.5", 1.5) == 0.06
 
 
 def test_a_slow_machine_tries_two_sizes_and_takes_one_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ ATTACK_CASES: dict[str, dict[str, Any]] = {
     "none": {"name": "none"},
     "pgd": {"name": "pgd", "steps": 2, "eot": 2},
     "pgd recomputed": {"name": "pgd", "steps": 2, "eot": 2, "recompute": True},
+    "pgd partly recomputed": {"name": "pgd", "steps": 2, "eot": 2, "recompute": 0.1},
     "pgd restarts": {"name": "pgd", "steps": 2, "eot": 2, "restarts": 3, "evaluations": 3},
     "pgd L2": {"name": "pgd", "norm": "L2", "eps": 0.5, "steps": 2, "eot": 3},
     "apgd": {"name": "apgd", "steps": 5, "eot": 2, "restarts": 2, "evaluations": 3},
@@ -316,12 +317,12 @@ def test_published_attacks_are_planned_too(monkeypatch: pytest.MonkeyPatch, tmp_
     assert row.most != row.least
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, True, 0.1])
 @pytest.mark.parametrize(
     "name,gradient", [("uniform", "exact"), ("uniform", "bpda"), ("heterogeneous", "exact"), ("none", "exact")]
 )
 def test_memory_is_what_a_gradient_needs(
-    name: str, gradient: str, recompute: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, gradient: str, recompute: bool | float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """From one and two rows of parts to eight rows of the whole: within 20 %."""
     monkeypatch.setattr("hetpure.models.denoisers.SHELF_BYTES", 1)
