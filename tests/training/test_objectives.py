@@ -220,7 +220,7 @@ def test_figures_show_the_objectives_own_purifier(tmp_path: Path) -> None:
     assert [purifier.network_calls for purifier in figures.purifiers.values()] == [10]
     metrics = fit(module, data, tmp_path, trainer=trainer, save_every=10, callbacks=[figures])
     assert {"figures/psnr_ddim_t500", "figures/purified_accuracy_t500", "val/loss_t500-1000"} <= set(metrics)
-    with pytest.raises(ConfigError, match=r"^levels is 400; accepted: up to 200, what is trained"):
+    with pytest.raises(ConfigError, match=r"^levels is 400; accepted: up to 199, what is trained"):
         PurificationFigures(new_module(objective=BridgeObjective(classifier())), [100, 400], 20, 8)
 
 
