@@ -34,16 +34,18 @@ class Tradeoff(RunFigure):
     def measure(self, run: FinishedRun, rows: Sequence[str]) -> Measured:
         methods = {method.name: method for method in run.saved.methods}
         points, norms = [], dict[str, str]()
-        for name in run.select(rows):
-            settings = flatten(run.rows[name])
-            for key in self.lines:
-                require(key in settings, "lines", key, f"a key of row {name}, such as purifier.name")
+        by_name = {name: flatten(run.rows[name]) for name in run.select(rows)}
+        for key in self.lines:
+            known = any(key in settings for settings in by_name.values())
+            require(known, "lines", key, "a key of these rows, such as purifier.name")
+        for name, settings in by_name.items():
             result = next((row for row in methods[name].rows if row.protocol == self.protocol), None)
             protocols = ", ".join(row.protocol for row in methods[name].rows)
             require(result is not None, "protocol", self.protocol, protocols)
             assert result is not None
             if result.standard.count and result.robust.count:
-                values = [str(settings[key]) for key in self.lines]
+                # Of named code, FILE.py:NAME, the name.
+                values = [str(settings[key]).rpartition(":")[2] for key in self.lines if key in settings]
                 shown = {key: plain_row(result)[key] for key in ("standard", "robust")}
                 if (norm := result.conditions.norm) is not None:
                     norms.setdefault(norm, name)

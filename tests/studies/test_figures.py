@@ -324,8 +324,10 @@ def test_tradeoff_has_a_point_for_each_row_with_both_accuracies(run: FinishedRun
     assert [panel.get_title() for panel in panels] == list(dict.fromkeys(names.values()))
     by_tau = Tradeoff(lines=["purifier.name", "purifier.tau"]).measure(run, ["heterogeneous", "tau=0.5"])
     assert [point["line"] for point in by_tau.numbers["points"]] == ["heterogeneous, 0.9", "heterogeneous, 0.5"]
-    with pytest.raises(ConfigError, match=r"lines is 'purifier\.tau'; accepted: a key of row clean"):
-        Tradeoff(lines=["purifier.tau"]).measure(run, [])
+    with pytest.raises(ConfigError, match=r"lines is 'purifier\.tua'; accepted: a key of these rows"):
+        Tradeoff(lines=["purifier.tua"]).measure(run, [])
+    some = Tradeoff(lines=["purifier.name", "purifier.tau"]).measure(run, [])
+    assert "uniform" in {point["line"] for point in some.numbers["points"]}, "rows without a key lack its value"
     with pytest.raises(ConfigError, match="protocol is 'best of 9'; accepted: one-shot"):
         Tradeoff(protocol="best of 9").measure(run, [])
     with pytest.raises(ConfigError, match="has no row with both accuracies"):
