@@ -4,7 +4,7 @@ import copy
 import inspect
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,20 +156,37 @@ def _load(path: str, has_classes: bool) -> tuple[UNet2DModel, list[Conditioning]
     if not (folder / part / "config.json").is_file():
         raise CheckpointError("holds no config.json; accepted: a folder that diffusers saved")
     _check_pipeline(folder)
-    config = _read_json(folder / part / "config.json")
+    config = _unet_config(folder / part, has_classes)
+    conditioning = _conditioning(folder)
+    _check_labels(config, range(LINEAR_VP.T) if conditioning is None else (c.label for c in conditioning))
+
+    def fetch(names: Sequence[str]) -> None:
+        if not is_local:
+            _fetch(path, [str(Path(part, name)) for name in names], revision=folder.name)
+
+    return _network(folder / part, config, fetch), conditioning
+
+
+def _unet_config(folder: Path, has_classes: bool) -> dict[str, Any]:
+    """A network's config, checked."""
+    config = _read_json(folder / "config.json")
     check_unet_config(config)
     if ((classes := config.get("num_class_embeds")) is not None) is not has_classes:
         accepted = (
             "the number of classes" if has_classes else "null, or in evaluations denoiser.format diffusers_null_class"
         )
         raise CheckpointError(f"config.json: num_class_embeds is {classes}; accepted: {accepted}")
-    conditioning = _conditioning(folder)
-    _check_labels(config, range(LINEAR_VP.T) if conditioning is None else (c.label for c in conditioning))
-    for names in _weight_files(folder / part):
-        if not is_local:
-            _fetch(path, [str(Path(part, name)) for name in names], revision=folder.name)
-        if all(_is_there(folder / part / name) for name in names):
-            return _build_unet(config, _read_weights([folder / part / name for name in names])), conditioning
+    return config
+
+
+def _network(
+    folder: Path, config: Mapping[str, Any], fetch: Callable[[Sequence[str]], None] = lambda names: None
+) -> UNet2DModel:
+    """The network of a config, with the first of the folder's weight files that are there after ``fetch``."""
+    for names in _weight_files(folder):
+        fetch(names)
+        if all(_is_there(folder / name) for name in names):
+            return _build_unet(config, _read_weights([folder / name for name in names]))
     raise CheckpointError(f"holds no weights; accepted: {SAFETENSORS} or {PICKLE}")
 
 
@@ -193,12 +210,7 @@ def load_flow(path: str) -> UNet2DModel:
         if given.get(key, value) != value:
             problem = f"its scheduler's {key} is {given.get(key)!r:.60}"
             raise CheckpointError(f"{problem}; accepted: a flow, {value}; another network predicts no velocity")
-    config = _read_json(folder / "config.json")
-    check_unet_config(config)
-    for names in _weight_files(folder):
-        if all(_is_there(folder / name) for name in names):
-            return _build_unet(config, _read_weights([folder / name for name in names]))
-    raise CheckpointError(f"holds no weights; accepted: {SAFETENSORS} or {PICKLE}")
+    return _network(folder, _unet_config(folder, has_classes=False))
 
 
 def save_flow(unet: UNet2DModel, folder: str | Path) -> None:

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from hetpure.models.diffusers_folder import LABELS, load_flow
 
-__all__ = ["LABELS", "FlowField"]
-
 
 class FlowField(nn.Module):
     """The velocity dx/ds at time s of a flow from perturbed (s = 0) to clean images (s = 1), scaled to [-1, 1].

@@ -90,7 +90,7 @@ class DiffusionTrainer(TrainingModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.seed_batch()
-        loss = self.objective.loss(cast(nn.Module, self.denoiser), self.ema.module, batch)
+        loss = self.objective.loss(cast(nn.Module, self.denoiser), batch)
         self.log_step(loss)
         return loss
 

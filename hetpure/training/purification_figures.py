@@ -21,8 +21,7 @@ class PurificationFigures(Callback):
     For each t it logs ``figures/psnr_one_step_t`` and ``figures/psnr_ddim_t``, the mean peak signal-to-noise ratio (dB)
     of the image estimated from x(t) in one step (eq. 4's x0 prediction) and by the objective's purifier (DDIM over the
     grid); and, with a classifier, ``figures/purified_accuracy_t``, its accuracy on those images, and
-    ``figures/clean_accuracy``. The
-    averaged weights are measured, in float32; each image has the same noise every time.
+    ``figures/clean_accuracy``. The averaged weights are measured, in float32; each image has the same noise every time.
 
     Args:
         module: whose averaged weights.

@@ -207,7 +207,7 @@ def test_a_toy_classifies_digits() -> None:
         torch.manual_seed(0)
         for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(data.train_dataloader())), 100):
             optimizer.zero_grad()
-            objective.loss(unet, unet, batch).backward()
+            objective.loss(unet, batch).backward()
             optimizer.step()
     classifier = DiffusionClassifier(unet.eval().requires_grad_(False), 10, levels=8)
     x = torch.stack([torch.as_tensor(item(test, index)["image"]) for index in data.indices])

@@ -1,5 +1,6 @@
 """Work and memory grow with the records and not faster: operations and bytes are counted, not seconds."""
 
+import shutil
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Set
@@ -88,6 +89,20 @@ def test_a_page_goes_through_the_lines_a_fixed_number_of_times(run: Path, calls:
     assert all("cleanScores" in sample for sample in data["methods"][0]["samples"])
     assert calls["parse_line"] == 3 * COUNT  # all, and the first protocol's again for their scores
     assert calls["_samples"] <= 4
+
+
+def test_a_page_has_what_is_left_where_records_vanish_while_it_is_made(run: Path, tmp_path: Path) -> None:
+    """Another process may mend a file between the reading of its records and that of their scores."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    opened = read_run(copy)
+    file = copy / "row" / "samples-001.jsonl"
+    kept = [line for line in file.read_text().splitlines(keepends=True) if '"index": 10,' not in line]
+    file.with_suffix(".new").write_text("".join(kept))
+    file.with_suffix(".new").replace(file)
+    samples = {sample["index"]: sample for sample in browser_data(opened, Album(0))["methods"][0]["samples"]}
+    assert "cleanScores" not in samples.pop(10)
+    assert len(samples) == COUNT - 1 and all("cleanScores" in sample for sample in samples.values())
 
 
 def test_mending_makes_no_set_for_each_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_a_student_becomes_consistent(teacher: str, tmp_path: Path) -> None:
         torch.manual_seed(0)
         for _ in range(30):
             optimizer.zero_grad()
-            objective.loss(student, student, {"image": x}).backward()
+            objective.loss(student, {"image": x}).backward()
             optimizer.step()
     student.requires_grad_(False)
     assert objective.errors(student, {"image": x}, t, rows(16), 0).mean() < 0.5 * before

@@ -73,7 +73,7 @@ def test_all_names_are_here() -> None:
 def test_noise_is_its_equation() -> None:
     given, network, objective = batch(), ToyNetwork(), NoiseObjective()
     torch.manual_seed(5)
-    found = objective.loss(network, network, given)
+    found = objective.loss(network, given)
     torch.manual_seed(5)
     t, noise = objective.draw_timesteps(4), torch.randn(4, 1, 8, 8).double()
     x = abar(t).sqrt() * (2 * given["image"].double() - 1) + (1 - abar(t)).sqrt() * noise
@@ -85,7 +85,7 @@ def test_bridge_is_its_equation() -> None:
     given, network, judge = batch(), ToyNetwork(), classifier()
     objective = BridgeObjective(judge, eps=8 / 255, step_size=6 / 255, pgd_steps=2)
     torch.manual_seed(5)
-    found = objective.loss(network, network, given)
+    found = objective.loss(network, given)
     torch.manual_seed(5)
     length = int(torch.randint(100, 201, ()))
     t = (torch.rand(4) * length).long()
@@ -129,7 +129,7 @@ def test_a_bridge_leads_from_the_diffused_adversarial_image_to_the_clean_one() -
 def test_flow_is_its_equation(name: str) -> None:
     given, network, objective = batch(), ToyNetwork(), OBJECTIVE[name]()
     torch.manual_seed(5)
-    found = objective.loss(network, network, given)
+    found = objective.loss(network, given)
     torch.manual_seed(5)
     s = 1 - torch.rand(4).double().view(-1, 1, 1, 1)
     image = given["image"].double()

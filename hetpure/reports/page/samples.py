@@ -65,8 +65,9 @@ def browser_data(run: RunFolder, album: Album) -> dict[str, Any]:
         elif uri := album.add(pixels):
             sample["adversarial"] = uri
     for method in run.methods:
-        own = [(sample, record) for sample, of, record in rows[:DETAILS] if of is method]
-        for (sample, _), record in zip(own, method.store.whole(record for _, record in own), strict=True):
+        detailed = {record.index: (sample, record) for sample, of, record in rows[:DETAILS] if of is method}
+        for record in method.store.whole(record for _, record in detailed.values()):
+            sample, _ = detailed[record.index]
             sample |= _details(record)
     notes = []
     if album.left_out:

@@ -35,14 +35,13 @@ class Objective(KeepsArguments, ABC):
     labels: int
 
     @abstractmethod
-    def loss(self, network: nn.Module, average: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a training batch.
 
         Draws come from torch's global generators, which are seeded for each batch: so a resumed run draws the same.
 
         Args:
             network: F, in training mode; called through ``predict``.
-            average: the moving average of F's weights, frozen, in evaluation mode.
             batch: see ``Batch``.
         """
 

@@ -58,7 +58,7 @@ class BridgeObjective(NoisePredictor):
         self.classifier, self.eps, self.step_size, self.pgd_steps = classifier, eps, step_size, pgd_steps
         self.lowest, self.labels = round(t_low * schedule.T), round(t_high * schedule.T)
 
-    def loss(self, network: nn.Module, average: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         image = batch["image"]
         length = int(torch.randint(self.lowest, self.labels + 1, (), device=image.device))
         t = (torch.rand(len(image), device=image.device) * length).long().clamp_(max=length - 1)

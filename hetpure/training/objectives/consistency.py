@@ -53,7 +53,7 @@ class ConsistencyObjective(NoisePredictor):
     def purifier(self, unet: UNet2DModel, t: int, steps: int) -> Purifier:
         return ConsistencyPurifier(DiffusersDenoiser(unet, self.schedule), t / self.schedule.T)
 
-    def loss(self, network: nn.Module, average: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         x0 = scaled(batch["image"])
         t, noise = torch.randint(self.labels, (len(x0),), device=x0.device), torch.randn_like(x0)
         c = _HUBER * x0[0].numel() ** 0.5

@@ -12,8 +12,8 @@ from torch.nn.functional import mse_loss
 
 from hetpure.errors import require
 from hetpure.models.classifiers import Classifier
-from hetpure.models.diffusers_folder import save_flow
-from hetpure.models.flow import LABELS, FlowField
+from hetpure.models.diffusers_folder import LABELS, save_flow
+from hetpure.models.flow import FlowField
 from hetpure.noise import Draws
 from hetpure.purification.base import Purifier
 from hetpure.purification.flowpure import FlowPurifier
@@ -40,7 +40,7 @@ class _Flow(Objective):
     def perturbed(self, batch: Batch, normal: Callable[[], Tensor], uniform: Uniform) -> Tensor:
         """The images (B, C, H, W) at which the lines begin, for images in [0, 1]; not clamped."""
 
-    def loss(self, network: nn.Module, average: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         image = batch["image"]
         t = torch.rand(len(image), device=image.device) * LABELS
 

@@ -73,7 +73,7 @@ class NoiseObjective(NoisePredictor):
         super().__init__(schedule)
         self.timesteps = timesteps or TimestepsConfig()
 
-    def loss(self, network: nn.Module, average: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         x0 = scaled(batch["image"])
         t, noise = self.draw_timesteps(len(x0), x0.device), torch.randn_like(x0)
         classes, null = None, null_class(network)
