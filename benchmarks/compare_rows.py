@@ -4,8 +4,8 @@ python benchmarks/compare_rows.py runs/tables/lab_tuning
 python benchmarks/compare_rows.py runs/mask_controls --less real shuffled --less real other
 
 Rows named ``uniform ..`` are the reference: robust accuracy is interpolated between their standard accuracies. The
-first word of a row's name is its family. ``--less A B`` pairs the rows of two families by the rest of their names. Intervals
-are of the images, which are the same in all rows.
+first word of a row's name is its family. ``--less A B`` pairs the rows of two families by the rest of their names.
+Intervals are of the images, which are the same in all rows.
 """
 
 import argparse
